@@ -1,0 +1,2 @@
+//! The daemon `msrp-relay`.
+fn main() {}

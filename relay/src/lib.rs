@@ -1,1 +1,4 @@
-//! relay
+//! The relay: configuration, authentication, sessions, forwarding.
+
+pub mod config;
+pub mod credentials;

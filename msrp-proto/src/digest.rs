@@ -1,0 +1,1 @@
+//! HTTP Digest authentication as MSRP uses it (RFC 4976 §9.1).

@@ -1,0 +1,149 @@
+//! Writing messages (RFC 4975 §7.1, §7.2) into any [`BufMut`].
+//!
+//! [`HeadWriter`] writes a head field by field, in the order it is called: To-Path and From-Path
+//! first, Content-Type last. The body is the caller's own bytes, which are not copied through here;
+//! [`end_line`] closes it.
+//!
+//! ```
+//! use msrp_proto::encoder::HeadWriter;
+//! use msrp_proto::flag::Flag;
+//! use msrp_proto::header::Name;
+//! use msrp_proto::ident::TransactionId;
+//! use msrp_proto::status::StatusCode;
+//!
+//! let id = TransactionId::new(b"d93kswow")?;
+//! let mut out = Vec::new();
+//! HeadWriter::response(&mut out, &id, StatusCode::OK)
+//!     .field(Name::ToPath, "msrp://alice.example.com:7777/iau39;tcp")
+//!     .field(Name::FromPath, "msrp://bob.example.com:8888/9di4ea;tcp")
+//!     .end(Flag::Complete);
+//! assert!(out.ends_with(b"\r\n-------d93kswow$\r\n"));
+//! # Ok::<(), msrp_proto::ident::IdentError>(())
+//! ```
+
+use std::fmt::{self, Display, Write};
+
+use bytes::BufMut;
+
+use crate::flag::Flag;
+use crate::header::Name;
+use crate::ident::TransactionId;
+use crate::status::StatusCode;
+
+/// Writes the head of one message.
+#[must_use = "a head ends with `end` or `body`"]
+pub struct HeadWriter<'a, B: BufMut> {
+    out: &'a mut B,
+    transaction: TransactionId,
+}
+
+impl<'a, B: BufMut> HeadWriter<'a, B> {
+    /// Begins a request.
+    pub fn request(out: &'a mut B, transaction: &TransactionId, method: &str) -> Self {
+        Self::start(out, transaction, method.as_bytes())
+    }
+
+    /// Begins a response, with the comment that belongs to the status.
+    pub fn response(out: &'a mut B, transaction: &TransactionId, status: StatusCode) -> Self {
+        let mut head = Self::start(out, transaction, b"");
+        head.write(format_args!("{status}"));
+        if !status.comment().is_empty() {
+            head.write(format_args!(" {}", status.comment()));
+        }
+        head.with_start_line_ended()
+    }
+
+    /// Begins with a start line whose end is given: what
+    /// [`Head::after_transaction_id`](crate::head::Head::after_transaction_id) gave.
+    pub fn forwarded(out: &'a mut B, transaction: &TransactionId, after_transaction_id: &[u8]) -> Self {
+        Self::start(out, transaction, after_transaction_id)
+    }
+
+    fn start(out: &'a mut B, transaction: &TransactionId, rest: &[u8]) -> Self {
+        out.put_slice(b"MSRP ");
+        out.put_slice(transaction.as_bytes());
+        out.put_u8(b' ');
+        out.put_slice(rest);
+        let head = Self { out, transaction: *transaction };
+        if rest.is_empty() { head } else { head.with_start_line_ended() }
+    }
+
+    fn with_start_line_ended(self) -> Self {
+        self.out.put_slice(b"\r\n");
+        self
+    }
+
+    /// Writes a field.
+    pub fn field(mut self, name: Name, value: impl Display) -> Self {
+        self.write(format_args!("{}: {value}\r\n", name.as_str()));
+        self
+    }
+
+    /// Writes a field whose value is a path: URIs and pieces of paths, put together with spaces;
+    /// empty ones are left out.
+    pub fn path<'p>(self, name: Name, uris: impl IntoIterator<Item = &'p str>) -> Self {
+        self.out.put_slice(name.as_str().as_bytes());
+        self.out.put_u8(b':');
+        for uri in uris {
+            if !uri.is_empty() {
+                self.out.put_u8(b' ');
+                self.out.put_slice(uri.as_bytes());
+            }
+        }
+        self.out.put_slice(b"\r\n");
+        self
+    }
+
+    /// Writes a field we have no name for.
+    pub fn other_field(mut self, name: &str, value: impl Display) -> Self {
+        self.write(format_args!("{name}: {value}\r\n"));
+        self
+    }
+
+    /// Writes lines as they came, each with its CRLF.
+    pub fn lines(self, lines: &[u8]) -> Self {
+        self.out.put_slice(lines);
+        self
+    }
+
+    /// Ends a message without a body.
+    pub fn end(self, flag: Flag) {
+        put_end_line(self.out, &self.transaction, flag);
+    }
+
+    /// Ends the head of a message with a body, which follows; Content-Type must have been the last
+    /// field. Close the body with [`end_line`].
+    pub fn body(self) {
+        self.out.put_slice(b"\r\n");
+    }
+
+    fn write(&mut self, text: fmt::Arguments<'_>) {
+        struct Adapter<'b, B>(&'b mut B);
+        impl<B: BufMut> Write for Adapter<'_, B> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                self.0.put_slice(text.as_bytes());
+                Ok(())
+            }
+        }
+        // A `BufMut` that grows takes everything.
+        let _ = Adapter(self.out).write_fmt(text);
+    }
+}
+
+/// The bytes [`end_line`] writes.
+pub const fn end_line_len(transaction_len: usize) -> usize {
+    2 + 7 + transaction_len + 1 + 2
+}
+
+/// Ends a body: CRLF, seven hyphens, transaction id, flag, CRLF.
+pub fn end_line(out: &mut impl BufMut, transaction: &TransactionId, flag: Flag) {
+    out.put_slice(b"\r\n");
+    put_end_line(out, transaction, flag);
+}
+
+fn put_end_line(out: &mut impl BufMut, transaction: &TransactionId, flag: Flag) {
+    out.put_slice(b"-------");
+    out.put_slice(transaction.as_bytes());
+    out.put_u8(flag.as_byte());
+    out.put_slice(b"\r\n");
+}

@@ -108,7 +108,7 @@ impl<'a, B: BufMut> HeadWriter<'a, B> {
 
     /// Ends a message without a body.
     pub fn end(self, flag: Flag) {
-        put_end_line(self.out, &self.transaction, flag);
+        end_line_after_head(self.out, &self.transaction, flag);
     }
 
     /// Ends the head of a message with a body, which follows; Content-Type must have been the last
@@ -116,6 +116,10 @@ impl<'a, B: BufMut> HeadWriter<'a, B> {
     pub fn body(self) {
         self.out.put_slice(b"\r\n");
     }
+
+    /// Ends the head of a message without a body, whose end-line the caller writes later with
+    /// [`end_line_after_head`].
+    pub fn no_body(self) {}
 
     fn write(&mut self, text: fmt::Arguments<'_>) {
         struct Adapter<'b, B>(&'b mut B);
@@ -138,10 +142,11 @@ pub const fn end_line_len(transaction_len: usize) -> usize {
 /// Ends a body: CRLF, seven hyphens, transaction id, flag, CRLF.
 pub fn end_line(out: &mut impl BufMut, transaction: &TransactionId, flag: Flag) {
     out.put_slice(b"\r\n");
-    put_end_line(out, transaction, flag);
+    end_line_after_head(out, transaction, flag);
 }
 
-fn put_end_line(out: &mut impl BufMut, transaction: &TransactionId, flag: Flag) {
+/// Ends a message without a body.
+pub fn end_line_after_head(out: &mut impl BufMut, transaction: &TransactionId, flag: Flag) {
     out.put_slice(b"-------");
     out.put_slice(transaction.as_bytes());
     out.put_u8(flag.as_byte());

@@ -123,6 +123,13 @@ impl ByteRange {
     }
 }
 
+/// [`ByteRange::UNKNOWN`]: what the absence of the field means.
+impl Default for ByteRange {
+    fn default() -> Self {
+        Self::UNKNOWN
+    }
+}
+
 impl fmt::Display for ByteRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-", self.start)?;

@@ -1,1 +1,224 @@
-//! The YAML configuration.
+//! The YAML configuration: strict, and precise about what is wrong where.
+//!
+//! [`Config::load`] reads a file, [`Config::parse`] a text. Either gives a [`Config`] that can be run, its users
+//! and secrets loaded, or everything found wrong with file, line, column and key:
+//!
+//! ```
+//! use std::path::Path;
+//! use relay::config::Config;
+//!
+//! let text = "domain: relay.test\nlistners:\n  - uri: msrp://127.0.0.1:2855\n";
+//! let errors = Config::parse(text, Path::new("."), "relay.yaml").unwrap_err();
+//! assert_eq!(
+//!     errors.errors()[1].to_string(),
+//!     "relay.yaml:2:1: listners: unknown key `listners` at the top, did you mean `listeners`?",
+//! );
+//! ```
+//!
+//! Durations and sizes carry their unit (`30s`, `64KiB`). Paths are relative to the YAML file. Instead of a secret,
+//! `{ file: PATH }` names the file that holds it. `examples/relay.yaml` explains every key.
+//!
+//! # How it is read
+//!
+//! YAML text → `document` (a tree, no duplicate keys) → `read` (serde, the `File…` types: no unknown keys,
+//! values that parse) → `validate` (what concerns several keys, or other files) → [`Config`].
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+pub use self::auth::{Auth, Expires};
+pub use self::error::{ConfigError, ConfigErrors, Position};
+pub use self::limits::{Limits, Timeouts};
+pub use self::listener::{Listener, ListenerTransport};
+pub use self::log::{Log, LogFormat, LogLevel};
+pub use self::outbound::{Denied, Network, OutboundPolicy};
+pub use self::tls::{
+    AddressMatch, ClientCertificates, ClientDomain, Identity, ServerDomain, SipDomainMatch, Tls,
+};
+pub use self::value::{Host, HostPort, Secret};
+
+use self::auth::FileAuth;
+use self::error::{KeyPath, Problem, Segment, Spot};
+use self::listener::FileListener;
+use self::outbound::FileOutbound;
+use self::tls::FileTls;
+use self::value::FileSecret;
+
+mod auth;
+mod document;
+mod error;
+mod limits;
+mod listener;
+mod log;
+mod outbound;
+mod read;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod value;
+
+/// The largest configuration file. Some ten thousand users; more belong in an htdigest file.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// A configuration that can be run.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What this relay is called: the host in AUTH requests, and in its URIs where a listener does not say
+    /// otherwise. As written, for clients that compare literally.
+    pub domain: Host,
+    /// Where it listens; never empty.
+    pub listeners: Vec<Listener>,
+    /// The TLS domains.
+    pub tls: Tls,
+    /// Who may obtain sessions.
+    pub auth: Auth,
+    /// How much it takes from others.
+    pub limits: Limits,
+    /// How long it waits for others.
+    pub timeouts: Timeouts,
+    /// What it connects to.
+    pub outbound: OutboundPolicy,
+    /// How it logs.
+    pub log: Log,
+    /// What is permitted but probably not meant, to be logged at start.
+    pub warnings: Vec<ConfigError>,
+    /// For errors found later.
+    pub source: Source,
+}
+
+impl Config {
+    /// Reads the configuration file at `path`, and the files it names.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let file_name = path.display().to_string();
+        let text =
+            value::read_text(path, MAX_FILE).map_err(|err| ConfigErrors::whole_file(&file_name, err))?;
+        Self::parse(&text, path.parent().unwrap_or(Path::new("")), &file_name)
+    }
+
+    /// Reads a configuration from `text`. Files it names are looked for from `base_dir`; errors call it
+    /// `file_name`.
+    pub fn parse(text: &str, base_dir: &Path, file_name: &str) -> Result<Self, ConfigErrors> {
+        let document = document::parse(file_name, text)?;
+        let file: FileConfig =
+            read::read(&document).map_err(|problems| ConfigErrors::locate(file_name, text, problems))?;
+        let source = Source { file: file_name.into(), text: text.into() };
+        file.validate(base_dir, source)
+    }
+}
+
+/// The text a configuration was read from, to point at a line when something turns out wrong later, such as a
+/// certificate that does not fit its key. Its `Debug` does not show the text, which may hold passwords.
+#[derive(Clone)]
+pub struct Source {
+    file: Arc<str>,
+    text: Arc<str>,
+}
+
+impl Source {
+    /// An error about the value at `key`, which is given as its path: `&["tls", "server_domains", "relay",
+    /// "certificate"]`. A list's item is named by its number, from 0.
+    pub fn error_at(&self, key: &[&str], message: impl Into<String>) -> ConfigError {
+        // `listeners` is the one list of sections. Elsewhere a number may be a name, of a user for example.
+        let path = key.iter().fold(KeyPath::default(), |path, segment| match segment.parse() {
+            Ok(index) if path.segments() == [Segment::Key("listeners".to_owned())] => path.index(index),
+            _ => path.key(segment),
+        });
+        Problem { path, spot: Spot::Value, message: message.into() }.locate(&self.file, &self.text)
+    }
+
+    /// The file's name, as it was given.
+    pub fn file_name(&self) -> &str {
+        &self.file
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileConfig {
+    domain: Host,
+    listeners: Vec<FileListener>,
+    #[serde(default)]
+    tls: FileTls,
+    #[serde(default)]
+    auth: FileAuth,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    timeouts: Timeouts,
+    #[serde(default)]
+    outbound: FileOutbound,
+    #[serde(default)]
+    log: Log,
+}
+
+impl FileConfig {
+    fn validate(self, base_dir: &Path, source: Source) -> Result<Config, ConfigErrors> {
+        let mut check = Check::new(base_dir);
+        let tls = self.tls.validate(&mut check);
+        let listeners = FileListener::validate_all(self.listeners, &tls, &mut check);
+        let auth = self.auth.validate(&self.domain, &mut check);
+        self.limits.validate(&mut check);
+        let outbound = self.outbound.validate(&listeners, &mut check);
+
+        let Check { errors, warnings, .. } = check;
+        if !errors.is_empty() {
+            return Err(ConfigErrors::locate(&source.file, &source.text, errors));
+        }
+        let warnings =
+            warnings.into_iter().map(|warning| warning.locate(&source.file, &source.text)).collect();
+        Ok(Config {
+            domain: self.domain,
+            listeners,
+            tls,
+            auth,
+            limits: self.limits,
+            timeouts: self.timeouts,
+            outbound,
+            log: self.log,
+            warnings,
+            source,
+        })
+    }
+}
+
+/// What validation finds.
+struct Check<'a> {
+    base_dir: &'a Path,
+    errors: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+impl<'a> Check<'a> {
+    fn new(base_dir: &'a Path) -> Self {
+        Self { base_dir, errors: Vec::new(), warnings: Vec::new() }
+    }
+
+    /// The value at `path` is wrong.
+    fn error(&mut self, path: KeyPath, message: impl Into<String>) {
+        self.errors.push(Problem { path, spot: Spot::Value, message: message.into() });
+    }
+
+    /// The key itself, or what is under it as a whole, is wrong.
+    fn error_at_key(&mut self, path: KeyPath, message: impl Into<String>) {
+        self.errors.push(Problem { path, spot: Spot::Key, message: message.into() });
+    }
+
+    /// What `path` says is permitted but probably not meant.
+    fn warn(&mut self, path: KeyPath, message: impl Into<String>) {
+        self.warnings.push(Problem { path, spot: Spot::Key, message: message.into() });
+    }
+
+    /// Loads a secret, or reports why that fails.
+    fn secret(&mut self, secret: FileSecret, path: &KeyPath) -> Option<Secret> {
+        secret.load(self.base_dir).map_err(|message| self.error(path.clone(), message)).ok()
+    }
+}

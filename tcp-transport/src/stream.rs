@@ -81,7 +81,8 @@ impl Stream {
     ) -> io::Result<Self> {
         let local = tcp.local_addr()?;
         let session = TlsSession::new(session);
-        let tls = Tls { buffered: AtomicBool::new(session.has_buffered()), session: Mutex::new(session), info };
+        let tls =
+            Tls { buffered: AtomicBool::new(session.has_buffered()), session: Mutex::new(session), info };
         Ok(Self { tcp, tls: Some(Box::new(tls)), peer, local })
     }
 
@@ -231,7 +232,7 @@ impl Stream {
     }
 
     /// Ends both directions at once. With `abort`, what the kernel still holds for the peer is thrown
-    /// away when the last user of the stream drops it (RST instead of FIN).
+    /// away when the last user of the stream drops it, and the peer gets an RST.
     pub(crate) fn shutdown_both(&self, abort: bool) {
         // Both calls fail only on a connection that is gone already, which is what is wanted.
         if abort {

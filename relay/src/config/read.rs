@@ -23,7 +23,11 @@ pub(super) fn read<'de, T: Deserialize<'de>>(root: &'de Node) -> Result<T, Vec<P
         Ok(value) if problems.is_empty() => Ok(value),
         Ok(_) => Err(problems),
         Err(err) => {
-            problems.push(Problem { path: err.path.unwrap_or_default(), spot: Spot::Value, message: err.message });
+            problems.push(Problem {
+                path: err.path.unwrap_or_default(),
+                spot: Spot::Value,
+                message: err.message,
+            });
             Err(problems)
         }
     }
@@ -69,6 +73,7 @@ impl de::Error for ReadError {
 
     // Values are not quoted: the wrong one may be a password.
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        let expected = in_our_words(expected.to_string());
         Self::custom(format_args!("expected {expected}, found {}", kind(found)))
     }
 
@@ -82,6 +87,18 @@ impl de::Error for ReadError {
 
     fn unknown_field(key: &str, known: &'static [&'static str]) -> Self {
         Self::custom(unknown_key(key, "here", known))
+    }
+}
+
+/// What serde's own types call what they expect.
+fn in_our_words(expected: String) -> String {
+    match expected.as_str() {
+        "a sequence" => "a list".to_owned(),
+        "a map" => "a mapping".to_owned(),
+        "a boolean" => "`true` or `false`".to_owned(),
+        "a string" => "text (a number goes in quotes)".to_owned(),
+        "path string" => "a path".to_owned(),
+        _ => expected,
     }
 }
 
@@ -146,7 +163,11 @@ impl<'de, 't> Reader<'de, 't> {
         };
         for (key, _) in map.iter().filter(|(key, _)| !known.contains(&key.as_str())) {
             let message = unknown_key(key, &place, known);
-            self.unknown.borrow_mut().push(Problem { path: self.trail.path().key(key), spot: Spot::Key, message });
+            self.unknown.borrow_mut().push(Problem {
+                path: self.trail.path().key(key),
+                spot: Spot::Key,
+                message,
+            });
         }
     }
 }
@@ -165,9 +186,12 @@ impl<'de> de::Deserializer<'de> for Reader<'de, '_> {
             },
             Node::Float(value) => visitor.visit_f64(*value),
             Node::Text(value) => visitor.visit_borrowed_str(value),
-            Node::List(items) => {
-                visitor.visit_seq(Items { left: items.iter(), index: 0, trail: self.trail, unknown: self.unknown })
-            }
+            Node::List(items) => visitor.visit_seq(Items {
+                left: items.iter(),
+                index: 0,
+                trail: self.trail,
+                unknown: self.unknown,
+            }),
             Node::Map(map) => visitor.visit_map(self.entries(map, None)),
         }
         .map_err(|err| err.at(self.trail))

@@ -174,7 +174,8 @@ impl TlsSession {
         }
         if self.pending > MAX_PENDING_CIPHERTEXT {
             match self.flush(tcp) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.pending <= MAX_PENDING_CIPHERTEXT => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.pending <= MAX_PENDING_CIPHERTEXT => {
+                }
                 result => result?,
             }
         }

@@ -1,0 +1,137 @@
+//! `limits` and `timeouts`: how much, and how long.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::Check;
+use super::error::KeyPath;
+use super::value::{count, duration, duration_or_zero, optional_count, size};
+
+/// How much the relay takes from others before it says no. Sizes in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// The largest head of a message, from `MSRP` to the empty line; a larger one closes the connection. Default
+    /// 16 KiB: a path of the longest permitted length with URIs of 500 bytes.
+    #[serde(deserialize_with = "size")]
+    pub head_size: usize,
+    /// The most header fields in a head; more close the connection. Default 64.
+    #[serde(deserialize_with = "count")]
+    pub headers: usize,
+    /// The most URIs in To-Path and From-Path, each; more close the connection. Default 32.
+    #[serde(deserialize_with = "count")]
+    pub path_length: usize,
+    /// The largest body of a request other than SEND. Default 10240 bytes, which RFC 4975 §7.1 sets as the
+    /// limit for those.
+    #[serde(deserialize_with = "size")]
+    pub non_send_body_size: usize,
+    /// What waits at most for one session's slow receiver; then its sender is not read from until some of it
+    /// has gone. Default 256 KiB: 20 ms at 100 Mbit/s.
+    #[serde(deserialize_with = "size")]
+    pub session_buffer: usize,
+    /// The chunk size above which a chunk is interrupted when another message waits for the same connection
+    /// (RFC 4975 §7.1.1). Default 2048 bytes, the RFC's figure.
+    #[serde(deserialize_with = "size")]
+    pub interrupt_size: usize,
+    /// The most sessions obtained over one connection; one more AUTH is refused. Default 1000.
+    #[serde(deserialize_with = "count")]
+    pub sessions_per_connection: usize,
+    /// The most URIs of this relay in a row in one To-Path; more are a loop, and refused. Default 8.
+    #[serde(deserialize_with = "count")]
+    pub own_hops: usize,
+    /// The most connections open at once, accepted and opened; one more is closed as soon as it is accepted.
+    /// Default: none but the system's.
+    #[serde(deserialize_with = "optional_count")]
+    pub connections: Option<usize>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head_size: 16 * 1024,
+            headers: 64,
+            path_length: 32,
+            non_send_body_size: 10240,
+            session_buffer: 256 * 1024,
+            interrupt_size: 2048,
+            sessions_per_connection: 1000,
+            own_hops: 8,
+            connections: None,
+        }
+    }
+}
+
+impl Limits {
+    /// Refuses values with which no relay works, or none is safe.
+    pub(super) fn validate(&self, check: &mut Check<'_>) {
+        let sizes = [
+            ("head_size", self.head_size, 1024, 1024 * 1024),
+            ("non_send_body_size", self.non_send_body_size, 1, 1024 * 1024),
+            ("session_buffer", self.session_buffer, 4096, 1024 * 1024 * 1024),
+            ("interrupt_size", self.interrupt_size, 1, usize::MAX),
+        ];
+        for (key, value, min, max) in sizes {
+            if value < min || value > max {
+                let message = format!("is {value} bytes, and goes from {min} to {max}");
+                check.error(KeyPath::new(&["limits", key]), message);
+            }
+        }
+        // A request carries To-Path, From-Path and what its method needs; a path through two relays has three hops.
+        for (key, value, min, max) in
+            [("headers", self.headers, 16, 10_000), ("path_length", self.path_length, 4, 1000)]
+        {
+            if value < min || value > max {
+                check.error(
+                    KeyPath::new(&["limits", key]),
+                    format!("is {value}, and goes from {min} to {max}"),
+                );
+            }
+        }
+    }
+}
+
+/// How long the relay waits for others.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// From accepting a connection to its first good request; then it is closed. Default 30 s (RFC 4976 §6.1).
+    #[serde(deserialize_with = "duration")]
+    pub probation: Duration,
+    /// How long one session may hold up a connection that others share; then its message is ended (`#` and a
+    /// failure report) and the rest goes on. Default 5 s.
+    #[serde(deserialize_with = "duration")]
+    pub stall_timeout: Duration,
+    /// How long a connection may take no byte while data waits for it; then it is closed. Default 30 s.
+    #[serde(deserialize_with = "duration")]
+    pub send_timeout: Duration,
+    /// How long the next hop may take to answer a chunk after its last byte; then the sender gets a REPORT 408.
+    /// Default 30 s (RFC 4976 §6.4.1).
+    #[serde(deserialize_with = "duration")]
+    pub response_timeout: Duration,
+    /// How long connecting to one address may take before the next one is tried. Default 3 s: the SYN, and two
+    /// more.
+    #[serde(deserialize_with = "duration")]
+    pub connect_timeout: Duration,
+    /// How long a connection may be silent both ways; then it is closed. Default 1 h (RFC 4976 §6.5).
+    #[serde(deserialize_with = "duration")]
+    pub idle_timeout: Duration,
+    /// How long a stopping relay lets messages under way finish; `0s` stops at once. Default 10 s.
+    #[serde(deserialize_with = "duration_or_zero")]
+    pub drain_timeout: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            probation: seconds(30),
+            stall_timeout: seconds(5),
+            send_timeout: seconds(30),
+            response_timeout: seconds(30),
+            connect_timeout: seconds(3),
+            idle_timeout: seconds(60 * 60),
+            drain_timeout: seconds(10),
+        }
+    }
+}

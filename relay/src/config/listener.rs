@@ -1,0 +1,207 @@
+//! `listeners`: where the relay is reached, and what it calls itself there.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use msrp_proto::uri::{DEFAULT_PORT, Scheme};
+use serde::{Deserialize, Deserializer};
+
+use super::Check;
+use super::error::KeyPath;
+use super::tls::Tls;
+use super::value::{Host, HostPort, from_text};
+
+/// One listening socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// The host to listen on; a name is resolved when the relay starts.
+    pub host: Host,
+    /// The port to listen on; 0 lets the system choose.
+    pub port: u16,
+    /// What its connections carry.
+    pub transport: ListenerTransport,
+    /// What clients and relays see in URIs, where it differs from `domain` and the port: behind NAT, or a load
+    /// balancer. See [`Listener::advertised`].
+    pub advertise: Option<HostPort>,
+}
+
+/// What the connections of a [`Listener`] carry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenerTransport {
+    /// MSRP over TCP: `msrp://`.
+    Tcp,
+    /// MSRP over TLS: `msrps://`.
+    Tls {
+        /// The TLS server domain used, unless another one matches the connection better; it exists in
+        /// [`Tls::server_domains`].
+        domain: String,
+    },
+}
+
+impl Listener {
+    /// The scheme of the URIs that lead here.
+    pub fn scheme(&self) -> Scheme {
+        match self.transport {
+            ListenerTransport::Tcp => Scheme::Msrp,
+            ListenerTransport::Tls { .. } => Scheme::Msrps,
+        }
+    }
+
+    /// The host and port of the URIs that lead here, once the socket is bound to `bound_port`.
+    pub fn advertised(&self, domain: &Host, bound_port: u16) -> (Host, u16) {
+        match &self.advertise {
+            Some(HostPort { host, port }) => (host.clone(), port.unwrap_or(bound_port)),
+            None => (domain.clone(), bound_port),
+        }
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}:{}", self.scheme(), self.host, self.port)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileListener {
+    uri: ListenUri,
+    #[serde(default)]
+    advertise: Option<HostPort>,
+    #[serde(default)]
+    tls_domain: Option<String>,
+}
+
+/// `msrp://host:port` or `msrps://host:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ListenUri {
+    scheme: Scheme,
+    host: Host,
+    port: u16,
+}
+
+impl FromStr for ListenUri {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((scheme, address)) = text.split_once("://") else {
+            return Err(format!("`{text}` has no scheme: `msrp://` or `msrps://` in front of the host"));
+        };
+        let scheme = parse_scheme(scheme)?;
+        if address.contains(['/', '@', ';', '?']) {
+            return Err(format!("`{text}` is more than a scheme, a host and a port"));
+        }
+        let HostPort { host, port } = address.parse()?;
+        Ok(Self { scheme, host, port: port.unwrap_or(DEFAULT_PORT) })
+    }
+}
+
+impl<'de> Deserialize<'de> for ListenUri {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer, "a URI to listen on, such as `msrps://0.0.0.0:2855`")
+    }
+}
+
+pub(super) fn parse_scheme(text: &str) -> Result<Scheme, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "msrp" => Ok(Scheme::Msrp),
+        "msrps" => Ok(Scheme::Msrps),
+        _ => Err(format!("`{text}` is not a scheme served here, those are msrp and msrps")),
+    }
+}
+
+impl FileListener {
+    pub(super) fn validate_all(listeners: Vec<Self>, tls: &Tls, check: &mut Check<'_>) -> Vec<Listener> {
+        let path = KeyPath::new(&["listeners"]);
+        if listeners.is_empty() {
+            check.error(path.clone(), "is empty: at least one listener is needed");
+        }
+        let mut first_use = BTreeMap::new();
+        let validated = listeners.into_iter().enumerate().filter_map(|(index, listener)| {
+            let path = path.clone().index(index);
+            let address = (listener.uri.host.clone(), listener.uri.port);
+            if address.1 != 0
+                && let Some(first) = first_use.insert(address, index)
+            {
+                check.error(path.clone().key("uri"), format!("listeners[{first}] has the same address"));
+            }
+            listener.validate(&path, tls, check)
+        });
+        validated.collect()
+    }
+
+    fn validate(self, path: &KeyPath, tls: &Tls, check: &mut Check<'_>) -> Option<Listener> {
+        let ListenUri { scheme, host, port } = self.uri;
+        if matches!(self.advertise, Some(HostPort { port: Some(0), .. })) {
+            check.error(path.clone().key("advertise"), "port 0 cannot be reached");
+        }
+        let transport = match (scheme, self.tls_domain) {
+            (Scheme::Msrp, None) => ListenerTransport::Tcp,
+            (Scheme::Msrp, Some(_)) => {
+                check.error(
+                    path.clone().key("tls_domain"),
+                    "is for `msrps://`, and this listener is `msrp://`",
+                );
+                return None;
+            }
+            (Scheme::Msrps, None) => {
+                check.error(path.clone(), "missing key `tls_domain`: `msrps://` needs one");
+                return None;
+            }
+            (Scheme::Msrps, Some(domain)) if tls.server_domains.contains_key(&domain) => {
+                ListenerTransport::Tls { domain }
+            }
+            (Scheme::Msrps, Some(domain)) => {
+                let message = format!("there is no `{domain}` in tls.server_domains");
+                check.error(path.clone().key("tls_domain"), message);
+                return None;
+            }
+        };
+        Some(Listener { host, port, transport, advertise: self.advertise })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listening_uri_is_scheme_host_port() {
+        for (text, shown) in [
+            ("msrp://127.0.0.1:2855", "msrp://127.0.0.1:2855"),
+            ("MSRPS://relay.test", "msrps://relay.test:2855"),
+            ("msrps://[::]:0", "msrps://[::]:0"),
+        ] {
+            let ListenUri { scheme, host, port } = text.parse().unwrap();
+            assert_eq!(format!("{scheme}://{host}:{port}"), shown);
+        }
+        for text in [
+            "127.0.0.1:2855",
+            "sip://a:1",
+            "msrp://",
+            "msrp://a/b",
+            "msrp://u@a",
+            "msrp://a;tcp",
+            "msrp://::1",
+        ] {
+            assert!(text.parse::<ListenUri>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_advertised_address_falls_back_on_domain_and_bound_port() {
+        let domain = Host::Name("relay.test".to_owned());
+        let mut listener = Listener {
+            host: "127.0.0.1".parse().unwrap(),
+            port: 0,
+            transport: ListenerTransport::Tcp,
+            advertise: None,
+        };
+        assert_eq!(listener.advertised(&domain, 4711), (domain.clone(), 4711));
+        listener.advertise = Some("msrp.example.com".parse().unwrap());
+        assert_eq!(listener.advertised(&domain, 4711), ("msrp.example.com".parse().unwrap(), 4711));
+        listener.advertise = Some("msrp.example.com:443".parse().unwrap());
+        assert_eq!(listener.advertised(&domain, 4711), ("msrp.example.com".parse().unwrap(), 443));
+    }
+}

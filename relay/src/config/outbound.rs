@@ -1,0 +1,397 @@
+//! `outbound`: which addresses this relay connects to.
+//!
+//! A relay dials what a path tells it, and a path comes from a client. Without a policy, a client could reach
+//! through the relay what it cannot reach itself.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use msrp_proto::uri::Scheme;
+use serde::{Deserialize, Deserializer};
+
+use super::Check;
+use super::error::KeyPath;
+use super::listener::{Listener, parse_scheme};
+use super::value::{Host, from_text, port_number};
+
+/// Never the address of another relay or a client: link-local (where clouds keep their metadata), multicast,
+/// "this network", broadcast.
+const ALWAYS_DENIED: [(IpAddr, u8); 7] = [
+    (IpAddr::V4(Ipv4Addr::new(0, 0, 0, 0)), 8),
+    (IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16),
+    (IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 4),
+    (IpAddr::V4(Ipv4Addr::BROADCAST), 32),
+    (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 128),
+    (IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10),
+    (IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8),
+];
+
+/// Denied unless the relay itself listens there: what else runs on this machine trusts its loopback.
+const LOOPBACK: [(IpAddr, u8); 2] =
+    [(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)];
+
+/// Which addresses this relay connects to: every one, except
+///
+/// - over a scheme that is not in `schemes`,
+/// - in the networks of `deny`,
+/// - link-local, multicast, unspecified and broadcast addresses, and
+/// - loopback, unless one of the listeners is on a loopback address (or `localhost`),
+///
+/// where the last two give way to the networks of `allow`. Of several networks that an address is in, the one
+/// with the longest prefix decides; of equally long ones, one with ports; then `deny` before `allow`, before what
+/// is built in. So `deny: ["0.0.0.0/0", "::/0"], allow: ["10.0.0.0/8"]` connects to 10.0.0.0/8 only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboundPolicy {
+    schemes: Vec<Scheme>,
+    rules: Vec<Rule>,
+}
+
+/// Why a connection is not opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Denied {
+    /// The scheme is not in `outbound.schemes`.
+    #[error("outbound.schemes does not list {0}")]
+    Scheme(Scheme),
+    /// The address is in a denied network.
+    #[error("{address} is in {network}, denied by {by}")]
+    Network {
+        /// The address that was to be dialled.
+        address: SocketAddr,
+        /// The network that decided.
+        network: Network,
+        /// Where that network is listed.
+        by: &'static str,
+    },
+}
+
+impl OutboundPolicy {
+    /// Whether a connection of `scheme` to `address` may be opened. To be asked for each address a name resolves
+    /// to, right before it is dialled.
+    pub fn permits(&self, scheme: Scheme, address: SocketAddr) -> Result<(), Denied> {
+        if !self.schemes.contains(&scheme) {
+            return Err(Denied::Scheme(scheme));
+        }
+        let decisive = self
+            .rules
+            .iter()
+            .filter(|rule| rule.network.contains(address))
+            .max_by_key(|rule| (rule.network.prefix, rule.network.ports.is_some(), rule.verdict));
+        match decisive {
+            None | Some(Rule { verdict: Verdict::Allow, .. }) => Ok(()),
+            Some(Rule { verdict: Verdict::Deny, network }) => {
+                Err(Denied::Network { address, network: network.clone(), by: "outbound.deny" })
+            }
+            Some(Rule { verdict: Verdict::DenyByDefault, network }) => {
+                Err(Denied::Network { address, network: network.clone(), by: "default" })
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rule {
+    network: Network,
+    verdict: Verdict,
+}
+
+/// In the order in which one gives way to the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Verdict {
+    DenyByDefault,
+    Allow,
+    Deny,
+}
+
+/// A network, with or without ports: `10.0.0.0/8`, `192.0.2.1:2855`, `[2001:db8::]/32:2855-2900`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    prefix: u8,
+    ports: Option<RangeInclusive<u16>>,
+}
+
+impl Network {
+    /// Whether `address` is in it. An IPv4-mapped IPv6 address is the IPv4 address.
+    pub fn contains(&self, address: SocketAddr) -> bool {
+        let same_network = match (self.address, address.ip().to_canonical()) {
+            (IpAddr::V4(network), IpAddr::V4(ip)) => {
+                (network.to_bits() ^ ip.to_bits()).leading_zeros() >= u32::from(self.prefix)
+            }
+            (IpAddr::V6(network), IpAddr::V6(ip)) => {
+                (network.to_bits() ^ ip.to_bits()).leading_zeros() >= u32::from(self.prefix)
+            }
+            _ => false,
+        };
+        same_network && self.ports.as_ref().is_none_or(|ports| ports.contains(&address.port()))
+    }
+
+    /// The address with the bits after the prefix cleared.
+    fn base(&self) -> IpAddr {
+        let prefix = u32::from(self.prefix);
+        match self.address {
+            IpAddr::V4(ip) => {
+                Ipv4Addr::from_bits(ip.to_bits() & u32::MAX.checked_shl(32 - prefix).unwrap_or(0)).into()
+            }
+            IpAddr::V6(ip) => {
+                Ipv6Addr::from_bits(ip.to_bits() & u128::MAX.checked_shl(128 - prefix).unwrap_or(0)).into()
+            }
+        }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", Host::Ip(self.address), self.prefix)?;
+        match &self.ports {
+            Some(ports) if ports.start() == ports.end() => write!(f, ":{}", ports.start()),
+            Some(ports) => write!(f, ":{}-{}", ports.start(), ports.end()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (address, rest) = split_address(text)?;
+        let (prefix, ports) = match rest.split_once(':') {
+            Some((prefix, ports)) => (prefix, Some(port_range(ports)?)),
+            None => (rest, None),
+        };
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix.strip_prefix('/') {
+            None if prefix.is_empty() => longest,
+            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => match digits.parse() {
+                Ok(prefix) if prefix <= longest => prefix,
+                _ => return Err(format!("`{digits}` is not a prefix length, those are 0 to {longest}")),
+            },
+            _ => return Err(not_a_network(text)),
+        };
+        let network = Self { address, prefix, ports };
+        if network.base() == address {
+            Ok(network)
+        } else {
+            let meant = Self { address: network.base(), ..network };
+            Err(format!("`{text}` has bits set after its prefix, did you mean `{meant}`?"))
+        }
+    }
+}
+
+/// The address, and what follows it. An IPv6 address needs brackets only in front of a port.
+fn split_address(text: &str) -> Result<(IpAddr, &str), String> {
+    let (address, rest) = match text.strip_prefix('[') {
+        Some(text) => text.split_once(']').ok_or_else(|| not_a_network(text))?,
+        None if text.matches(':').count() > 1 => text.split_at(text.find('/').unwrap_or(text.len())),
+        None => text.split_at(text.find(['/', ':']).unwrap_or(text.len())),
+    };
+    let ip: IpAddr = address.parse().map_err(|_| not_a_network(text))?;
+    Ok((ip, rest))
+}
+
+fn not_a_network(text: &str) -> String {
+    format!("`{text}` is not a network, such as `10.0.0.0/8` or `[2001:db8::]/32:2855`")
+}
+
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (port_number(first)?, port_number(last)?);
+    if first <= last { Ok(first..=last) } else { Err(format!("`{text}` ends before it begins")) }
+}
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer, "a network, such as `10.0.0.0/8`")
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct FileOutbound {
+    schemes: Vec<FileScheme>,
+    allow: Vec<Network>,
+    deny: Vec<Network>,
+}
+
+impl Default for FileOutbound {
+    fn default() -> Self {
+        let schemes = [Scheme::Msrp, Scheme::Msrps].map(FileScheme).into();
+        Self { schemes, allow: Vec::new(), deny: Vec::new() }
+    }
+}
+
+#[derive(Debug)]
+struct FileScheme(Scheme);
+
+impl FromStr for FileScheme {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse_scheme(text).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for FileScheme {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer, "a scheme, `msrp` or `msrps`")
+    }
+}
+
+impl FileOutbound {
+    pub(super) fn validate(self, listeners: &[Listener], check: &mut Check<'_>) -> OutboundPolicy {
+        let mut built_in = ALWAYS_DENIED.to_vec();
+        if !listeners.iter().any(|listener| is_loopback(&listener.host)) {
+            built_in.extend(LOOPBACK);
+        }
+        if self.schemes.is_empty() {
+            let message =
+                "is empty: the relay connects to nobody, and forwards only between those who connect to it";
+            check.warn(KeyPath::new(&["outbound", "schemes"]), message);
+        }
+        let built_in = built_in.into_iter().map(|(address, prefix)| Rule {
+            network: Network { address, prefix, ports: None },
+            verdict: Verdict::DenyByDefault,
+        });
+        let allow = self.allow.into_iter().map(|network| Rule { network, verdict: Verdict::Allow });
+        let deny = self.deny.into_iter().map(|network| Rule { network, verdict: Verdict::Deny });
+        OutboundPolicy {
+            schemes: self.schemes.into_iter().map(|FileScheme(scheme)| scheme).collect(),
+            rules: built_in.chain(allow).chain(deny).collect(),
+        }
+    }
+}
+
+fn is_loopback(host: &Host) -> bool {
+    match host {
+        Host::Ip(ip) => ip.to_canonical().is_loopback(),
+        Host::Name(name) => name.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::listener::ListenerTransport;
+    use super::*;
+
+    fn policy(listen: &str, allow: &[&str], deny: &[&str]) -> OutboundPolicy {
+        let networks = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect();
+        let file = FileOutbound { allow: networks(allow), deny: networks(deny), ..FileOutbound::default() };
+        let host = listen.parse().unwrap();
+        let listener = Listener { host, port: 2855, transport: ListenerTransport::Tcp, advertise: None };
+        file.validate(&[listener], &mut Check::new(Path::new("")))
+    }
+
+    fn permits(policy: &OutboundPolicy, address: &str) -> bool {
+        policy.permits(Scheme::Msrps, address.parse().unwrap()).is_ok()
+    }
+
+    #[test]
+    fn networks_read_back_as_shown() {
+        for (text, shown) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("::/0", "[::]/0"),
+            ("192.0.2.1", "192.0.2.1/32"),
+            ("192.0.2.1:2855", "192.0.2.1/32:2855"),
+            ("10.0.0.0/8:2855-2900", "10.0.0.0/8:2855-2900"),
+            ("2001:db8::/32", "[2001:db8::]/32"),
+            ("[2001:db8::]/32:2855", "[2001:db8::]/32:2855"),
+            ("[::1]:2855", "[::1]/128:2855"),
+        ] {
+            let network: Network = text.parse().unwrap();
+            assert_eq!(network.to_string(), shown);
+            assert_eq!(shown.parse(), Ok(network));
+        }
+        let bad = "|/8|10/8|10.0.0.0/33|10.0.0.0/|10.0.0.0/+8|10.0.0.0/8:|10.0.0.0/8:2-1|[::1|::/129|a.test|1.2.3.4/8/8";
+        for text in bad.split('|') {
+            assert!(text.parse::<Network>().is_err(), "{text}");
+        }
+        assert!("10.1.2.3/8".parse::<Network>().unwrap_err().contains("did you mean `10.0.0.0/8`"));
+        assert!("2001:db8::1/32".parse::<Network>().unwrap_err().contains("did you mean `[2001:db8::]/32`"));
+    }
+
+    #[test]
+    fn public_and_private_addresses_are_dialled_by_default() {
+        let policy = policy("0.0.0.0", &[], &[]);
+        for address in ["192.0.2.1:2855", "10.0.0.1:1", "[2001:db8::1]:2855", "[fd00::1]:2855"] {
+            assert!(permits(&policy, address), "{address}");
+        }
+    }
+
+    #[test]
+    fn special_addresses_are_not_dialled_by_default() {
+        let policy = policy("0.0.0.0", &[], &[]);
+        for address in [
+            "0.0.0.0:2855",
+            "0.1.2.3:2855",
+            "127.0.0.1:22",
+            "127.255.0.1:2855",
+            "169.254.169.254:80",
+            "224.0.0.1:2855",
+            "239.255.255.255:2855",
+            "255.255.255.255:2855",
+            "[::]:2855",
+            "[::1]:22",
+            "[::ffff:127.0.0.1]:22",
+            "[::ffff:169.254.169.254]:80",
+            "[fe80::1]:2855",
+            "[febf::1]:2855",
+            "[ff02::1]:2855",
+        ] {
+            assert!(!permits(&policy, address), "{address}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_dialled_by_a_relay_that_listens_there() {
+        for listen in ["127.0.0.1", "[::1]", "localhost"] {
+            let policy = policy(listen, &[], &[]);
+            assert!(permits(&policy, "127.0.0.1:2855") && permits(&policy, "[::1]:2855"), "{listen}");
+            assert!(!permits(&policy, "169.254.169.254:80"), "{listen}");
+        }
+    }
+
+    #[test]
+    fn allow_opens_what_is_closed_by_default_and_only_by_naming_it() {
+        let named = policy("0.0.0.0", &["169.254.0.0/16", "127.0.0.1:2855"], &[]);
+        assert!(permits(&named, "169.254.1.1:1") && permits(&named, "127.0.0.1:2855"));
+        assert!(!permits(&named, "127.0.0.1:22") && !permits(&named, "127.0.0.2:2855"));
+        let everything = policy("0.0.0.0", &["0.0.0.0/0"], &[]);
+        assert!(!permits(&everything, "127.0.0.1:2855"));
+    }
+
+    #[test]
+    fn the_longest_prefix_decides_then_ports_then_deny() {
+        let only_ten = policy("0.0.0.0", &["10.0.0.0/8"], &["0.0.0.0/0", "::/0", "10.6.6.0/24"]);
+        assert!(permits(&only_ten, "10.0.0.1:2855"));
+        assert!(!permits(&only_ten, "10.6.6.1:2855"));
+        assert!(!permits(&only_ten, "192.0.2.1:2855"));
+        assert!(!permits(&only_ten, "[2001:db8::1]:2855"));
+
+        let one_port = policy("0.0.0.0", &["10.0.0.0/8:2855-2856"], &["10.0.0.0/8"]);
+        assert!(permits(&one_port, "10.0.0.1:2855") && permits(&one_port, "10.0.0.1:2856"));
+        assert!(!permits(&one_port, "10.0.0.1:2857"));
+
+        let contradiction = policy("0.0.0.0", &["10.0.0.0/8"], &["10.0.0.0/8"]);
+        assert!(!permits(&contradiction, "10.0.0.1:2855"));
+    }
+
+    #[test]
+    fn a_refusal_says_which_rule_it_was() {
+        let policy = policy("0.0.0.0", &[], &["10.0.0.0/8:22"]);
+        let refusal =
+            |address: &str| policy.permits(Scheme::Msrp, address.parse().unwrap()).unwrap_err().to_string();
+        assert_eq!(refusal("10.0.0.1:22"), "10.0.0.1:22 is in 10.0.0.0/8:22, denied by outbound.deny");
+        assert_eq!(refusal("[fe80::1]:22"), "[fe80::1]:22 is in [fe80::]/10, denied by default");
+
+        let tls_only = OutboundPolicy { schemes: vec![Scheme::Msrps], ..policy.clone() };
+        let address = "192.0.2.1:2855".parse().unwrap();
+        assert_eq!(tls_only.permits(Scheme::Msrp, address), Err(Denied::Scheme(Scheme::Msrp)));
+        assert_eq!(tls_only.permits(Scheme::Msrps, address), Ok(()));
+    }
+}

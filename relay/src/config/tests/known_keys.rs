@@ -1,0 +1,123 @@
+//! Every key that a type reads, found by reading it from a document that has them all.
+//!
+//! serde tells a deserializer the keys of each struct. So this deserializer answers each struct with one of its
+//! keys, then stops with an error in the value, and does so again for the next one: no list is kept by hand.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::de::value::StrDeserializer;
+use serde::de::{self, DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, forward_to_deserialize_any};
+
+/// The paths of `T`'s keys, such as `tls.server_domains.*.certificate`.
+pub(super) fn of<'de, T: Deserialize<'de>>() -> BTreeSet<String> {
+    let found = RefCell::new(BTreeSet::new());
+    let mut explored = BTreeSet::new();
+    // Each round goes down to one path found in a round before.
+    let mut next = Some(String::new());
+    while let Some(target) = next {
+        let _ = T::deserialize(Explorer { here: String::new(), target: &target, found: &found });
+        explored.insert(target);
+        next = found.borrow().difference(&explored).next().cloned();
+    }
+    found.into_inner()
+}
+
+#[derive(Clone)]
+struct Explorer<'a> {
+    here: String,
+    target: &'a str,
+    found: &'a RefCell<BTreeSet<String>>,
+}
+
+impl Explorer<'_> {
+    fn child(&self, key: &str) -> String {
+        if self.here.is_empty() { key.to_owned() } else { format!("{}.{key}", self.here) }
+    }
+
+    fn leads_to_target(&self, path: &str) -> bool {
+        self.target == path || self.target.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'))
+    }
+}
+
+#[derive(Debug)]
+struct Stop;
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("stop")
+    }
+}
+
+impl std::error::Error for Stop {}
+
+impl de::Error for Stop {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Stop
+    }
+}
+
+impl<'de> de::Deserializer<'de> for Explorer<'_> {
+    type Error = Stop;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Stop> {
+        Err(Stop)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Stop> {
+        self.found.borrow_mut().extend(fields.iter().map(|field| self.child(field)));
+        let key = fields.iter().find(|field| self.leads_to_target(&self.child(field)));
+        visitor.visit_map(One { key: key.ok_or(Stop)?, explorer: self })
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        visitor.visit_map(One { key: "*", explorer: self })
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        visitor.visit_seq(One { key: "", explorer: self })
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        visitor.visit_some(self)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
+        unit unit_struct newtype_struct tuple tuple_struct enum identifier ignored_any
+    }
+}
+
+/// A mapping or list of one value.
+struct One<'a> {
+    key: &'a str,
+    explorer: Explorer<'a>,
+}
+
+impl<'de> MapAccess<'de> for One<'_> {
+    type Error = Stop;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Stop> {
+        let key: StrDeserializer<'_, Stop> = self.key.into_deserializer();
+        seed.deserialize(key).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Stop> {
+        seed.deserialize(Explorer { here: self.explorer.child(self.key), ..self.explorer.clone() })
+    }
+}
+
+impl<'de> SeqAccess<'de> for One<'_> {
+    type Error = Stop;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Stop> {
+        seed.deserialize(self.explorer.clone()).map(Some)
+    }
+}

@@ -1,0 +1,302 @@
+//! AUTH requests for this relay (RFC 4976 §5.1, §6.3, §9.1).
+//!
+//! # The order of things
+//!
+//! who asks (a client, or a relay on a client's behalf, which its certificate must prove) → is the
+//! channel safe → are the credentials right → is Expires acceptable → a session is made. A certificate
+//! authenticates the relay, never the user: a relayed AUTH is challenged like any other.
+//!
+//! The nonce is stateless; only (nonce, nc) pairs that were used with the right password are
+//! remembered, so that nobody can fill that memory without one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use msrp_proto::digest::{
+    Algorithm, AuthenticationInfo, Authorization, Challenge, Ha1, NonceState, Replayed,
+};
+use msrp_proto::encoder::HeadWriter;
+use msrp_proto::flag::Flag;
+use msrp_proto::head::Head;
+use msrp_proto::header::Name;
+use msrp_proto::status::StatusCode;
+use msrp_proto::uri::{MsrpUri, Scheme, UriRef};
+use tracing::{info, warn};
+
+use super::link::{Link, LinkKind};
+use super::session::{self, Owner};
+use super::{Relay, millis};
+use crate::credentials::Credentials as _;
+
+/// What an AUTH came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AuthOutcome {
+    /// A session was made.
+    Granted,
+    /// A first request without credentials, or with an outdated nonce: the client tries again.
+    Challenged,
+    /// The client did wrong.
+    Refused,
+}
+
+/// Why an AUTH is answered with something else than 200.
+enum Denial {
+    /// 401: no credentials yet.
+    Challenge,
+    /// 401 with `stale=true`: right password, old nonce.
+    Stale,
+    /// 401: wrong user, password, realm or nonce.
+    WrongCredentials(&'static str),
+    /// Any other status, and why.
+    Status(StatusCode, String),
+    /// 423 with Min-Expires or Max-Expires.
+    Expires(Name, Duration),
+}
+
+/// What the confirmed credentials were.
+struct Confirmed<'a> {
+    authorization: Authorization,
+    ha1: Ha1,
+    digest_uri: &'a str,
+}
+
+impl Relay {
+    /// Answers an AUTH of which the one URI in To-Path is ours.
+    pub(crate) fn authenticate(&self, head: &Head, link: &Arc<Link>, now: Instant) -> AuthOutcome {
+        match self.try_authenticate(head, link, now) {
+            Ok(()) => {
+                link.forget_failed_auths();
+                AuthOutcome::Granted
+            }
+            Err(denial) => {
+                let outcome = match &denial {
+                    Denial::Challenge | Denial::Stale => AuthOutcome::Challenged,
+                    _ => AuthOutcome::Refused,
+                };
+                self.deny(head, link, &denial);
+                if outcome == AuthOutcome::Refused {
+                    link.count_failed_auth();
+                }
+                outcome
+            }
+        }
+    }
+
+    fn try_authenticate(&self, head: &Head, link: &Arc<Link>, now: Instant) -> Result<(), Denial> {
+        let relay = self.asking_relay(head, link)?;
+        let secure = link.peer().is_some_and(|peer| peer.secure);
+        if !secure && !self.settings.auth.allow_auth_without_tls {
+            let reason = "AUTH over plain TCP is not allowed (`allow_auth_without_tls`)";
+            return Err(Denial::Status(StatusCode::FORBIDDEN, reason.into()));
+        }
+        let confirmed = self.check_credentials(head)?;
+        let lifetime = self.lifetime(head)?;
+        let limit = self.settings.limits.sessions_per_connection;
+        if relay.is_none() && link.owned_count() >= limit {
+            let reason = format!("the connection has {limit} sessions already");
+            return Err(Denial::Status(StatusCode::FORBIDDEN, reason));
+        }
+        self.grant(head, link, relay, &confirmed, lifetime, now)
+    }
+
+    /// The relay that asks on a client's behalf, if one does. Its certificate must name the host in
+    /// the first From-Path URI (RFC 4976 §6.3).
+    fn asking_relay(&self, head: &Head, link: &Link) -> Result<Option<Box<str>>, Denial> {
+        let mut hops = head.from_path();
+        let Some(previous) = hops.next().filter(|_| hops.next().is_some()) else { return Ok(None) };
+        if link.is_relay(previous.host()) {
+            return Ok(Some(previous.host().to_ascii_lowercase().into()));
+        }
+        let reason = format!("its certificate does not prove that it is the relay {}", previous.host());
+        Err(Denial::Status(StatusCode::FORBIDDEN, reason))
+    }
+
+    fn check_credentials<'h>(&self, head: &'h Head) -> Result<Confirmed<'h>, Denial> {
+        let Some(value) = head.value(Name::Authorization) else { return Err(Denial::Challenge) };
+        let bad_request = |reason: String| Denial::Status(StatusCode::BAD_REQUEST, reason);
+        let authorization = Authorization::parse(value).map_err(|error| bad_request(error.to_string()))?;
+        let auth = &self.settings.auth;
+        if authorization.realm() != auth.realm {
+            return Err(Denial::WrongCredentials("wrong realm"));
+        }
+        if !auth.algorithms.contains(&authorization.algorithm()) {
+            return Err(Denial::WrongCredentials("an algorithm that was not offered"));
+        }
+        let digest_uri = digest_uri(head, authorization.uri());
+        let digest_uri =
+            digest_uri.ok_or_else(|| bad_request("uri= is not the last URI of To-Path".into()))?;
+
+        let unix_millis = self.wall_clock.unix_millis();
+        let nonce =
+            self.nonces.check(unix_millis, &auth.realm, authorization.nonce(), millis(auth.nonce_expire));
+        if matches!(nonce, NonceState::Forged) {
+            return Err(Denial::WrongCredentials("a nonce that is not ours"));
+        }
+        let known = auth.credentials.ha1(authorization.username(), &auth.realm, authorization.algorithm());
+        let user_known = known.is_some();
+        // An unknown user costs the same time as a known one.
+        let ha1 = known.unwrap_or_else(|| decoy(authorization.algorithm()));
+        if !authorization.verify(&ha1, "AUTH", digest_uri) || !user_known {
+            return Err(Denial::WrongCredentials(if user_known { "wrong password" } else { "unknown user" }));
+        }
+        // Only who knows the password learns that the nonce was the trouble (RFC 7616 §3.3).
+        let NonceState::Fresh(nonce) = nonce else { return Err(Denial::Stale) };
+        let replayed = self.replay.lock().check_and_store(nonce, authorization.nc(), unix_millis);
+        match replayed {
+            Ok(()) => Ok(Confirmed { authorization, ha1, digest_uri }),
+            Err(Replayed::Count) => Err(Denial::WrongCredentials("a replayed nonce count")),
+            Err(_) => Err(Denial::Stale),
+        }
+    }
+
+    /// How long the session lives: as the client wishes, within our bounds.
+    fn lifetime(&self, head: &Head) -> Result<Duration, Denial> {
+        let bounds = &self.settings.auth.expires;
+        let wish =
+            head.expires().map_err(|error| Denial::Status(StatusCode::BAD_REQUEST, error.to_string()))?;
+        let Some(wish) = wish.map(Duration::from_secs) else { return Ok(bounds.default) };
+        match () {
+            () if wish < bounds.min => Err(Denial::Expires(Name::MinExpires, bounds.min)),
+            () if wish > bounds.max => Err(Denial::Expires(Name::MaxExpires, bounds.max)),
+            () => Ok(wish),
+        }
+    }
+
+    fn grant(
+        &self,
+        head: &Head,
+        link: &Arc<Link>,
+        relay: Option<Box<str>>,
+        confirmed: &Confirmed<'_>,
+        lifetime: Duration,
+        now: Instant,
+    ) -> Result<(), Denial> {
+        let Confirmed { authorization, ha1, digest_uri } = confirmed;
+        let internal = |reason: String| Denial::Status(StatusCode::FORBIDDEN, reason);
+        let nextnonce = self.new_nonce();
+        let info = AuthenticationInfo::confirm(authorization, ha1, digest_uri, Some(&nextnonce))
+            .map_err(|error| internal(error.to_string()))?;
+        let id = session::new_id(&*self.random);
+        let uri = self.session_uri(link, id).ok_or_else(|| internal("no listener to name".into()))?;
+        let owner = match relay {
+            Some(host) => Owner::Relay { host },
+            None => Owner::Client(Arc::clone(link)),
+        };
+        let session = self.sessions.insert(id, uri, owner, authorization.username(), now + lifetime);
+        info!(
+            link = link.id(),
+            peer = link.peer().map(|peer| &*peer.address),
+            user = session.user(),
+            session = %session.uri(),
+            expires = lifetime.as_secs(),
+            "session granted"
+        );
+        // The client is the last of From-Path; the relays between it and us are nearest first.
+        let mut relays: Vec<UriRef<'_>> = head.from_path().rev().skip(1).collect();
+        let own = session.uri().as_ref();
+        relays.push(own);
+        let sent = link.send_control(|out| {
+            answer(out, head, StatusCode::OK)
+                .path(Name::UsePath, relays.iter().map(UriRef::as_str))
+                .field(Name::AuthenticationInfo, &info)
+                .field(Name::Expires, lifetime.as_secs())
+                .end(Flag::Complete);
+        });
+        if sent.is_err() {
+            self.sessions.remove(id);
+        }
+        Ok(())
+    }
+
+    /// Our URI for a session: as the listener calls itself over which the client came. Over a
+    /// connection that we opened, the first listener of the same scheme.
+    fn session_uri(&self, link: &Link, id: u128) -> Option<MsrpUri> {
+        let listeners = &self.settings.listeners;
+        let own = match link.kind() {
+            LinkKind::Accepted { listener } => listeners.get(*listener),
+            LinkKind::Dialled(target) => listeners.iter().find(|own| own.scheme == target.scheme),
+        };
+        let own =
+            own.or_else(|| listeners.iter().find(|own| own.scheme == Scheme::Msrps)).or(listeners.first())?;
+        format!("{}://{}:{}/{};tcp", own.scheme, own.host, own.port, session::write_id(id)).parse().ok()
+    }
+
+    fn new_nonce(&self) -> String {
+        let mut bits = [0; 8];
+        self.random.fill(&mut bits);
+        self.nonces.issue(self.wall_clock.unix_millis(), &self.settings.auth.realm, bits)
+    }
+
+    fn deny(&self, head: &Head, link: &Link, denial: &Denial) {
+        let peer = link.peer().map(|peer| &*peer.address);
+        match denial {
+            Denial::Challenge => {}
+            Denial::Stale => info!(link = link.id(), peer, "AUTH with an outdated nonce: challenged anew"),
+            Denial::WrongCredentials(reason) => {
+                let authorization = head.value(Name::Authorization).map(Authorization::parse);
+                let user = authorization.and_then(Result::ok).map(|value| value.username().to_owned());
+                warn!(link = link.id(), peer, user, reason, "AUTH failed");
+            }
+            Denial::Status(status, reason) => warn!(link = link.id(), peer, %status, reason, "AUTH refused"),
+            Denial::Expires(bound, value) => {
+                info!(
+                    link = link.id(),
+                    peer,
+                    bound = bound.as_str(),
+                    seconds = value.as_secs(),
+                    "AUTH refused: Expires out of bounds"
+                );
+            }
+        }
+        // A connection that is closed needs no answer.
+        let _ = link.send_control(|out| match denial {
+            Denial::Challenge | Denial::WrongCredentials(_) => self.challenge(out, head, false),
+            Denial::Stale => self.challenge(out, head, true),
+            Denial::Status(status, _) => answer(out, head, *status).end(Flag::Complete),
+            Denial::Expires(bound, value) => {
+                answer(out, head, StatusCode::OUT_OF_BOUNDS)
+                    .field(*bound, value.as_secs())
+                    .end(Flag::Complete);
+            }
+        });
+    }
+
+    /// 401 with one challenge for each algorithm, the same nonce and opaque in all.
+    fn challenge(&self, out: &mut Vec<u8>, head: &Head, stale: bool) {
+        let auth = &self.settings.auth;
+        let (nonce, opaque) = (self.new_nonce(), self.nonces.opaque());
+        let mut response = answer(out, head, StatusCode::UNAUTHORIZED);
+        for &algorithm in &auth.algorithms {
+            // Realm, nonce and opaque are ours and have no control characters: it never fails.
+            let challenge = Challenge::new(algorithm, &auth.realm, &nonce)
+                .and_then(|challenge| challenge.with_opaque(&opaque))
+                .map(|challenge| challenge.with_stale(stale));
+            if let Ok(challenge) = challenge {
+                response = response.field(Name::WwwAuthenticate, challenge);
+            }
+        }
+        response.end(Flag::Complete);
+    }
+}
+
+/// Begins the response to an AUTH: it travels the whole way back, and we call ourselves what the
+/// client called us.
+fn answer<'a>(out: &'a mut Vec<u8>, head: &Head, status: StatusCode) -> HeadWriter<'a, Vec<u8>> {
+    HeadWriter::response(out, &head.transaction_id(), status)
+        .path(Name::ToPath, [head.from_path_text()])
+        .path(Name::FromPath, [head.to_path_text(0)])
+}
+
+/// The URI that goes into H(A2): the rightmost of To-Path as it was sent (RFC 4976 §9.1). A client
+/// that sends `uri=` may write the same URI otherwise, and has hashed what it wrote.
+fn digest_uri<'h>(head: &'h Head, sent: Option<&str>) -> Option<&'h str> {
+    let last = head.to_path().next_back()?;
+    match sent {
+        Some(sent) if UriRef::parse(sent).ok()? != last => None,
+        Some(_) | None => Some(last.as_str()),
+    }
+}
+
+fn decoy(algorithm: Algorithm) -> Ha1 {
+    Ha1::from_password(algorithm, "", "", "")
+}

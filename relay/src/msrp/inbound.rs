@@ -1,0 +1,620 @@
+//! The receiving side of one connection: what becomes of each message it brings.
+//!
+//! # States of the current message
+//!
+//! *none* → on a head: *forward* (a SEND on its way to the next hop), *whole* (any other request: it is
+//! small and handled at its end), *discard* (refused, failed or a response: the rest is thrown away)
+//! → on the end: *none*.
+//!
+//! *forward* goes to *discard* when the chunk fails meanwhile: the next hop is lost, or answered with
+//! an error (both tell the sender themselves), the session ended, or it stalled.
+//!
+//! # Reading pauses
+//!
+//! while the lane the chunk goes to is full, while the control backlog of a link this one sends to is
+//! over its limit, and while this link's own answers pile up because its peer does not read. Whoever
+//! drains the queue in question wakes this link. After `stall_timeout` in front of a full lane, and
+//! only if other sessions use this connection too, the chunk is ended (`#`, 408) and reading goes on.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use msrp_proto::decoder::{Decoder, Event, Limits};
+use msrp_proto::encoder::{self, HeadWriter};
+use msrp_proto::flag::Flag;
+use msrp_proto::head::{Head, Kind, Method};
+use msrp_proto::header::{FailureReport, Name, ValueError};
+use msrp_proto::status::StatusCode;
+use smallvec::SmallVec;
+use tcp_transport::connection::{CloseReason, Flow};
+use tracing::{debug, info};
+
+use super::Relay;
+use super::auth::AuthOutcome;
+use super::link::{Closed, Link};
+use super::origin::Origin;
+use super::outbound::{CONTROL_LIMIT, ChunkId, Gone, LaneKey, Pushed};
+use super::route::Refusal;
+
+/// How much of a chunk is collected before it is handed over, when it comes in one read.
+const STAGE: usize = 64 * 1024;
+
+/// Body slices up to this size are copied when they must wait, since each keeps the whole buffer of
+/// its read alive: a receiver that takes nothing would cost a multiple of what waits for it.
+const COPY_WAITING: usize = 4096;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Inbound {
+    relay: Arc<Relay>,
+    link: Arc<Link>,
+    decoder: Decoder,
+    current: Current,
+    waiting: Option<Waiting>,
+    /// Links with something new to write, flushed once at the end of a batch.
+    touched: SmallVec<[Arc<Link>; 4]>,
+    /// Until when the first good request must have come.
+    probation: Option<Instant>,
+    last_read: Instant,
+    staged: Vec<Bytes>,
+}
+
+#[derive(Debug)]
+enum Current {
+    None,
+    Discard,
+    Whole { head: Head, body: BytesMut },
+    Forward(Forward),
+}
+
+/// A SEND on its way.
+#[derive(Debug)]
+struct Forward {
+    target: Arc<Link>,
+    key: LaneKey,
+    /// Not yet handed over.
+    origin: Option<Box<Origin>>,
+    /// Once handed over.
+    chunk: Option<ChunkId>,
+    has_body: bool,
+    staged_bytes: usize,
+    expires: Instant,
+    reply: Reply,
+}
+
+/// The response to the chunk, kept ready.
+#[derive(Debug)]
+struct Reply {
+    wanted: FailureReport,
+    head: Head,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    on: WaitingOn,
+}
+
+#[derive(Debug)]
+enum WaitingOn {
+    Lane(Arc<Link>, LaneKey),
+    Control(Arc<Link>),
+}
+
+/// What handing over came to, if not well.
+enum HandOver {
+    /// The chunk has failed, and its sender was told.
+    Gone,
+    /// The next hop is lost.
+    Closed,
+    /// The lane takes nothing: it was full for too long.
+    Stalled,
+}
+
+impl Inbound {
+    /// The receiving side of `link`. An accepted connection is on probation (RFC 4976 §6.1).
+    pub fn new(relay: Arc<Relay>, link: Arc<Link>, now: Instant) -> Self {
+        let limits = &relay.settings.limits;
+        let decoder = Decoder::new(Limits {
+            head_bytes: limits.head_size,
+            headers: limits.headers,
+            path_len: limits.path_length,
+            other_body: limits.non_send_body_size,
+        });
+        let probation = link.target().is_none().then(|| now + relay.settings.timeouts.probation);
+        Self {
+            relay,
+            link,
+            decoder,
+            current: Current::None,
+            waiting: None,
+            touched: SmallVec::new(),
+            probation,
+            last_read: now,
+            staged: Vec::new(),
+        }
+    }
+
+    /// The link whose receiving side this is.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Takes what it can of `buf`. To be called after each read, and again when the link is woken
+    /// while paused.
+    pub fn received(&mut self, buf: &mut BytesMut, now: Instant) -> Flow {
+        self.last_read = now;
+        let flow = self.take(buf, now);
+        self.flush(now);
+        flow
+    }
+
+    /// When [`expired`](Self::expired) wants to be called.
+    pub fn deadline(&self) -> Option<Instant> {
+        let timeouts = &self.relay.settings.timeouts;
+        let stalled = self
+            .waiting
+            .as_ref()
+            .filter(|waiting| matches!(waiting.on, WaitingOn::Lane(..)) && self.link.sessions() > 1)
+            .map(|waiting| waiting.since + timeouts.stall_timeout);
+        let idle = self.last_activity() + timeouts.idle_timeout;
+        [self.probation, stalled, Some(idle)].into_iter().flatten().min()
+    }
+
+    /// Time has passed.
+    pub fn expired(&mut self, now: Instant) -> Flow {
+        let timeouts = &self.relay.settings.timeouts;
+        if self.probation.is_some_and(|until| now >= until) {
+            return Flow::Close(CloseReason::HandshakeTimeout);
+        }
+        if now >= self.last_activity() + timeouts.idle_timeout {
+            return Flow::Close(CloseReason::IdleTimeout);
+        }
+        let stall_timeout = timeouts.stall_timeout;
+        let stalled = self.waiting.as_ref().is_some_and(|waiting| now >= waiting.since + stall_timeout);
+        if stalled && self.link.sessions() > 1 {
+            self.give_up_waiting(now);
+            self.flush(now);
+        }
+        Flow::Read
+    }
+
+    /// The connection is gone: a chunk that is under way ends with `#`, and the sessions end.
+    pub fn closed(&mut self, status: StatusCode, now: Instant) {
+        if let Current::Forward(mut forward) = std::mem::replace(&mut self.current, Current::None) {
+            // What came is sent on, so that the receiver learns that the rest will not come.
+            let _ = self.hand_over(&mut forward, None);
+            self.abandon(&forward, false);
+        }
+        self.flush(now);
+        self.relay.closed(&self.link, status, now);
+    }
+
+    fn last_activity(&self) -> Instant {
+        self.link.last_write().map_or(self.last_read, |written| written.max(self.last_read))
+    }
+
+    fn take(&mut self, buf: &mut BytesMut, now: Instant) -> Flow {
+        loop {
+            if self.must_wait(now) {
+                return Flow::Pause;
+            }
+            let event = match self.decoder.decode(buf) {
+                Ok(Some(event)) => event,
+                Ok(None) => {
+                    self.hand_over_current(now);
+                    if self.must_wait(now) {
+                        return Flow::Pause;
+                    }
+                    return Flow::Read;
+                }
+                Err(error) => return Flow::Close(CloseReason::Protocol(error.to_string().into())),
+            };
+            let result = match event {
+                Event::Head(head) => self.head(head, now),
+                Event::Body(bytes) => {
+                    self.body(bytes, now);
+                    Ok(())
+                }
+                Event::End(flag) => self.end(flag, now),
+            };
+            if let Err(reason) = result {
+                return Flow::Close(reason);
+            }
+        }
+    }
+
+    /// Whether reading must pause, and stays registered with whoever ends that.
+    fn must_wait(&mut self, now: Instant) -> bool {
+        let own = self.link.with_queue(|queue| {
+            let over = queue.control_len() >= CONTROL_LIMIT;
+            if over {
+                queue.wait_for_control(&self.link);
+            }
+            over
+        });
+        if own == Ok(true) {
+            return true;
+        }
+        let Some(waiting) = &self.waiting else { return false };
+        let still = match &waiting.on {
+            WaitingOn::Lane(target, key) => {
+                target.flush(now);
+                target.with_queue(|queue| queue.wait_for_lane(*key))
+            }
+            WaitingOn::Control(target) => {
+                target.flush(now);
+                target.with_queue(|queue| {
+                    let over = queue.control_len() >= CONTROL_LIMIT / 2;
+                    if over {
+                        queue.wait_for_control(&self.link);
+                    }
+                    over
+                })
+            }
+        };
+        let still = still.unwrap_or(false);
+        if !still {
+            self.waiting = None;
+        }
+        still
+    }
+
+    fn give_up_waiting(&mut self, now: Instant) {
+        let Some(Waiting { on: WaitingOn::Lane(target, key), .. }) = self.waiting.take() else { return };
+        info!(link = self.link.id(), target = target.id(), "a session holds up others: its message is ended");
+        let _ = target.with_queue(|queue| queue.stall(key));
+        if let Current::Forward(forward) = std::mem::replace(&mut self.current, Current::None) {
+            let held_up = forward.key == key && forward.target.id() == target.id();
+            self.current = Current::Forward(forward);
+            if held_up {
+                self.refuse_current(StatusCode::REQUEST_TIMEOUT);
+            }
+        }
+        target.flush(now);
+    }
+
+    fn head(&mut self, head: Head, now: Instant) -> Result<(), CloseReason> {
+        match head.kind() {
+            Kind::Response(status) => {
+                self.relay.response(&head, status, &self.link, now);
+                touch(&mut self.touched, &self.link);
+                self.current = Current::Discard;
+                self.decoder.recycle(head);
+                Ok(())
+            }
+            Kind::Request(Method::Send) => self.send(head, now),
+            Kind::Request(method) => {
+                let first = head.to_path().next();
+                let ours = first.is_some_and(|uri| match method {
+                    Method::Auth => self.relay.is_us_for_auth(&uri),
+                    _ => self.relay.is_us(&uri),
+                });
+                if !ours {
+                    return Err(foreign(&head));
+                }
+                self.current = Current::Whole { head, body: BytesMut::new() };
+                Ok(())
+            }
+        }
+    }
+
+    fn send(&mut self, head: Head, now: Instant) -> Result<(), CloseReason> {
+        let wanted = match check_send(&head) {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                // Who it is for is looked at first: a stranger learns nothing but that.
+                if !head.to_path().next().is_some_and(|uri| self.relay.is_us(&uri)) {
+                    return Err(foreign(&head));
+                }
+                info!(link = self.link.id(), %error, "SEND refused");
+                let wanted = head.failure_report().unwrap_or_default();
+                self.refuse(&head, wanted, StatusCode::BAD_REQUEST);
+                return Ok(());
+            }
+        };
+        let route = match self.relay.route(&head, &self.link, now) {
+            Ok(route) => route,
+            Err(Refusal::Foreign) => return Err(foreign(&head)),
+            Err(Refusal::Status(status, reason)) => {
+                info!(link = self.link.id(), %status, reason, uri = first_hop(&head), "SEND refused");
+                self.refuse(&head, wanted, status);
+                return Ok(());
+            }
+        };
+        self.probation = None;
+        let mut origin = route.link.with_queue(|queue| queue.spare_origin()).unwrap_or_default();
+        origin.set(Arc::clone(&self.link), &head, route.own_hops);
+        self.current = Current::Forward(Forward {
+            target: route.link,
+            key: LaneKey { source: self.link.id(), session: route.session },
+            origin: Some(origin),
+            chunk: None,
+            has_body: head.has_body(),
+            staged_bytes: 0,
+            expires: route.expires,
+            reply: Reply { wanted, head },
+        });
+        Ok(())
+    }
+
+    fn body(&mut self, bytes: Bytes, now: Instant) {
+        match &mut self.current {
+            Current::None | Current::Discard => {}
+            Current::Whole { body, .. } => body.extend_from_slice(&bytes),
+            Current::Forward(forward) => {
+                forward.staged_bytes += bytes.len();
+                self.staged.push(bytes);
+                if forward.staged_bytes >= STAGE {
+                    self.hand_over_current(now);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, flag: Flag, now: Instant) -> Result<(), CloseReason> {
+        match std::mem::replace(&mut self.current, Current::None) {
+            Current::None | Current::Discard => Ok(()),
+            Current::Whole { head, body } => self.whole(head, &body, flag, now),
+            Current::Forward(mut forward) => {
+                if now >= forward.expires {
+                    self.session_over(forward);
+                    self.current = Current::None;
+                    return Ok(());
+                }
+                match self.hand_over(&mut forward, Some(flag)) {
+                    Ok(()) if forward.reply.wanted == FailureReport::Yes => {
+                        self.respond(&forward.reply.head, StatusCode::OK);
+                    }
+                    Ok(()) => {}
+                    Err(failure) => self.hand_over_failed(&forward, &failure),
+                }
+                self.decoder.recycle(forward.reply.head);
+                Ok(())
+            }
+        }
+    }
+
+    /// Hands over what was staged, while more is to come.
+    fn hand_over_current(&mut self, now: Instant) {
+        let Current::Forward(forward) = &mut self.current else { return };
+        if forward.staged_bytes == 0 && forward.chunk.is_some() {
+            return;
+        }
+        let Current::Forward(mut forward) = std::mem::replace(&mut self.current, Current::Discard) else {
+            return;
+        };
+        if now >= forward.expires {
+            self.session_over(forward);
+            return;
+        }
+        match self.hand_over(&mut forward, None) {
+            Ok(()) => self.current = Current::Forward(forward),
+            Err(failure) => self.hand_over_failed(&forward, &failure),
+        }
+    }
+
+    /// Puts what was staged, and the end if it is there, into the next hop's queue, under one lock.
+    fn hand_over(&mut self, forward: &mut Forward, end: Option<Flag>) -> Result<(), HandOver> {
+        let key = forward.key;
+        let staged = &mut self.staged;
+        let link = &self.link;
+        forward.staged_bytes = 0;
+        let pushed = forward.target.with_queue(|queue| {
+            let chunk = match (forward.chunk, forward.origin.take()) {
+                (Some(chunk), _) => chunk,
+                (None, Some(origin)) => {
+                    let begun = queue.begin(key, link, origin, forward.has_body).map_err(|origin| {
+                        queue.recycle(origin);
+                        HandOver::Stalled
+                    })?;
+                    *forward.chunk.insert(begun)
+                }
+                (None, None) => return Err(HandOver::Gone),
+            };
+            let waits = queue.is_blocked();
+            let mut pushed = Pushed { full: false };
+            for bytes in staged.drain(..) {
+                let bytes =
+                    if waits && bytes.len() <= COPY_WAITING { Bytes::copy_from_slice(&bytes) } else { bytes };
+                pushed = queue.body(key, chunk, bytes)?;
+            }
+            if let Some(flag) = end {
+                pushed = queue.end(key, chunk, flag)?;
+            }
+            Ok(pushed)
+        });
+        self.staged.clear();
+        touch(&mut self.touched, &forward.target);
+        match pushed {
+            Ok(Ok(pushed)) => {
+                if pushed.full {
+                    // What can go goes now; the question is asked again before the next read.
+                    self.waiting = Some(Waiting {
+                        since: self.last_read,
+                        on: WaitingOn::Lane(Arc::clone(&forward.target), key),
+                    });
+                }
+                Ok(())
+            }
+            Ok(Err(failure)) => Err(failure),
+            Err(Closed) => Err(HandOver::Closed),
+        }
+    }
+
+    fn hand_over_failed(&mut self, forward: &Forward, failure: &HandOver) {
+        let status = match failure {
+            // Its sender has been told.
+            HandOver::Gone => return,
+            // Of a chunk that was begun, the closing link has told.
+            HandOver::Closed if forward.chunk.is_some() => return,
+            HandOver::Closed => StatusCode::NO_SUCH_SESSION,
+            HandOver::Stalled => StatusCode::REQUEST_TIMEOUT,
+        };
+        if forward.reply.wanted != FailureReport::No {
+            self.respond(&forward.reply.head, status);
+        }
+    }
+
+    /// The session ended while a chunk was under way (RFC 4976 §6.3).
+    fn session_over(&mut self, forward: Forward) {
+        info!(link = self.link.id(), "a session expired within a chunk");
+        self.current = Current::Forward(forward);
+        self.refuse_current(StatusCode::NO_SUCH_SESSION);
+    }
+
+    /// Ends what was handed over with `#`. Says whether the chunk was open.
+    fn abandon(&mut self, forward: &Forward, drop: bool) -> bool {
+        let Some(chunk) = forward.chunk else { return true };
+        touch(&mut self.touched, &forward.target);
+        forward.target.with_queue(|queue| queue.abandon(forward.key, chunk, drop)) == Ok(true)
+    }
+
+    /// Answers the current chunk with an error and throws away what is left of it.
+    fn refuse_current(&mut self, status: StatusCode) {
+        if let Current::Forward(forward) = std::mem::replace(&mut self.current, Current::Discard) {
+            self.staged.clear();
+            let open = self.abandon(&forward, true);
+            if open && forward.reply.wanted != FailureReport::No {
+                self.respond(&forward.reply.head, status);
+            }
+        }
+    }
+
+    fn refuse(&mut self, head: &Head, wanted: FailureReport, status: StatusCode) {
+        if wanted != FailureReport::No {
+            self.respond(head, status);
+        }
+        self.current = Current::Discard;
+    }
+
+    /// Answers a SEND, to the previous hop only.
+    fn respond(&mut self, head: &Head, status: StatusCode) {
+        let previous = head.from_path().next();
+        let ours = head.to_path().next();
+        let (Some(previous), Some(ours)) = (previous, ours) else { return };
+        let _ = self.link.send_control(|out| {
+            HeadWriter::response(out, &head.transaction_id(), status)
+                .path(Name::ToPath, [previous.as_str()])
+                .path(Name::FromPath, [ours.as_str()])
+                .end(Flag::Complete);
+        });
+        touch(&mut self.touched, &self.link);
+    }
+
+    /// A request other than SEND, complete.
+    fn whole(&mut self, head: Head, body: &[u8], flag: Flag, now: Instant) -> Result<(), CloseReason> {
+        touch(&mut self.touched, &self.link);
+        let Kind::Request(method) = head.kind() else { return Ok(()) };
+        if method == Method::Auth && head.to_path().len() == 1 {
+            match self.relay.authenticate(&head, &self.link, now) {
+                AuthOutcome::Granted => self.probation = None,
+                AuthOutcome::Challenged => {}
+                AuthOutcome::Refused => return self.count_refused_auth(),
+            }
+            return Ok(());
+        }
+        let route = match self.relay.route(&head, &self.link, now) {
+            Ok(route) => route,
+            Err(Refusal::Foreign) => return Err(foreign(&head)),
+            Err(Refusal::Status(status, reason)) => {
+                let method = method.as_str();
+                info!(link = self.link.id(), method, %status, reason, uri = first_hop(&head), "request refused");
+                if method != "REPORT" {
+                    self.respond_along_path(&head, status);
+                }
+                return Ok(());
+            }
+        };
+        self.probation = None;
+        let transaction = self.link.new_transaction();
+        let link = &self.link;
+        let pushed = route.link.with_queue(|queue| {
+            let mut origin = queue.spare_origin();
+            origin.set(Arc::clone(link), &head, route.own_hops);
+            let pushed = queue.control(|out| {
+                let begun = origin.write_head(out, &transaction, None);
+                if head.has_body() {
+                    begun.body();
+                    out.extend_from_slice(body);
+                    encoder::end_line(out, &transaction, flag);
+                } else {
+                    begun.end(flag);
+                }
+            });
+            if method == Method::Report {
+                queue.recycle(origin);
+            } else {
+                queue.await_path_response(transaction, origin, now);
+            }
+            pushed
+        });
+        touch(&mut self.touched, &route.link);
+        match pushed {
+            Ok(pushed) if pushed.full => {
+                self.waiting = Some(Waiting { since: now, on: WaitingOn::Control(route.link) });
+            }
+            Ok(_) => {}
+            Err(Closed) if method == Method::Report => {
+                debug!(link = self.link.id(), "REPORT dropped: the next hop is gone");
+            }
+            Err(Closed) => self.respond_along_path(&head, StatusCode::NO_SUCH_SESSION),
+        }
+        Ok(())
+    }
+
+    /// Several failed AUTHs close a client's connection, never a relay's (RFC 4976 §6.3).
+    fn count_refused_auth(&self) -> Result<(), CloseReason> {
+        let failed = self.link.failed_auths() as usize;
+        if failed >= self.relay.settings.auth.max_failures && !self.link.is_verified() {
+            return Err(CloseReason::Protocol(format!("{failed} AUTH requests failed").into()));
+        }
+        Ok(())
+    }
+
+    fn respond_along_path(&mut self, head: &Head, status: StatusCode) {
+        let Some(ours) = head.to_path().next() else { return };
+        let _ = self.link.send_control(|out| {
+            HeadWriter::response(out, &head.transaction_id(), status)
+                .path(Name::ToPath, [head.from_path_text()])
+                .path(Name::FromPath, [ours.as_str()])
+                .end(Flag::Complete);
+        });
+        touch(&mut self.touched, &self.link);
+    }
+
+    fn flush(&mut self, now: Instant) {
+        for link in self.touched.drain(..) {
+            link.flush(now);
+        }
+    }
+}
+
+impl From<Gone> for HandOver {
+    fn from(_: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+fn touch(touched: &mut SmallVec<[Arc<Link>; 4]>, link: &Arc<Link>) {
+    if !touched.iter().any(|known| known.id() == link.id()) {
+        touched.push(Arc::clone(link));
+    }
+}
+
+/// The values a relay acts on must be readable, and a chunk must name its message (RFC 4975 §7.1.1).
+fn check_send(head: &Head) -> Result<FailureReport, ValueError> {
+    head.message_id()?.ok_or(ValueError("Message-ID"))?;
+    head.byte_range()?;
+    head.success_report()?;
+    head.failure_report()
+}
+
+fn first_hop(head: &Head) -> String {
+    head.to_path().next().map(|uri| uri.as_str().to_owned()).unwrap_or_default()
+}
+
+fn foreign(head: &Head) -> CloseReason {
+    CloseReason::Protocol(format!("a request for {}, which is not this relay", first_hop(head)).into())
+}

@@ -1,0 +1,492 @@
+//! One connection, as the core sees it.
+//!
+//! A [`Link`] exists from the moment a connection was accepted or began to be opened, so requests can
+//! wait for one that is not up yet. Its outbound queue, transactions and timers are behind one mutex
+//! of its own. **No code holds the locks of two links**: whatever concerns a second one is collected
+//! and done after the first lock is released.
+//!
+//! # States
+//!
+//! *connecting* (dialled, no wire yet: things queue up) → *open* ([`Link::attach`]) → *closed*
+//! ([`Link::close`], for good: everything queued and every transaction ends there, each with the
+//! answer or REPORT it is owed). A dialled link that never comes up goes from connecting to closed.
+//!
+//! # Writing
+//!
+//! Whoever put something in calls [`Link::flush`], which writes until nothing is left or the socket
+//! takes no more. In the second case the link is *blocked*: only its own task writes then, when the
+//! socket is writable again ([`Link::transmit`]); others just add to the queue.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use msrp_proto::ident::TransactionId;
+use msrp_proto::status::StatusCode;
+use msrp_proto::uri::Scheme;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tcp_transport::connection::CloseReason;
+use tcp_transport::tls::PeerCertificate;
+use tracing::debug;
+
+use super::origin::Origin;
+use super::outbound::{Failure, Outbound, Pushed, Transaction};
+use super::wire::{Random, Wire};
+
+/// Where a link leads that we open ourselves.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// `msrp` or `msrps`.
+    pub scheme: Scheme,
+    /// A name or an IP literal without brackets, in lower case.
+    pub host: Box<str>,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "{}://[{}]:{}", self.scheme, self.host, self.port)
+        } else {
+            write!(f, "{}://{}:{}", self.scheme, self.host, self.port)
+        }
+    }
+}
+
+/// How a link came to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// Accepted by the listener of this number in [`Settings::listeners`](super::Settings::listeners).
+    Accepted {
+        /// The listener's number.
+        listener: usize,
+    },
+    /// Opened by us.
+    Dialled(Target),
+}
+
+/// Who is at the other end, known once the link is open.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// For logs.
+    pub address: String,
+    /// Whether TLS protects the connection.
+    pub secure: bool,
+    /// What TLS found out about the peer.
+    pub certificate: PeerCertificate,
+}
+
+/// The settings a link needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LinkSettings {
+    pub(crate) session_buffer: usize,
+    pub(crate) interrupt_size: u64,
+    pub(crate) response_timeout: Duration,
+    pub(crate) send_timeout: Duration,
+}
+
+/// The link is closed: nothing can be put in any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Closed;
+
+/// What came of writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Nothing waits.
+    Idle,
+    /// The socket takes no more.
+    Blocked,
+}
+
+/// See the [module](self).
+pub struct Link {
+    id: u64,
+    kind: LinkKind,
+    settings: LinkSettings,
+    random: Arc<dyn Random>,
+    peer: OnceLock<Peer>,
+    wire: OnceLock<Box<dyn Wire>>,
+    state: Mutex<State>,
+    /// How many sessions use the link: those its client owns and those it is bound to as peer.
+    sessions: AtomicUsize,
+    /// The sessions its client has obtained.
+    owned: Mutex<Vec<u128>>,
+    failed_auths: AtomicU32,
+}
+
+struct State {
+    queue: Outbound,
+    open: bool,
+    /// A write was refused; the link's own task waits for the socket.
+    blocked: bool,
+    /// Since when the socket has taken nothing although something waits.
+    stuck_since: Option<Instant>,
+    /// Why writing failed, for the link's own task to find.
+    broken: Option<io::Error>,
+    last_write: Option<Instant>,
+}
+
+impl Link {
+    pub(crate) fn new(id: u64, kind: LinkKind, settings: LinkSettings, random: Arc<dyn Random>) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            kind,
+            settings,
+            random,
+            peer: OnceLock::new(),
+            wire: OnceLock::new(),
+            state: Mutex::new(State {
+                queue: Outbound::new(
+                    settings.session_buffer,
+                    settings.interrupt_size,
+                    settings.response_timeout,
+                ),
+                open: true,
+                blocked: false,
+                stuck_since: None,
+                broken: None,
+                last_write: None,
+            }),
+            sessions: AtomicUsize::new(0),
+            owned: Mutex::default(),
+            failed_auths: AtomicU32::new(0),
+        })
+    }
+
+    /// The link's number, never reused within a process.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// How it came to be.
+    pub fn kind(&self) -> &LinkKind {
+        &self.kind
+    }
+
+    /// Where it leads, if we opened it.
+    pub fn target(&self) -> Option<&Target> {
+        match &self.kind {
+            LinkKind::Dialled(target) => Some(target),
+            LinkKind::Accepted { .. } => None,
+        }
+    }
+
+    /// Who is at the other end; `None` while it is being connected.
+    pub fn peer(&self) -> Option<&Peer> {
+        self.peer.get()
+    }
+
+    /// Whether the other end has proved to be the relay of this name (RFC 4976 §6.3).
+    pub fn is_relay(&self, host: &str) -> bool {
+        self.peer().is_some_and(|peer| peer.certificate.matches_host(host))
+    }
+
+    /// Whether the other end has proved to be some relay.
+    pub fn is_verified(&self) -> bool {
+        self.peer().is_some_and(|peer| peer.certificate.is_verified())
+    }
+
+    /// Whether both links lead to holders of a certificate for the same name.
+    pub fn is_same_relay(&self, other: &Self) -> bool {
+        match other.peer().map(|peer| &peer.certificate) {
+            Some(PeerCertificate::Verified { dns_names, ip_addresses }) => {
+                dns_names.iter().any(|name| self.is_relay(name))
+                    || ip_addresses.iter().any(|address| self.is_relay(&address.to_string()))
+            }
+            _ => false,
+        }
+    }
+
+    /// The connection is up: gives it to the link, and writes what has been waiting.
+    pub fn attach(&self, peer: Peer, wire: Box<dyn Wire>, now: Instant) {
+        let _ = self.peer.set(peer);
+        let _ = self.wire.set(wire);
+        self.flush(now);
+    }
+
+    /// Whether the link is not closed.
+    pub fn is_open(&self) -> bool {
+        self.state.lock().open
+    }
+
+    /// Makes the task that drives the connection look again.
+    pub fn wake(&self) {
+        if let Some(wire) = self.wire.get() {
+            wire.wake();
+        }
+    }
+
+    /// A transaction id of our own (RFC 4975 §7.1).
+    pub(crate) fn new_transaction(&self) -> TransactionId {
+        let mut bits = [0; 10];
+        self.random.fill(&mut bits);
+        TransactionId::from_random(bits)
+    }
+
+    /// Does something with the queue. The caller flushes afterwards.
+    pub(crate) fn with_queue<T>(&self, action: impl FnOnce(&mut Outbound) -> T) -> Result<T, Closed> {
+        let mut state = self.state.lock();
+        if state.open { Ok(action(&mut state.queue)) } else { Err(Closed) }
+    }
+
+    /// Puts in a whole control message. The caller flushes afterwards.
+    pub(crate) fn send_control(&self, write: impl FnOnce(&mut Vec<u8>)) -> Result<Pushed, Closed> {
+        self.with_queue(|queue| queue.control(write))
+    }
+
+    /// Writes what waits, unless the socket is known to take nothing.
+    pub(crate) fn flush(&self, now: Instant) {
+        if self.state.lock().blocked {
+            return;
+        }
+        match self.write(now) {
+            Ok(Flushed::Idle) => {}
+            // Its own task waits for the socket, or finds the error.
+            Ok(Flushed::Blocked) => self.wake(),
+            Err(error) => {
+                self.state.lock().broken = Some(error);
+                self.wake();
+            }
+        }
+    }
+
+    /// The link's own task: the socket may take more now, or somebody woke it.
+    ///
+    /// # Errors
+    /// What the socket says: the connection is to be closed.
+    pub fn transmit(&self, now: Instant) -> io::Result<Flushed> {
+        if let Some(error) = self.state.lock().broken.take() {
+            return Err(error);
+        }
+        self.write(now)
+    }
+
+    fn write(&self, now: Instant) -> io::Result<Flushed> {
+        let Some(wire) = self.wire.get() else { return Ok(Flushed::Idle) };
+        let mut state = self.state.lock();
+        if !state.open {
+            return Ok(Flushed::Idle);
+        }
+        let result = state.write_to(&**wire, &*self.random, now);
+        let wakes = state.queue.take_wakes();
+        drop(state);
+        for link in wakes {
+            link.wake();
+        }
+        result
+    }
+
+    /// The earliest of what this link waits for: a response, or the socket.
+    pub fn deadline(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        let stuck = state.stuck_since.map(|since| since + self.settings.send_timeout);
+        [state.queue.deadline(), stuck].into_iter().flatten().min()
+    }
+
+    /// Ends the transactions whose time is over: REPORT 408 to the sender (RFC 4976 §6.4.1). Says
+    /// whether the link must be closed because the socket has taken nothing for `send_timeout`.
+    pub fn expire(&self, now: Instant) -> bool {
+        let (expired, stuck) = {
+            let mut state = self.state.lock();
+            let stuck = state.stuck_since.is_some_and(|since| now >= since + self.settings.send_timeout);
+            (state.queue.expired(now), stuck)
+        };
+        for transaction in expired {
+            tell_lost(transaction, StatusCode::REQUEST_TIMEOUT, now);
+        }
+        stuck
+    }
+
+    /// When the socket last took something.
+    pub fn last_write(&self) -> Option<Instant> {
+        self.state.lock().last_write
+    }
+
+    /// Closes the link for good. Every chunk that waits and every transaction ends with `status`
+    /// towards its sender: an error response while the chunk is unanswered, a REPORT afterwards.
+    pub fn close(&self, status: StatusCode, now: Instant) {
+        let (lost, wakes) = {
+            let mut state = self.state.lock();
+            if !state.open {
+                return;
+            }
+            state.open = false;
+            state.stuck_since = None;
+            state.queue.close()
+        };
+        if !lost.is_empty() {
+            debug!(link = self.id, lost = lost.len(), %status, "transactions end with the connection");
+        }
+        for transaction in lost {
+            tell_lost(transaction, status, now);
+        }
+        for link in wakes {
+            link.wake();
+        }
+    }
+
+    /// For an orderly stop: ends what is open on the wire with `#` and forgets what has not begun.
+    pub fn wind_up(&self, now: Instant) {
+        let random = &*self.random;
+        let _ = self.with_queue(|queue| queue.wind_up(random));
+        self.flush(now);
+    }
+
+    /// Whether nothing waits to be written.
+    pub fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        !state.open || state.queue.is_idle()
+    }
+
+    /// One more session uses the link.
+    pub(crate) fn add_session(&self) -> usize {
+        self.sessions.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A session uses it no more.
+    pub(crate) fn remove_session(&self) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many sessions use the link.
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// The client has obtained a session.
+    pub(crate) fn own(&self, session: u128) {
+        self.owned.lock().push(session);
+        self.add_session();
+    }
+
+    /// One of its sessions has ended.
+    pub(crate) fn disown(&self, session: u128) {
+        self.owned.lock().retain(|owned| *owned != session);
+        self.remove_session();
+    }
+
+    /// The sessions its client has obtained.
+    pub(crate) fn owned(&self) -> Vec<u128> {
+        self.owned.lock().clone()
+    }
+
+    /// How many sessions its client has obtained.
+    pub(crate) fn owned_count(&self) -> usize {
+        self.owned.lock().len()
+    }
+
+    /// Asks the task that drives the connection to close it.
+    pub(crate) fn request_close(&self, reason: CloseReason) {
+        if let Some(wire) = self.wire.get() {
+            wire.close(reason);
+        }
+    }
+
+    /// Counts one more failed AUTH, and gives their number.
+    pub(crate) fn count_failed_auth(&self) -> u32 {
+        self.failed_auths.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// How many AUTHs have failed since the last that succeeded.
+    pub(crate) fn failed_auths(&self) -> u32 {
+        self.failed_auths.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn forget_failed_auths(&self) {
+        self.failed_auths.store(0, Ordering::Relaxed);
+    }
+}
+
+impl State {
+    fn write_to(&mut self, wire: &dyn Wire, random: &dyn Random, now: Instant) -> io::Result<Flushed> {
+        let unit = wire.write_unit();
+        let mut refused = false;
+        loop {
+            self.queue.fill(random);
+            if !self.queue.has_wire() {
+                break;
+            }
+            let taken = {
+                let mut slices = SmallVec::new();
+                self.queue.slices(unit, &mut slices);
+                wire.try_write(&slices)
+            };
+            match taken {
+                Ok(len) => {
+                    self.queue.written(len, now);
+                    self.stuck_since = None;
+                    self.last_write = Some(now);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    refused = true;
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match wire.flush() {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => refused = true,
+            Err(error) => return Err(error),
+        }
+        self.blocked = refused;
+        if refused {
+            self.stuck_since.get_or_insert(now);
+            Ok(Flushed::Blocked)
+        } else {
+            self.stuck_since = None;
+            Ok(Flushed::Idle)
+        }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("id", &self.id).field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// Tells the sender of a request that it will not arrive.
+pub(crate) fn tell_lost(transaction: Transaction, status: StatusCode, now: Instant) {
+    match transaction {
+        Transaction::Chunk(failure) => tell_failure(failure, status, now),
+        Transaction::Path(origin) => {
+            // Whatever befell it on the way, nobody answered in time (RFC 4975 §10.4).
+            answer(origin, now, |origin, out| origin.write_path_response(out, StatusCode::REQUEST_TIMEOUT));
+        }
+    }
+}
+
+/// Tells the sender of a chunk that it will not arrive, if it wants to hear of it: an error response
+/// while the chunk is unanswered, a REPORT afterwards (RFC 4976 §6.4.1).
+pub(crate) fn tell_failure(failure: Failure, status: StatusCode, now: Instant) {
+    use msrp_proto::header::FailureReport;
+    let Failure { origin, answered, range } = failure;
+    if origin.failure_report == FailureReport::No {
+        return;
+    }
+    debug!(message = origin.message_id(), %status, %range, answered, "a chunk fails");
+    if answered {
+        let transaction = origin.source.as_ref().map(|source| source.new_transaction());
+        let Some(transaction) = transaction else { return };
+        answer(origin, now, |origin, out| origin.write_report(out, &transaction, status, range));
+    } else {
+        answer(origin, now, |origin, out| origin.write_hop_response(out, status));
+    }
+}
+
+fn answer(origin: Box<Origin>, now: Instant, write: impl FnOnce(&Origin, &mut Vec<u8>)) {
+    let Some(source) = origin.source.clone() else { return };
+    let sent = source.with_queue(|queue| {
+        queue.control(|out| write(&origin, out));
+        queue.recycle(origin);
+    });
+    if sent.is_ok() {
+        source.flush(now);
+    }
+}

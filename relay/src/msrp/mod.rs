@@ -1,0 +1,265 @@
+//! The relay itself: sessions, authentication and forwarding, without a socket or a clock of its own.
+//!
+//! # Who owns what
+//!
+//! ```text
+//! Relay ── sessions (sharded table) ── Session ── owner: Link or relay name; bound peers: Links
+//!   └──── routes (dialled and verified links)
+//! Link ─── one per connection: Outbound queue, transactions, timers, behind one mutex
+//! Inbound ─ one per connection, owned by its task: decoder, what becomes of the current message
+//! ```
+//!
+//! A connection's task gives the bytes it read to [`Inbound::received`], which decodes them, decides
+//! once on each head (in [`route`] or [`auth`]), puts bodies into the next hop's queue, and flushes
+//! every link it touched once at the end. Time is an argument everywhere. The world (sockets, dialling,
+//! randomness) is behind the traits of [`wire`], so a flow over four nodes is a unit test.
+//!
+//! # Locks
+//!
+//! A link's lock, a shard of the session table, a session's bindings, the route table: never two of
+//! them at once, but for the link locks taken, one at a time, under a session's bindings to see
+//! whether a peer's link is still open.
+//!
+//! # What a request can become
+//!
+//! | what arrives | what becomes of it |
+//! |---|---|
+//! | first To-Path URI is not ours | the connection is closed (RFC 4976 §6.2) |
+//! | ours, but no valid session | discarded, 481 unless Failure-Report is `no`, the connection stays |
+//! | SEND | 200 to the previous hop when the chunk is whole; forwarded while it arrives |
+//! | REPORT | forwarded, never answered |
+//! | AUTH for us alone | answered in [`auth`] |
+//! | AUTH for others, unknown methods | forwarded; the response travels the whole way back |
+//! | response | ends a transaction; an error to a SEND becomes a REPORT |
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use msrp_proto::digest::{NonceKey, ReplayGuard};
+use msrp_proto::status::StatusCode;
+use msrp_proto::uri::{MsrpUri, Scheme, UriRef};
+use parking_lot::Mutex;
+use tracing::{debug, info};
+
+use crate::config::{Auth, Limits, Timeouts};
+
+pub use self::inbound::Inbound;
+pub use self::link::{Flushed, Link, LinkKind, Peer, Target};
+pub use self::session::{Owner, Session, Sessions};
+pub use self::wire::{Dialer, Random, WallClock, Wire};
+
+mod auth;
+mod inbound;
+mod link;
+mod origin;
+mod outbound;
+mod response;
+mod route;
+mod session;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use self::link::LinkSettings;
+use self::route::Routes;
+
+/// How many bytes of a nonce secret are drawn when none is configured.
+const NONCE_SECRET_LEN: usize = 32;
+
+/// What one listener calls itself in URIs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advertised {
+    /// `msrp` or `msrps`.
+    pub scheme: Scheme,
+    /// The host, exactly as it stands in the URIs handed out; an IPv6 literal in brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// What the core needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The host that AUTH requests may name without a port.
+    pub domain: String,
+    /// One for each listener, in their order.
+    pub listeners: Vec<Advertised>,
+    /// Who may obtain sessions.
+    pub auth: Auth,
+    /// How much is taken.
+    pub limits: Limits,
+    /// How long is waited.
+    pub timeouts: Timeouts,
+}
+
+/// Settings that make no relay.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// A listener's advertised name, or the domain, makes no URI.
+    #[error("`{0}` makes no MSRP URI")]
+    Advertised(String),
+    /// The nonce secret is too short.
+    #[error(transparent)]
+    Secret(#[from] msrp_proto::digest::ShortSecret),
+}
+
+/// See the [module](self).
+pub struct Relay {
+    settings: Settings,
+    /// The URIs of the listeners without a session, to compare with.
+    own: Vec<MsrpUri>,
+    /// The domain as the host of a URI, to compare with.
+    domain: MsrpUri,
+    sessions: Sessions,
+    routes: Routes,
+    next_link: AtomicU64,
+    random: Arc<dyn Random>,
+    wall_clock: Box<dyn WallClock>,
+    dialer: OnceLock<Box<dyn Dialer>>,
+    nonces: NonceKey,
+    replay: Mutex<ReplayGuard>,
+}
+
+impl Relay {
+    /// A relay without connections.
+    ///
+    /// # Errors
+    /// [`SettingsError`] if an advertised name makes no URI, or the nonce secret is too short.
+    pub fn new(
+        settings: Settings,
+        random: Arc<dyn Random>,
+        wall_clock: Box<dyn WallClock>,
+    ) -> Result<Arc<Self>, SettingsError> {
+        let parse = |text: String| text.parse().map_err(|_| SettingsError::Advertised(text));
+        let own = settings
+            .listeners
+            .iter()
+            .map(|own| parse(format!("{}://{}:{};tcp", own.scheme, own.host, own.port)))
+            .collect::<Result<_, _>>()?;
+        let domain = parse(format!("msrps://{};tcp", settings.domain))?;
+        let lifetime = millis(settings.auth.nonce_expire);
+        let mut replay = ReplayGuard::new(lifetime, msrp_proto::digest::DEFAULT_REPLAY_ENTRIES);
+        let nonces = match &settings.auth.nonce_secret {
+            Some(secret) => {
+                // What was used with the process before this one must not be used again.
+                replay = replay.with_floor(wall_clock.unix_millis());
+                NonceKey::new(secret.reveal().as_bytes())?
+            }
+            None => {
+                let mut secret = [0; NONCE_SECRET_LEN];
+                random.fill(&mut secret);
+                NonceKey::new(&secret)?
+            }
+        };
+        Ok(Arc::new(Self {
+            settings,
+            own,
+            domain,
+            sessions: Sessions::default(),
+            routes: Routes::default(),
+            next_link: AtomicU64::new(1),
+            random,
+            wall_clock,
+            dialer: OnceLock::new(),
+            nonces,
+            replay: Mutex::new(replay),
+        }))
+    }
+
+    /// Names who opens connections; once, before the first request.
+    pub fn set_dialer(&self, dialer: Box<dyn Dialer>) {
+        let _ = self.dialer.set(dialer);
+    }
+
+    /// What it was made with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The sessions.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// A connection that a listener accepted.
+    pub fn accepted(&self, listener: usize, peer: Peer, wire: Box<dyn Wire>, now: Instant) -> Arc<Link> {
+        let link = self.new_link(LinkKind::Accepted { listener });
+        link.attach(peer, wire, now);
+        self.routes.add_verified(&link);
+        link
+    }
+
+    /// A connection that was being opened is up.
+    pub fn connected(&self, link: &Arc<Link>, peer: Peer, wire: Box<dyn Wire>, now: Instant) {
+        link.attach(peer, wire, now);
+        self.routes.add_verified(link);
+    }
+
+    /// A connection that was being opened never came up.
+    pub fn connect_failed(&self, link: &Arc<Link>, now: Instant) {
+        self.closed(link, StatusCode::REQUEST_TIMEOUT, now);
+    }
+
+    /// A connection is gone: its sessions end, and what waited for it fails with `status`.
+    pub fn closed(&self, link: &Arc<Link>, status: StatusCode, now: Instant) {
+        self.routes.remove(link);
+        for id in link.owned() {
+            if let Some(session) = self.sessions.remove(id) {
+                debug!(link = link.id(), user = session.user(), session = %session.uri(), "session ends with its connection");
+            }
+        }
+        link.close(status, now);
+    }
+
+    /// Ends the sessions whose time is over. To be called every few seconds; an expired session
+    /// forwards nothing even before.
+    pub fn sweep(&self, now: Instant) {
+        for session in self.sessions.remove_if(|session| session.expires() <= now) {
+            info!(user = session.user(), session = %session.uri(), "session expired");
+        }
+    }
+
+    fn new_link(&self, kind: LinkKind) -> Arc<Link> {
+        let id = self.next_link.fetch_add(1, Ordering::Relaxed);
+        let settings = LinkSettings {
+            session_buffer: self.settings.limits.session_buffer,
+            interrupt_size: self.settings.limits.interrupt_size as u64,
+            response_timeout: self.settings.timeouts.response_timeout,
+            send_timeout: self.settings.timeouts.send_timeout,
+        };
+        Link::new(id, kind, settings, Arc::clone(&self.random))
+    }
+
+    /// Whether the URI leads to one of our listeners, whatever its session-id.
+    fn is_us(&self, uri: &UriRef<'_>) -> bool {
+        uri.is_tcp()
+            && self.own.iter().any(|own| {
+                let own = own.as_ref();
+                own.scheme() == uri.scheme() && own.port() == uri.port() && own.same_host(uri)
+            })
+    }
+
+    /// Whether an AUTH for this URI is for us: one of our listeners, or our domain without a port or
+    /// with one of theirs (RFC 4976 §5.1, §8). Userinfo never matters (RFC 4975 §6.1).
+    fn is_us_for_auth(&self, uri: &UriRef<'_>) -> bool {
+        let known_port = |port| {
+            self.own
+                .iter()
+                .any(|own| own.as_ref().scheme() == uri.scheme() && own.as_ref().port() == Some(port))
+        };
+        self.is_us(uri)
+            || uri.is_tcp() && self.domain.as_ref().same_host(uri) && uri.port().is_none_or(known_port)
+    }
+}
+
+impl fmt::Debug for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Relay").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

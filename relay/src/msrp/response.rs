@@ -1,0 +1,93 @@
+//! What a response means (RFC 4976 §6.4.3).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use msrp_proto::digest::Challenge;
+use msrp_proto::encoder::HeadWriter;
+use msrp_proto::flag::Flag;
+use msrp_proto::head::Head;
+use msrp_proto::header::Name;
+use msrp_proto::status::StatusCode;
+use smallvec::SmallVec;
+use tcp_transport::connection::CloseReason;
+use tracing::{debug, info};
+
+use super::Relay;
+use super::link::{self, Link};
+use super::origin::Origin;
+use super::outbound::Transaction;
+
+impl Relay {
+    /// Handles a response that came over `link`.
+    pub(crate) fn response(&self, head: &Head, status: StatusCode, link: &Arc<Link>, now: Instant) {
+        let id = head.transaction_id();
+        if !head.to_path().next().is_some_and(|uri| self.is_us(&uri)) {
+            debug!(link = link.id(), transaction = %id, "response for another: dropped");
+            return;
+        }
+        let transaction = link.with_queue(|queue| {
+            let known = queue.response(&id);
+            match known {
+                Some(Transaction::Chunk(failure)) if status.is_success() => {
+                    queue.recycle(failure.origin);
+                    None
+                }
+                Some(transaction) => Some(transaction),
+                // An error before the end of the chunk it answers.
+                None if !status.is_success() => queue.fail_current(&id).map(Transaction::Chunk),
+                None => None,
+            }
+        });
+        match transaction {
+            Ok(Some(Transaction::Chunk(failure))) => link::tell_failure(failure, status, now),
+            Ok(Some(Transaction::Path(origin))) => self.forward_response(head, status, &origin, now),
+            Ok(None) | Err(link::Closed) => {}
+        }
+    }
+
+    /// Sends the response to an AUTH or an unknown method on to the previous hop, under the
+    /// transaction id that hop chose.
+    fn forward_response(&self, head: &Head, status: StatusCode, origin: &Origin, now: Instant) {
+        let Some(source) = &origin.source else { return };
+        let hops: SmallVec<[_; 4]> = head.to_path().collect();
+        let (ours, others) = hops.split_at(origin.own_hops.min(hops.len()));
+        if others.is_empty() || !ours.iter().all(|uri| self.is_us(uri)) {
+            debug!(link = source.id(), "response does not lead back the way of its request: dropped");
+            return;
+        }
+        let sent = source.send_control(|out| {
+            // The one removed last stands first: it is the nearest to the next hop.
+            let passed = ours.iter().rev().map(|uri| uri.as_str());
+            HeadWriter::forwarded(out, &origin.transaction, head.after_transaction_id())
+                .path(Name::ToPath, [head.to_path_text(ours.len())])
+                .path(Name::FromPath, passed.chain([head.from_path_text()]))
+                .lines(head.bytes_after_paths())
+                .end(Flag::Complete);
+        });
+        if sent.is_err() {
+            return;
+        }
+        source.flush(now);
+        if status == StatusCode::UNAUTHORIZED && origin.carries_authorization && !is_stale(head) {
+            self.auth_failed_further_on(source);
+        } else if status.is_success() {
+            source.forget_failed_auths();
+        }
+    }
+
+    /// Several failed AUTHs through us close a client's connection, never a relay's (RFC 4976 §6.3).
+    fn auth_failed_further_on(&self, source: &Link) {
+        let failed = source.count_failed_auth();
+        if !source.is_verified() && failed as usize >= self.settings.auth.max_failures {
+            info!(link = source.id(), failed, "closing: AUTH requests to another relay keep failing");
+            source
+                .request_close(CloseReason::Protocol("several AUTH requests failed at another relay".into()));
+        }
+    }
+}
+
+fn is_stale(head: &Head) -> bool {
+    head.values(Name::WwwAuthenticate)
+        .any(|value| Challenge::parse(value).is_ok_and(|challenge| challenge.stale()))
+}

@@ -1,0 +1,231 @@
+//! Where a request goes next, and whether it may (RFC 4976 §6.2, §6.4).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use hashbrown::HashMap;
+use msrp_proto::head::Head;
+use msrp_proto::status::StatusCode;
+use msrp_proto::uri::{DEFAULT_PORT, UriRef};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tcp_transport::tls::PeerCertificate;
+use tracing::debug;
+
+use super::Relay;
+use super::link::{Link, LinkKind, Target};
+use super::session::{Owner, Session};
+
+/// Where a request goes.
+#[derive(Debug)]
+pub(crate) struct Route {
+    /// The next hop's connection, which may still be being opened.
+    pub(crate) link: Arc<Link>,
+    /// How many URIs at the beginning of To-Path are ours.
+    pub(crate) own_hops: usize,
+    /// The session the previous hop addressed: it names the lane.
+    pub(crate) session: u128,
+    /// When the first of the sessions it goes through ends.
+    pub(crate) expires: Instant,
+}
+
+/// Why a request goes nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It is not for this relay: the connection is closed at once (RFC 4976 §6.2).
+    Foreign,
+    /// It is refused with this status, and the reason for the log.
+    Status(StatusCode, &'static str),
+}
+
+/// The links a request may use besides those its session is bound to.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    /// Those we opened, or are opening.
+    dialled: Mutex<HashMap<Target, Arc<Link>>>,
+    /// Those whose other end has proved to be a relay, by each name in its certificate.
+    verified: Mutex<HashMap<Box<str>, Vec<Arc<Link>>>>,
+}
+
+impl Routes {
+    fn open_to(&self, target: &Target) -> Option<Arc<Link>> {
+        self.dialled.lock().get(target).cloned()
+    }
+
+    /// The link of the relay with this name that was verified last.
+    fn verified(&self, host: &str) -> Option<Arc<Link>> {
+        self.verified.lock().get(&*host.to_ascii_lowercase()).and_then(|links| links.last()).cloned()
+    }
+
+    /// Remembers a link by the names its certificate proves.
+    pub(crate) fn add_verified(&self, link: &Arc<Link>) {
+        let names = names(link);
+        let mut verified = self.verified.lock();
+        for name in names {
+            verified.entry(name).or_default().push(Arc::clone(link));
+        }
+    }
+
+    /// Forgets a link.
+    pub(crate) fn remove(&self, link: &Arc<Link>) {
+        if let Some(target) = link.target() {
+            let mut dialled = self.dialled.lock();
+            if dialled.get(target).is_some_and(|known| known.id() == link.id()) {
+                dialled.remove(target);
+            }
+        }
+        let names = names(link);
+        let mut verified = self.verified.lock();
+        for name in names {
+            if let Some(links) = verified.get_mut(&name) {
+                links.retain(|known| known.id() != link.id());
+                if links.is_empty() {
+                    verified.remove(&name);
+                }
+            }
+        }
+    }
+}
+
+fn names(link: &Link) -> Vec<Box<str>> {
+    match link.peer().map(|peer| &peer.certificate) {
+        Some(PeerCertificate::Verified { dns_names, ip_addresses }) => {
+            let addresses = ip_addresses.iter().map(|address| address.to_string().into());
+            dns_names.iter().map(|name| name.to_ascii_lowercase().into()).chain(addresses).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+impl Relay {
+    /// Decides where a request from `from` goes. A request of the session's owner goes to any next
+    /// hop, anyone else's goes to the owner only. URIs of ours that follow one another are gone
+    /// through here, without a connection to ourselves.
+    pub(crate) fn route(&self, head: &Head, from: &Arc<Link>, now: Instant) -> Result<Route, Refusal> {
+        const NO_SESSION: Refusal = Refusal::Status(StatusCode::NO_SUCH_SESSION, "no such session");
+        const NO_NEXT_HOP: Refusal = Refusal::Status(StatusCode::FORBIDDEN, "no hop after this relay");
+        const TOO_MANY: Refusal = Refusal::Status(StatusCode::FORBIDDEN, "too many URIs of this relay");
+        const NOT_THE_OWNER: Refusal =
+            Refusal::Status(StatusCode::FORBIDDEN, "next hop is not the way back to the session's owner");
+        const IN_USE: Refusal =
+            Refusal::Status(StatusCode::SESSION_IN_USE, "session is in use by another peer");
+
+        let mut hops = head.to_path();
+        let Some(mut uri) = hops.next().filter(|uri| self.is_us(uri)) else { return Err(Refusal::Foreign) };
+        let Some(mut previous) = head.from_path().next() else { return Err(Refusal::Foreign) };
+        let mut claims: SmallVec<[(Arc<Session>, UriRef<'_>); 2]> = SmallVec::new();
+        let mut first = None;
+        let mut own_hops = 1;
+        let mut expires = None;
+
+        let link = loop {
+            let session = self.sessions.find(&uri, now).ok_or(NO_SESSION)?;
+            let id = *first.get_or_insert(session.id());
+            expires = expires.map_or(Some(session.expires()), |at: Instant| Some(at.min(session.expires())));
+            let next = hops.next().ok_or(NO_NEXT_HOP)?;
+            let outgoing = claims.is_empty() && session.is_owned_by(from);
+            let inside = self.is_us(&next);
+            if inside {
+                own_hops += 1;
+                if own_hops > self.settings.limits.own_hops {
+                    return Err(TOO_MANY);
+                }
+            }
+            match (outgoing, inside) {
+                (true, true) => {}
+                (true, false) => break (self.outgoing(&session, &next, now)?, id),
+                (false, true) => {
+                    // On its way to the owner through another session of the same owner.
+                    let further = self.sessions.find(&next, now).ok_or(NO_SESSION)?;
+                    if !same_owner(&session, &further) {
+                        return Err(NOT_THE_OWNER);
+                    }
+                    claims.push((session, previous));
+                }
+                (false, false) => {
+                    let link = self.towards_owner(&session, &next, now).ok_or(NOT_THE_OWNER)?;
+                    claims.push((session, previous));
+                    break (link, id);
+                }
+            }
+            previous = uri;
+            uri = next;
+        };
+        for (session, peer) in &claims {
+            session.claim(peer, from).map_err(|_| IN_USE)?;
+        }
+        let (link, session) = link;
+        Ok(Route { link, own_hops, session, expires: expires.unwrap_or(now) })
+    }
+
+    /// The connection for what the owner of `session` sends to `next`.
+    fn outgoing(&self, session: &Session, next: &UriRef<'_>, now: Instant) -> Result<Arc<Link>, Refusal> {
+        if let Some(link) = session.link_to(next) {
+            return Ok(link);
+        }
+        if !next.is_tcp() {
+            return Err(Refusal::Status(
+                StatusCode::FORBIDDEN,
+                "next hop's transport is not one we can open",
+            ));
+        }
+        let link = self.link_to(next, now);
+        session.bind(next, &link);
+        Ok(link)
+    }
+
+    /// The connection towards the owner of `session`; `None` if `next` is not on it.
+    fn towards_owner(&self, session: &Session, next: &UriRef<'_>, now: Instant) -> Option<Arc<Link>> {
+        match session.owner() {
+            Owner::Client(link) => Some(Arc::clone(link)),
+            Owner::Relay { host } => {
+                if let Some(link) = self.routes.verified(host) {
+                    return Some(link);
+                }
+                // The relay closed all its connections: we open one, to it and nobody else.
+                let leads_there = next.is_tcp() && next.host().eq_ignore_ascii_case(host);
+                leads_there.then(|| self.link_to(next, now))
+            }
+        }
+    }
+
+    /// The connection we opened to the URI's host and port, or open now.
+    fn link_to(&self, uri: &UriRef<'_>, now: Instant) -> Arc<Link> {
+        let target = Target {
+            scheme: uri.scheme(),
+            host: uri.host().to_ascii_lowercase().into(),
+            port: uri.port().unwrap_or(DEFAULT_PORT),
+        };
+        if let Some(link) = self.routes.open_to(&target).filter(|link| link.is_open()) {
+            return link;
+        }
+        let link = self.new_link(LinkKind::Dialled(target.clone()));
+        // Two requests may come here at once: one connection serves both.
+        let winner = {
+            let mut dialled = self.routes.dialled.lock();
+            let known = dialled.entry(target).or_insert_with(|| Arc::clone(&link));
+            Arc::clone(known)
+        };
+        if winner.id() != link.id() && winner.is_open() {
+            return winner;
+        }
+        if winner.id() != link.id() {
+            self.routes.remove(&winner);
+            return self.link_to(uri, now);
+        }
+        debug!(link = link.id(), target = link.target().map(tracing::field::display), "opening a connection");
+        match self.dialer.get() {
+            Some(dialer) => dialer.dial(Arc::clone(&link)),
+            None => self.connect_failed(&link, now),
+        }
+        link
+    }
+}
+
+fn same_owner(a: &Session, b: &Session) -> bool {
+    match (a.owner(), b.owner()) {
+        (Owner::Client(a), Owner::Client(b)) => a.id() == b.id(),
+        (Owner::Relay { host: a }, Owner::Relay { host: b }) => a.eq_ignore_ascii_case(b),
+        _ => false,
+    }
+}

@@ -1,0 +1,241 @@
+//! Sessions: what one AUTH creates (RFC 4976 §6.3).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use hashbrown::HashMap;
+use msrp_proto::uri::{MsrpUri, UriRef};
+use parking_lot::{Mutex, RwLock};
+use smallvec::SmallVec;
+use uuid::Uuid;
+
+use super::link::Link;
+use super::wire::Random;
+
+/// How many locks the table is spread over.
+const SHARDS: usize = 64;
+
+/// The most peers one session remembers; the oldest that is closed goes first.
+const MAX_BINDINGS: usize = 64;
+
+/// Who obtained a session.
+#[derive(Clone, Debug)]
+pub enum Owner {
+    /// A client: the session belongs to its connection and ends with it.
+    Client(Arc<Link>),
+    /// A mutually authenticated relay: any connection verified for its name serves the session.
+    Relay {
+        /// The host of its URI, which its certificate names.
+        host: Box<str>,
+    },
+}
+
+/// One session.
+#[derive(Debug)]
+pub struct Session {
+    id: u128,
+    uri: MsrpUri,
+    owner: Owner,
+    user: Box<str>,
+    expires: Instant,
+    bindings: Mutex<SmallVec<[Binding; 1]>>,
+}
+
+/// A peer and the connection it is reached by.
+#[derive(Debug)]
+struct Binding {
+    uri: MsrpUri,
+    link: Arc<Link>,
+}
+
+/// The session is in use over another connection (RFC 4975 §10: 506).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InUse;
+
+impl Session {
+    /// The URI handed out in Use-Path.
+    pub fn uri(&self) -> &MsrpUri {
+        &self.uri
+    }
+
+    /// The 128 random bits in it.
+    pub fn id(&self) -> u128 {
+        self.id
+    }
+
+    /// Who obtained it.
+    pub fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// The user who authenticated.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// When it ends.
+    pub fn expires(&self) -> Instant {
+        self.expires
+    }
+
+    /// Whether `link` leads towards the client that obtained it.
+    pub(crate) fn is_owned_by(&self, link: &Link) -> bool {
+        match &self.owner {
+            Owner::Client(owner) => owner.id() == link.id(),
+            Owner::Relay { host } => link.is_relay(host),
+        }
+    }
+
+    /// The open connection to the peer with this URI.
+    pub(crate) fn link_to(&self, peer: &UriRef<'_>) -> Option<Arc<Link>> {
+        let bindings = self.bindings.lock();
+        let bound = bindings.iter().find(|binding| binding.uri.as_ref() == *peer && binding.link.is_open());
+        bound.map(|binding| Arc::clone(&binding.link))
+    }
+
+    /// The owner sends to this peer over this connection.
+    pub(crate) fn bind(&self, peer: &UriRef<'_>, link: &Arc<Link>) {
+        let mut bindings = self.bindings.lock();
+        if let Some(binding) = bindings.iter_mut().find(|binding| binding.uri.as_ref() == *peer) {
+            if binding.link.id() != link.id() {
+                binding.link.remove_session();
+                link.add_session();
+                binding.link = Arc::clone(link);
+            }
+            return;
+        }
+        if bindings.len() >= MAX_BINDINGS {
+            let spent = bindings.iter().position(|binding| !binding.link.is_open()).unwrap_or(0);
+            bindings.remove(spent).link.remove_session();
+        }
+        link.add_session();
+        bindings.push(Binding { uri: peer.to_uri(), link: Arc::clone(link) });
+    }
+
+    /// Somebody who is not the owner sends into the session. While the connection of one peer is
+    /// open, another connection is refused, unless both lead to the same authenticated relay.
+    pub(crate) fn claim(&self, peer: &UriRef<'_>, link: &Arc<Link>) -> Result<(), InUse> {
+        {
+            let bindings = self.bindings.lock();
+            if bindings.iter().any(|binding| binding.link.id() == link.id() && binding.uri.as_ref() == *peer)
+            {
+                return Ok(());
+            }
+            let mut open = bindings.iter().filter(|binding| binding.link.is_open()).peekable();
+            let free = open.peek().is_none();
+            let known =
+                open.any(|binding| binding.link.id() == link.id() || binding.link.is_same_relay(link));
+            if !free && !known {
+                return Err(InUse);
+            }
+        }
+        self.bind(peer, link);
+        Ok(())
+    }
+
+    /// Lets go of the connections it uses.
+    fn release(&self) {
+        if let Owner::Client(link) = &self.owner {
+            link.disown(self.id);
+        }
+        for binding in self.bindings.lock().drain(..) {
+            binding.link.remove_session();
+        }
+    }
+}
+
+/// All sessions of the process.
+#[derive(Debug)]
+pub struct Sessions {
+    shards: [RwLock<HashMap<u128, Arc<Session>>>; SHARDS],
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { shards: std::array::from_fn(|_| RwLock::default()) }
+    }
+}
+
+impl Sessions {
+    fn shard(&self, id: u128) -> &RwLock<HashMap<u128, Arc<Session>>> {
+        &self.shards[id as usize % SHARDS]
+    }
+
+    /// The session this URI names, if it was handed out and has not expired.
+    pub fn find(&self, uri: &UriRef<'_>, now: Instant) -> Option<Arc<Session>> {
+        let id = parse_id(uri.session_id()?)?;
+        let session = self.shard(id).read().get(&id).cloned()?;
+        (session.expires > now && session.uri.as_ref() == *uri).then_some(session)
+    }
+
+    /// Adds a session.
+    pub(crate) fn insert(
+        &self,
+        id: u128,
+        uri: MsrpUri,
+        owner: Owner,
+        user: &str,
+        expires: Instant,
+    ) -> Arc<Session> {
+        if let Owner::Client(link) = &owner {
+            link.own(id);
+        }
+        let bindings = Mutex::default();
+        let session = Arc::new(Session { id, uri, owner, user: user.into(), expires, bindings });
+        self.shard(id).write().insert(id, Arc::clone(&session));
+        session
+    }
+
+    /// Ends the sessions for which `over` holds, and gives them.
+    pub(crate) fn remove_if(&self, over: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
+        let mut removed = Vec::new();
+        for shard in &self.shards {
+            shard.write().retain(|_, session| {
+                let over = over(session);
+                if over {
+                    removed.push(Arc::clone(session));
+                }
+                !over
+            });
+        }
+        for session in &removed {
+            session.release();
+        }
+        removed
+    }
+
+    /// Ends one session.
+    pub(crate) fn remove(&self, id: u128) -> Option<Arc<Session>> {
+        let session = self.shard(id).write().remove(&id)?;
+        session.release();
+        Some(session)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().len()).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Draws the 128 random bits of a session-id (RFC 4976 §6.3 asks for at least 64).
+pub(crate) fn new_id(random: &dyn Random) -> u128 {
+    let mut bits = [0; 16];
+    random.fill(&mut bits);
+    u128::from_be_bytes(bits)
+}
+
+/// The session-id as it stands in the URI: 32 hexadecimal digits.
+pub(crate) fn write_id(id: u128) -> String {
+    Uuid::from_u128(id).simple().to_string()
+}
+
+/// Reads it back; only the form we write is a valid one.
+fn parse_id(text: &str) -> Option<u128> {
+    let canonical = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    canonical.then(|| u128::from_str_radix(text, 16).ok()).flatten()
+}

@@ -1,0 +1,61 @@
+//! What the core asks of the world: a socket to write to, a way to wake who drives it, somebody who
+//! opens connections, and random numbers. The daemon gives real ones, the tests others.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use tcp_transport::connection::CloseReason;
+
+use super::link::Link;
+
+/// The writing side of one connection.
+pub trait Wire: Send + Sync {
+    /// Writes what the socket takes now. One call of at most [`write_unit`](Wire::write_unit) bytes
+    /// goes out in one piece: one TLS record.
+    ///
+    /// # Errors
+    /// `WouldBlock` when it takes nothing; anything else is the end of the connection.
+    fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Pushes out what [`try_write`](Wire::try_write) took but the socket did not: ciphertext.
+    ///
+    /// # Errors
+    /// `WouldBlock` when some of it is still there.
+    fn flush(&self) -> io::Result<()>;
+
+    /// The most bytes that leave in one piece.
+    fn write_unit(&self) -> usize;
+
+    /// Makes the task that drives the connection look again.
+    fn wake(&self);
+
+    /// Asks that task to close the connection, in order.
+    fn close(&self, reason: CloseReason);
+}
+
+impl fmt::Debug for dyn Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wire")
+    }
+}
+
+/// Opens a connection for a link that waits for one.
+pub trait Dialer: Send + Sync {
+    /// Begins to connect to the link's [`target`](Link::target). The outcome comes as
+    /// [`Link::attach`] or [`Link::close`].
+    fn dial(&self, link: Arc<Link>);
+}
+
+/// The time of day, in milliseconds since the Unix epoch: nonces carry it, so that relays that share
+/// a secret can read each other's.
+pub trait WallClock: Send + Sync {
+    /// Now.
+    fn unix_millis(&self) -> u64;
+}
+
+/// A source of cryptographically random bytes.
+pub trait Random: Send + Sync {
+    /// Fills `bytes`.
+    fn fill(&self, bytes: &mut [u8]);
+}

@@ -1,0 +1,472 @@
+//! The task of a connection.
+
+use std::future::{Future as _, poll_fn};
+use std::io;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::time::Sleep;
+
+use super::handle::Shared;
+use super::{CloseReason, Flow, Protocol, Transmit};
+use crate::stream::is_transient;
+
+/// The size of a connection's first reads, and of those of one that talks little: 4 KiB, several
+/// chat messages.
+pub const MIN_READ_SIZE: usize = 4 * 1024;
+
+/// The size that reads grow to while they are filled: 64 KiB. A file transfer needs few system calls
+/// then, and the slices that go on to other connections keep no more than that alive.
+pub const MAX_READ_SIZE: usize = crate::stream::MAX_READ;
+
+/// Bytes read in one turn before other tasks get theirs: 256 KiB, about 0.1 ms of one core's work.
+pub const READ_BUDGET: usize = 256 * 1024;
+
+/// Reads in one turn before other tasks get theirs: 16, for those who send in tiny pieces.
+pub const READS_PER_TURN: usize = 16;
+
+/// An incomplete message of at most this size is moved to a buffer of its own size when the
+/// connection goes idle (1 KiB); a longer one keeps the read it came with.
+pub const KEEP_BYTES: usize = 1024;
+
+/// `close_linger`: how long an orderly close may take for sending what is queued and for the peer to
+/// end its side: 1 s.
+pub const CLOSE_LINGER: Duration = Duration::from_secs(1);
+
+/// Deadlines handled in one turn before other tasks get theirs.
+const EXPIRIES_PER_TURN: usize = 16;
+
+/// What may be set about a driver.
+#[derive(Debug, Clone)]
+pub struct DriverSettings {
+    /// See [`CLOSE_LINGER`]. Zero closes at once, and loses what the socket did not take.
+    pub close_linger: Duration,
+}
+
+impl Default for DriverSettings {
+    fn default() -> Self {
+        Self { close_linger: CLOSE_LINGER }
+    }
+}
+
+/// The driver of one connection; see the [module documentation](super).
+#[must_use = "a connection does nothing until its driver runs"]
+pub struct Driver {
+    shared: Arc<Shared>,
+    settings: DriverSettings,
+}
+
+impl Driver {
+    pub(super) fn new(shared: Arc<Shared>, settings: DriverSettings) -> Self {
+        Self { shared, settings }
+    }
+
+    /// Drives the connection to its end, and says why it ended.
+    ///
+    /// Dropping the future ends the connection at once ([`CloseReason::Aborted`]).
+    pub async fn run<P: Protocol>(self, protocol: P) -> CloseReason {
+        let mut life = Life { shared: self.shared, protocol, reason: None };
+        let mut turns = Turns::new();
+        let asked = {
+            let life = &mut life;
+            contain(move |cx| turns.poll(life, cx)).await
+        };
+        let reason = life.shared.begin_close(asked);
+        // From here on also a panic or an abort reports the reason that counts.
+        life.reason = Some(reason.clone());
+        if let Some(mut farewell) = Farewell::on(&reason) {
+            let limit = tokio::time::sleep(self.settings.close_linger);
+            let mut limit = std::pin::pin!(limit);
+            contain(|cx| match limit.as_mut().poll(cx) {
+                Poll::Ready(()) => Poll::Ready(reason.clone()),
+                Poll::Pending => farewell.poll(&mut life, cx).map(|()| reason.clone()),
+            })
+            .await;
+        }
+        reason
+    }
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver").field("id", &self.shared.id()).finish_non_exhaustive()
+    }
+}
+
+/// Polls `turn` until it is ready; a panic in it is this connection's end and nobody else's.
+async fn contain(mut turn: impl FnMut(&mut Context<'_>) -> Poll<CloseReason>) -> CloseReason {
+    poll_fn(|cx| catch_unwind(AssertUnwindSafe(|| turn(cx))).unwrap_or(Poll::Ready(CloseReason::Internal)))
+        .await
+}
+
+/// The driver's clock: tokio's, so that a test's virtual time is the protocol's time too.
+fn clock() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// A protocol that will be told the end of its connection, whatever comes: the drop is the one way
+/// out that every end takes.
+struct Life<P: Protocol> {
+    shared: Arc<Shared>,
+    protocol: P,
+    reason: Option<CloseReason>,
+}
+
+impl<P: Protocol> Drop for Life<P> {
+    fn drop(&mut self) {
+        let reason = self.reason.take().unwrap_or_else(|| self.shared.begin_close(CloseReason::Aborted));
+        // A peer that took nothing for so long is not given what the kernel still holds for it.
+        self.shared.stream.shutdown_both(reason == CloseReason::SendTimeout);
+        self.protocol.closed(&reason, clock());
+    }
+}
+
+/// What the driver does while the connection is open.
+struct Turns {
+    buf: BytesMut,
+    read_size: usize,
+    reading: Reading,
+    /// The last write found the socket full.
+    blocked: bool,
+    /// Something may have produced output since the last transmit.
+    dirty: bool,
+    /// In this turn the socket had nothing (more), so its readiness will wake the task.
+    armed: bool,
+    timer: Timer,
+}
+
+/// What is to be done with the peer's direction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// Read what comes.
+    Open,
+    /// The protocol wants nothing until a wake.
+    Paused,
+    /// The end came, and the protocol wants to be asked again after a wake.
+    EndedPaused,
+    /// The end came, and the protocol knows.
+    Ended,
+}
+
+type Step = ControlFlow<CloseReason>;
+
+impl Turns {
+    fn new() -> Self {
+        Self {
+            buf: BytesMut::new(),
+            read_size: MIN_READ_SIZE,
+            reading: Reading::Open,
+            blocked: false,
+            dirty: true,
+            armed: false,
+            timer: Timer::default(),
+        }
+    }
+
+    fn poll<P: Protocol>(&mut self, life: &mut Life<P>, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        match self.turn(life, cx) {
+            ControlFlow::Continue(()) => Poll::Pending,
+            ControlFlow::Break(reason) => Poll::Ready(reason),
+        }
+    }
+
+    /// One turn. Whatever could wake the connection is registered before it is looked at, so that
+    /// nothing falls between.
+    fn turn<P: Protocol>(&mut self, life: &mut Life<P>, cx: &mut Context<'_>) -> Step {
+        life.shared.waker.register(cx.waker());
+        let woken = life.shared.take_woken();
+        let now = clock();
+        if let Some(reason) = life.shared.close_requested() {
+            return ControlFlow::Break(reason);
+        }
+        if woken {
+            self.dirty = true;
+            self.resume(life, now)?;
+        }
+        self.transmit(life, cx, now)?;
+        self.read(life, cx, now)?;
+        self.transmit(life, cx, now)?;
+        self.expire(life, cx, now)?;
+        self.transmit(life, cx, now)?;
+        if self.reading == Reading::Open && !self.armed {
+            // The budget is used up, or a deadline resumed the reading.
+            cx.waker().wake_by_ref();
+        } else {
+            self.settle();
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Asks a protocol that has paused whether it goes on.
+    fn resume<P: Protocol>(&mut self, life: &mut Life<P>, now: Instant) -> Step {
+        match self.reading {
+            Reading::Paused => {
+                let flow = life.protocol.received(&mut self.buf, now);
+                self.follow(flow)
+            }
+            Reading::EndedPaused => self.end(&mut life.protocol, now),
+            Reading::Open | Reading::Ended => ControlFlow::Continue(()),
+        }
+    }
+
+    fn follow(&mut self, flow: Flow) -> Step {
+        self.dirty = true;
+        self.reading = match flow {
+            Flow::Read => Reading::Open,
+            Flow::Pause => Reading::Paused,
+            Flow::Close(reason) => return ControlFlow::Break(reason),
+        };
+        ControlFlow::Continue(())
+    }
+
+    fn follow_end(&mut self, flow: Flow) -> Step {
+        self.dirty = true;
+        self.reading = match flow {
+            Flow::Read => Reading::Ended,
+            Flow::Pause => Reading::EndedPaused,
+            Flow::Close(reason) => return ControlFlow::Break(reason),
+        };
+        ControlFlow::Continue(())
+    }
+
+    /// Lets the protocol write if there is a reason to, and the socket room.
+    fn transmit<P: Protocol>(&mut self, life: &mut Life<P>, cx: &mut Context<'_>, now: Instant) -> Step {
+        let stream = &life.shared.stream;
+        loop {
+            if self.blocked {
+                match stream.poll_write_ready(cx) {
+                    Poll::Pending => return ControlFlow::Continue(()),
+                    Poll::Ready(Err(e)) => return ControlFlow::Break(CloseReason::from_io(&e)),
+                    Poll::Ready(Ok(())) => self.blocked = false,
+                }
+            } else if !self.dirty {
+                return ControlFlow::Continue(());
+            }
+            self.dirty = false;
+            match write_out(&mut life.protocol, stream, now) {
+                Ok(Transmit::Idle) => return ControlFlow::Continue(()),
+                Ok(Transmit::Blocked) => self.blocked = true,
+                Err(e) => return ControlFlow::Break(CloseReason::from_io(&e)),
+            }
+        }
+    }
+
+    /// Reads within the turn's budget.
+    fn read<P: Protocol>(&mut self, life: &mut Life<P>, cx: &mut Context<'_>, now: Instant) -> Step {
+        let stream = &life.shared.stream;
+        let mut budget = READ_BUDGET;
+        self.armed = false;
+        for _ in 0..READS_PER_TURN {
+            if self.reading != Reading::Open || budget == 0 {
+                break;
+            }
+            match stream.poll_read_ready(cx) {
+                Poll::Pending => {
+                    self.armed = true;
+                    break;
+                }
+                Poll::Ready(Err(e)) => return ControlFlow::Break(CloseReason::from_io(&e)),
+                Poll::Ready(Ok(())) => {}
+            }
+            let wanted = self.make_room(stream.tls().is_some());
+            match stream.try_read(&mut self.buf, wanted) {
+                Ok(0) => self.end(&mut life.protocol, now)?,
+                Ok(n) => {
+                    self.adapt(n, wanted);
+                    let flow = life.protocol.received(&mut self.buf, now);
+                    self.follow(flow)?;
+                    budget = budget.saturating_sub(n);
+                }
+                // Not a whole TLS record yet; but it may have made TLS want to write (a key update).
+                Err(e) if is_transient(&e) => self.dirty |= stream.wants_flush(),
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                    tracing::debug!(connection = %life.shared.id(), "TLS ended without close_notify");
+                    self.end(&mut life.protocol, now)?;
+                }
+                Err(e) => return ControlFlow::Break(CloseReason::from_io(&e)),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn end<P: Protocol>(&mut self, protocol: &mut P, now: Instant) -> Step {
+        let flow = protocol.ended(&mut self.buf, now);
+        self.follow_end(flow)
+    }
+
+    /// Makes room for the next read, and says how much to read. A buffer with half the room left is
+    /// filled up before a new one is taken. TLS makes its own room, as it knows how much it needs.
+    fn make_room(&mut self, tls: bool) -> usize {
+        if tls {
+            return MAX_READ_SIZE;
+        }
+        let spare = self.buf.capacity() - self.buf.len();
+        if spare >= self.read_size / 2 {
+            return spare.min(self.read_size);
+        }
+        self.buf.reserve(self.read_size);
+        self.read_size
+    }
+
+    fn adapt(&mut self, read: usize, wanted: usize) {
+        if read >= wanted {
+            self.read_size = (self.read_size * 2).min(MAX_READ_SIZE);
+        } else if read < self.read_size / 4 {
+            self.read_size = (self.read_size / 2).max(MIN_READ_SIZE);
+        }
+    }
+
+    /// Before the connection waits: an idle one holds no buffer, or a small one.
+    fn settle(&mut self) {
+        if self.buf.is_empty() {
+            self.buf = BytesMut::new();
+        } else if self.buf.len() <= KEEP_BYTES && self.buf.capacity() > 2 * KEEP_BYTES {
+            // The one copy of received bytes outside of TLS: at most 1 KiB, once per wait.
+            self.buf = BytesMut::from(&self.buf[..]);
+        }
+    }
+
+    fn expire<P: Protocol>(&mut self, life: &mut Life<P>, cx: &mut Context<'_>, mut now: Instant) -> Step {
+        for _ in 0..EXPIRIES_PER_TURN {
+            let Some(deadline) = life.protocol.deadline() else { return ControlFlow::Continue(()) };
+            if deadline > now {
+                if self.timer.poll_until(deadline, cx).is_pending() {
+                    return ControlFlow::Continue(());
+                }
+                now = clock().max(deadline);
+            }
+            self.dirty = true;
+            match life.protocol.expired(now) {
+                Flow::Close(reason) => return ControlFlow::Break(reason),
+                Flow::Read => self.resume(life, now)?,
+                Flow::Pause if self.reading == Reading::Open => self.reading = Reading::Paused,
+                Flow::Pause => {}
+            }
+        }
+        cx.waker().wake_by_ref();
+        ControlFlow::Continue(())
+    }
+}
+
+/// Has the protocol write, and then pushes what TLS still holds, in case nobody did.
+fn write_out<P: Protocol>(
+    protocol: &mut P,
+    stream: &crate::stream::Stream,
+    now: Instant,
+) -> io::Result<Transmit> {
+    let transmit = protocol.transmit(stream, now)?;
+    match stream.flush() {
+        Ok(()) => Ok(transmit),
+        Err(e) if is_transient(&e) => Ok(Transmit::Blocked),
+        Err(e) => Err(e),
+    }
+}
+
+/// A timer that follows a deadline lazily: one that only ever moves away (an idle limit) costs
+/// nothing until the time it was first set for.
+#[derive(Default)]
+struct Timer {
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timer {
+    fn poll_until(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = tokio::time::Instant::from_std(deadline);
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if deadline < sleep.deadline() {
+            sleep.as_mut().reset(deadline);
+        }
+        loop {
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+    }
+}
+
+/// The steps of an orderly end.
+enum Farewell {
+    /// The protocol sends what it has queued.
+    Transmit,
+    /// The socket was full.
+    Blocked,
+    /// Nothing more can be sent.
+    Shutdown,
+    /// Our direction is ended; the peer's is read and thrown away until it ends too. Closing with
+    /// unread data would send an RST, which takes away from the peer what it has not read yet.
+    Discard,
+}
+
+impl Farewell {
+    /// How the farewell begins; none where there is nobody to take leave of.
+    fn on(reason: &CloseReason) -> Option<Self> {
+        match reason {
+            CloseReason::PeerClosed
+            | CloseReason::IdleTimeout
+            | CloseReason::HandshakeTimeout
+            | CloseReason::Protocol(_)
+            | CloseReason::Local(_) => Some(Self::Transmit),
+            // The alert is on its way, and nothing can follow it.
+            CloseReason::Tls(_) => Some(Self::Shutdown),
+            CloseReason::Reset
+            | CloseReason::Io { .. }
+            | CloseReason::SendTimeout
+            | CloseReason::Aborted
+            | CloseReason::Internal => None,
+        }
+    }
+
+    fn poll<P: Protocol>(&mut self, life: &mut Life<P>, cx: &mut Context<'_>) -> Poll<()> {
+        life.shared.waker.register(cx.waker());
+        life.shared.take_woken();
+        let stream = &life.shared.stream;
+        loop {
+            *self = match self {
+                Self::Transmit => match say_all(&mut life.protocol, stream) {
+                    Ok(Transmit::Idle) | Err(_) => Self::Shutdown,
+                    Ok(Transmit::Blocked) => Self::Blocked,
+                },
+                Self::Blocked => match stream.poll_write_ready(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(())) => Self::Transmit,
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                },
+                Self::Shutdown => match stream.shutdown_write() {
+                    Ok(()) => Self::Discard,
+                    Err(_) => return Poll::Ready(()),
+                },
+                Self::Discard => {
+                    if stream.poll_discard_ready(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    match stream.discard() {
+                        Ok(1..) => Self::Discard,
+                        Err(e) if is_transient(&e) => Self::Discard,
+                        Ok(0) | Err(_) => return Poll::Ready(()),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Has the protocol write the last it has, and ends TLS.
+fn say_all<P: Protocol>(protocol: &mut P, stream: &crate::stream::Stream) -> io::Result<Transmit> {
+    if write_out(protocol, stream, clock())? == Transmit::Blocked {
+        return Ok(Transmit::Blocked);
+    }
+    match stream.close_notify() {
+        Ok(()) => Ok(Transmit::Idle),
+        Err(e) if is_transient(&e) => Ok(Transmit::Blocked),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,339 @@
+//! Outbound connections: name, addresses, policy, time limits.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use crate::listener::Transport;
+use crate::stream::Stream;
+use crate::tls::{self, ClientDomain, DEFAULT_HANDSHAKE_TIMEOUT, HandshakeError};
+
+/// How long one address may take to accept a TCP connection: 3 s, which is two lost SYNs (1 s and
+/// 2 s apart on Linux); then the next address gets its turn.
+pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long the whole may take, name resolution and all addresses: 15 s, half of the 30 s in which
+/// an MSRP sender expects its answer.
+pub const DEFAULT_CONNECT_TIME_LIMIT: Duration = Duration::from_secs(15);
+
+/// Where to connect to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// A name, or an IP literal (an IPv6 one with or without brackets). With TLS the server's
+    /// certificate must be made for it.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Plain or TLS.
+    pub transport: Transport,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let brackets = self.host.contains(':') && !self.host.starts_with('[');
+        if brackets {
+            write!(f, "{}:[{}]:{}", self.transport, self.host, self.port)
+        } else {
+            write!(f, "{}:{}:{}", self.transport, self.host, self.port)
+        }
+    }
+}
+
+/// The time limits of a connect.
+#[derive(Debug, Clone)]
+pub struct ConnectSettings {
+    /// For the TCP connect to each address; [`DEFAULT_CONNECT_TIMEOUT`].
+    pub connect_timeout: Duration,
+    /// For each TLS handshake; [`DEFAULT_HANDSHAKE_TIMEOUT`].
+    pub tls_handshake_timeout: Duration,
+    /// For everything together, name resolution included; [`DEFAULT_CONNECT_TIME_LIMIT`].
+    pub connect_time_limit: Duration,
+}
+
+impl Default for ConnectSettings {
+    fn default() -> Self {
+        Self {
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            tls_handshake_timeout: DEFAULT_HANDSHAKE_TIMEOUT,
+            connect_time_limit: DEFAULT_CONNECT_TIME_LIMIT,
+        }
+    }
+}
+
+/// What may be dialled. Asked for each resolved address right before it is dialled, so a name that
+/// resolves to an inner address does not slip through. An IPv4-mapped IPv6 address is shown, and
+/// dialled, as the IPv4 address it is.
+pub trait OutboundPolicy: Send + Sync {
+    /// Whether a connection to `address` may be opened.
+    fn allows(&self, address: SocketAddr, transport: Transport) -> bool;
+}
+
+impl<F: Fn(SocketAddr, Transport) -> bool + Send + Sync> OutboundPolicy for F {
+    fn allows(&self, address: SocketAddr, transport: Transport) -> bool {
+        self(address, transport)
+    }
+}
+
+/// How a host becomes addresses.
+pub trait Resolver: Send + Sync {
+    /// All addresses of `host`, in the order they are to be tried.
+    fn resolve(&self, host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
+}
+
+/// Names resolve as everywhere on this machine (`getaddrinfo`: `/etc/hosts`, DNS, …), in the
+/// system's order (RFC 6724).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemResolver;
+
+impl Resolver for SystemResolver {
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        Ok(tokio::net::lookup_host((host, port)).await?.collect())
+    }
+}
+
+/// One address that was tried, and what came of it.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The address.
+    pub address: SocketAddr,
+    /// Why there is no connection.
+    pub error: AttemptError,
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.address, self.error)
+    }
+}
+
+/// Why one address gave no connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttemptError {
+    /// The outbound policy does not allow it.
+    #[error("denied by the outbound policy")]
+    Denied,
+    /// No answer in `connect_timeout`.
+    #[error("no answer in {0:?}")]
+    Timeout(Duration),
+    /// The connect failed.
+    #[error("{0}")]
+    Io(io::Error),
+    /// TCP was there; the TLS handshake failed.
+    #[error("{0}")]
+    Tls(HandshakeError),
+}
+
+/// No connection.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The name does not resolve.
+    #[error("cannot resolve {host}: {source}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The name has no address.
+    #[error("{host} has no address")]
+    NoAddress {
+        /// The name.
+        host: String,
+    },
+    /// The outbound policy allows none of the addresses.
+    #[error("the outbound policy denies every address of {host}: {}", list(addresses))]
+    Denied {
+        /// The name.
+        host: String,
+        /// Its addresses.
+        addresses: Vec<SocketAddr>,
+    },
+    /// TLS is wanted and there is no client domain for it.
+    #[error("no TLS client domain for {target}")]
+    NoTlsDomain {
+        /// Where to.
+        target: Target,
+    },
+    /// Every address failed.
+    #[error("cannot connect to {target}: {}", list(attempts))]
+    Failed {
+        /// Where to.
+        target: Target,
+        /// What was tried, in order.
+        attempts: Vec<Attempt>,
+    },
+    /// The time for the whole was over first.
+    #[error("cannot connect to {target} in {limit:?}: {}", list_or(attempts, "no answer yet"))]
+    TimeLimit {
+        /// Where to.
+        target: Target,
+        /// The limit.
+        limit: Duration,
+        /// What was tried to its end until then.
+        attempts: Vec<Attempt>,
+    },
+}
+
+fn list<T: fmt::Display>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn list_or<T: fmt::Display>(items: &[T], none: &str) -> String {
+    if items.is_empty() { none.to_owned() } else { list(items) }
+}
+
+/// Opens connections. Cheap to clone.
+#[derive(Clone)]
+pub struct Connector<R = SystemResolver> {
+    settings: ConnectSettings,
+    policy: Arc<dyn OutboundPolicy>,
+    resolver: R,
+}
+
+impl Connector {
+    /// A connector that resolves as the system does.
+    pub fn new(settings: ConnectSettings, policy: impl OutboundPolicy + 'static) -> Self {
+        Self::with_resolver(settings, policy, SystemResolver)
+    }
+}
+
+impl<R: Resolver> Connector<R> {
+    /// A connector with a resolver of its own.
+    pub fn with_resolver(
+        settings: ConnectSettings,
+        policy: impl OutboundPolicy + 'static,
+        resolver: R,
+    ) -> Self {
+        Self { settings, policy: Arc::new(policy), resolver }
+    }
+
+    /// Connects to the first address of `target` that answers (RFC 4975 §6.2: A and AAAA are tried in
+    /// order); with TLS, the first one whose server proves to be `target.host`. `tls_domain` is
+    /// needed for TLS only.
+    ///
+    /// # Errors
+    /// A [`ConnectError`] that lists what was tried.
+    pub async fn connect(
+        &self,
+        target: &Target,
+        tls_domain: Option<&ClientDomain>,
+    ) -> Result<Stream, ConnectError> {
+        // Outside of the future, for the error to know them if the time is over.
+        let attempts = Mutex::new(Vec::new());
+        let limit = self.settings.connect_time_limit;
+        let result = tokio::time::timeout(limit, self.try_all(target, tls_domain, &attempts)).await;
+        result.unwrap_or_else(|_| {
+            let attempts = std::mem::take(&mut *attempts.lock());
+            Err(ConnectError::TimeLimit { target: target.clone(), limit, attempts })
+        })
+    }
+
+    async fn try_all(
+        &self,
+        target: &Target,
+        tls_domain: Option<&ClientDomain>,
+        attempts: &Mutex<Vec<Attempt>>,
+    ) -> Result<Stream, ConnectError> {
+        let host = target.host.trim_start_matches('[').trim_end_matches(']');
+        let tls_domain = match (target.transport, tls_domain) {
+            (Transport::Tcp, _) => None,
+            (Transport::Tls, Some(domain)) => Some(domain),
+            (Transport::Tls, None) => return Err(ConnectError::NoTlsDomain { target: target.clone() }),
+        };
+        let addresses: Vec<SocketAddr> = match host.parse() {
+            Ok(ip) => vec![SocketAddr::new(ip, target.port)],
+            Err(_) => self
+                .resolver
+                .resolve(host, target.port)
+                .await
+                .map_err(|source| ConnectError::Resolve { host: host.to_owned(), source })?,
+        };
+        if addresses.is_empty() {
+            return Err(ConnectError::NoAddress { host: host.to_owned() });
+        }
+
+        let mut denied = 0;
+        for address in &addresses {
+            let address = canonical(*address);
+            let error = if self.policy.allows(address, target.transport) {
+                match self.try_one(address, host, tls_domain).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => error,
+                }
+            } else {
+                denied += 1;
+                AttemptError::Denied
+            };
+            tracing::debug!(%target, %address, %error, "connect attempt failed");
+            attempts.lock().push(Attempt { address, error });
+        }
+        if denied == addresses.len() {
+            return Err(ConnectError::Denied { host: host.to_owned(), addresses });
+        }
+        let attempts = std::mem::take(&mut *attempts.lock());
+        Err(ConnectError::Failed { target: target.clone(), attempts })
+    }
+
+    async fn try_one(
+        &self,
+        address: SocketAddr,
+        host: &str,
+        tls_domain: Option<&ClientDomain>,
+    ) -> Result<Stream, AttemptError> {
+        let limit = self.settings.connect_timeout;
+        let tcp = tokio::time::timeout(limit, TcpStream::connect(address))
+            .await
+            .map_err(|_| AttemptError::Timeout(limit))?
+            .map_err(AttemptError::Io)?;
+        // Small answers must not wait for Nagle. It fails only on a socket that is dead already.
+        let _ = SockRef::from(&tcp).set_tcp_nodelay(true);
+        match tls_domain {
+            None => Stream::plain(tcp, address).map_err(AttemptError::Io),
+            Some(domain) => tls::connect(tcp, address, domain, host, self.settings.tls_handshake_timeout)
+                .await
+                .map_err(AttemptError::Tls),
+        }
+    }
+}
+
+impl<R> fmt::Debug for Connector<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip if ip == address.ip() => address,
+        ip => SocketAddr::new(ip, address.port()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapped_address_is_shown_as_the_one_it_is() {
+        assert_eq!(canonical("[::ffff:127.0.0.1]:5".parse().unwrap()), "127.0.0.1:5".parse().unwrap());
+        let scoped = "[fe80::1%3]:5".parse().unwrap();
+        assert_eq!(canonical(scoped), scoped);
+    }
+
+    #[test]
+    fn targets_read_well() {
+        let target = |host: &str| Target { host: host.into(), port: 2855, transport: Transport::Tls };
+        assert_eq!(target("relay.test").to_string(), "tls:relay.test:2855");
+        assert_eq!(target("2001:db8::1").to_string(), "tls:[2001:db8::1]:2855");
+        assert_eq!(target("[2001:db8::1]").to_string(), "tls:[2001:db8::1]:2855");
+    }
+}

@@ -1,0 +1,34 @@
+//! TLS domains: named sets of certificate, key and verification rules, as in OpenSIPS tls_mgm.
+//!
+//! Settings ([`ServerDomainSettings`], [`ClientDomainSettings`]) are what a configuration says;
+//! loading turns them into a [`ServerDomain`] or [`ClientDomain`], or into a [`TlsConfigError`] that
+//! names the file and the reason. Handshakes end in a [`Stream`](crate::Stream) with its
+//! [`TlsInfo`], or in a [`HandshakeError`] an operator can act on.
+//!
+//! **What is known about the peer** is computed after every handshake from the chain the session
+//! carries, not remembered from the verification during it: so a resumed session, whose chain comes
+//! out of the session store, tells the same as a full one, and a certificate that has expired since
+//! counts as expired.
+
+use std::sync::{Arc, LazyLock};
+
+use rustls::crypto::CryptoProvider;
+
+mod client;
+mod error;
+mod handshake;
+mod load;
+mod peer;
+mod select;
+mod server;
+
+pub use client::{ClientDomain, ClientDomainSettings};
+pub use error::{HandshakeError, TlsConfigError};
+pub use handshake::{DEFAULT_HANDSHAKE_TIMEOUT, accept, connect};
+pub use peer::{PeerCertificate, TlsInfo};
+pub use select::{AddressPattern, PatternError, SniPattern};
+pub use server::{ServerDomain, ServerDomainSettings, ServerDomains};
+
+/// The cryptography of all domains: aws-lc-rs with rustls' default suites and groups.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));

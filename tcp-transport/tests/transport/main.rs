@@ -1,0 +1,11 @@
+//! The crate through its public API, over real sockets on the loopback interface. One binary, because
+//! linking is what takes the time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+mod connector;
+mod domains;
+mod driver;
+mod handshake;
+mod listener;
+mod tls_stream;

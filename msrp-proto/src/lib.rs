@@ -47,6 +47,7 @@
 //! It never panics on input, never copies a body, never does the same work twice on input that
 //! arrives in pieces, and never guesses: what is not a message by the grammar is an error.
 
+pub mod chunk;
 pub mod decoder;
 pub mod digest;
 pub mod encoder;
@@ -56,4 +57,5 @@ pub mod head;
 pub mod header;
 pub mod ident;
 pub mod status;
+pub mod transaction;
 pub mod uri;

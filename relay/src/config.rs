@@ -35,9 +35,7 @@ pub use self::limits::{Limits, Timeouts};
 pub use self::listener::{Listener, ListenerTransport};
 pub use self::log::{Log, LogFormat, LogLevel};
 pub use self::outbound::{Denied, Network, OutboundPolicy};
-pub use self::tls::{
-    AddressMatch, ClientCertificates, ClientDomain, Identity, ServerDomain, SipDomainMatch, Tls,
-};
+pub use self::tls::{ClientCertificates, ClientDomain, Identity, ServerDomain, Tls};
 pub use self::value::{Host, HostPort, Secret};
 
 use self::auth::FileAuth;

@@ -2,8 +2,13 @@
 //!
 //! The daemon `msrp-relay` is a thin shell around this crate. [`config`] reads the YAML file,
 //! [`credentials`] knows the users, [`msrp`] is the relay itself without a socket or a clock of its
-//! own.
+//! own, [`server`] puts it on real sockets, [`cli`] is the command line, and [`demo`] shows it all at
+//! work.
 
+pub mod cli;
 pub mod config;
 pub mod credentials;
+pub mod demo;
+pub mod logging;
 pub mod msrp;
+pub mod server;

@@ -2,18 +2,16 @@
 //! tls_mgm.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::File;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use tcp_transport::tls::{AddressPattern, SniPattern};
 
 use super::Check;
 use super::error::KeyPath;
-use super::value::{Host, HostPort, duration, from_text, one_or_many};
+use super::value::{duration, one_or_many};
 
 /// The client domain taken when there are several.
 const DEFAULT_CLIENT_DOMAIN: &str = "default";
@@ -31,12 +29,15 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// The domain for connections this relay opens: the one named `default`, else the only one, else
+    /// The domain for connections this relay opens, and its name: the one named `default`, else the only one, else
     /// [`ClientDomain::default`].
-    pub fn client_domain(&self) -> ClientDomain {
-        let named = self.client_domains.get(DEFAULT_CLIENT_DOMAIN);
-        let only = self.client_domains.values().next().filter(|_| self.client_domains.len() == 1);
-        named.or(only).cloned().unwrap_or_default()
+    pub fn client_domain(&self) -> (&str, ClientDomain) {
+        let named = self.client_domains.get_key_value(DEFAULT_CLIENT_DOMAIN);
+        let only = self.client_domains.iter().next().filter(|_| self.client_domains.len() == 1);
+        match named.or(only) {
+            Some((name, domain)) => (name, domain.clone()),
+            None => (DEFAULT_CLIENT_DOMAIN, ClientDomain::default()),
+        }
     }
 }
 
@@ -59,9 +60,9 @@ pub struct ServerDomain {
     /// What is asked of clients.
     pub client_certificates: ClientCertificates,
     /// Server names (SNI) this domain is for, besides those that reach it by a listener's `tls_domain`.
-    pub match_sip_domain: Vec<SipDomainMatch>,
+    pub match_sip_domain: Vec<SniPattern>,
     /// Listening addresses this domain is for; empty: any.
-    pub match_ip_address: Vec<AddressMatch>,
+    pub match_ip_address: Vec<AddressPattern>,
 }
 
 /// What a server domain asks of clients: `verify_cert` and `require_cert` together.
@@ -91,113 +92,6 @@ pub struct ClientDomain {
 impl Default for ClientDomain {
     fn default() -> Self {
         Self { ca_list: None, verify_cert: true, identity: None }
-    }
-}
-
-/// A server name to match, in OpenSIPS' words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SipDomainMatch {
-    /// `*`: any name, and none.
-    Any,
-    /// `none`: the client named no server.
-    NoName,
-    /// `example.com`: this name, in any case.
-    Name(String),
-    /// `*.example.com`: one label more than this name.
-    Subdomain(String),
-}
-
-impl SipDomainMatch {
-    /// Whether the server name a client sent, if any, matches.
-    pub fn matches(&self, server_name: Option<&str>) -> bool {
-        match (self, server_name) {
-            (Self::Any, _) | (Self::NoName, None) => true,
-            (Self::Name(name), Some(sent)) => name.eq_ignore_ascii_case(sent),
-            (Self::Subdomain(name), Some(sent)) => sent
-                .split_once('.')
-                .is_some_and(|(label, rest)| !label.is_empty() && name.eq_ignore_ascii_case(rest)),
-            (Self::NoName, Some(_)) | (Self::Name(_) | Self::Subdomain(_), None) => false,
-        }
-    }
-}
-
-impl fmt::Display for SipDomainMatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Any => f.write_str("*"),
-            Self::NoName => f.write_str("none"),
-            Self::Name(name) => f.write_str(name),
-            Self::Subdomain(name) => write!(f, "*.{name}"),
-        }
-    }
-}
-
-impl FromStr for SipDomainMatch {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let name = |text: &str| match text.parse()? {
-            Host::Name(name) => Ok::<_, String>(name),
-            Host::Ip(_) => Err(format!("`{text}` is an address, which goes under match_ip_address")),
-        };
-        match (text, text.strip_prefix("*.")) {
-            ("*", _) => Ok(Self::Any),
-            ("none", _) => Ok(Self::NoName),
-            (_, Some(rest)) => name(rest).map(Self::Subdomain),
-            _ => name(text).map(Self::Name),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for SipDomainMatch {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        from_text(deserializer, "a server name, `*.` and a name, `*` or `none`")
-    }
-}
-
-/// A listening address to match.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AddressMatch {
-    /// `*`: any.
-    Any,
-    /// `192.0.2.1` or `192.0.2.1:2855`.
-    Address {
-        /// The address.
-        ip: IpAddr,
-        /// The port; nothing: any.
-        port: Option<u16>,
-    },
-}
-
-impl AddressMatch {
-    /// Whether a connection accepted on `local` matches.
-    pub fn matches(&self, local: SocketAddr) -> bool {
-        match *self {
-            Self::Any => true,
-            Self::Address { ip, port } => {
-                ip == local.ip().to_canonical() && port.is_none_or(|port| port == local.port())
-            }
-        }
-    }
-}
-
-impl FromStr for AddressMatch {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "*" {
-            return Ok(Self::Any);
-        }
-        match text.parse()? {
-            HostPort { host: Host::Ip(ip), port } => Ok(Self::Address { ip: ip.to_canonical(), port }),
-            HostPort { host: Host::Name(name), .. } => Err(format!("`{name}` is not an IP address")),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for AddressMatch {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        from_text(deserializer, "an IP address with or without a port, or `*`")
     }
 }
 
@@ -232,9 +126,9 @@ struct FileServerDomain {
     #[serde(default)]
     require_cert: bool,
     #[serde(default, deserialize_with = "one_or_many")]
-    match_sip_domain: Vec<SipDomainMatch>,
+    match_sip_domain: Vec<SniPattern>,
     #[serde(default, deserialize_with = "one_or_many")]
-    match_ip_address: Vec<AddressMatch>,
+    match_ip_address: Vec<AddressPattern>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -342,54 +236,4 @@ fn readable(file: PathBuf, domain: &KeyPath, key: &str, check: &mut Check<'_>) -
         check.error(domain.clone().key(key), format!("cannot read {}: {problem}", full.display()));
     }
     full
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn server_names_match_as_in_opensips() {
-        for (pattern, sent, expected) in [
-            ("*", None, true),
-            ("*", Some("a.test"), true),
-            ("none", None, true),
-            ("none", Some("a.test"), false),
-            ("a.test", Some("A.Test"), true),
-            ("a.test", Some("b.a.test"), false),
-            ("a.test", None, false),
-            ("*.a.test", Some("b.a.test"), true),
-            ("*.a.test", Some("a.test"), false),
-            ("*.a.test", Some("c.b.a.test"), false),
-            ("*.a.test", Some(".a.test"), false),
-        ] {
-            let parsed: SipDomainMatch = pattern.parse().unwrap();
-            assert_eq!(parsed.to_string(), pattern);
-            assert_eq!(parsed.matches(sent), expected, "{pattern} {sent:?}");
-        }
-        for text in ["", "192.0.2.1", "a b", "*.", "**"] {
-            assert!(text.parse::<SipDomainMatch>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn listening_addresses_match_with_or_without_port() {
-        let local = "192.0.2.1:2855".parse().unwrap();
-        let mapped = "[::ffff:192.0.2.1]:2855".parse().unwrap();
-        for (pattern, expected) in [
-            ("*", true),
-            ("192.0.2.1", true),
-            ("192.0.2.1:2855", true),
-            ("192.0.2.1:1", false),
-            ("192.0.2.2", false),
-        ] {
-            let pattern: AddressMatch = pattern.parse().unwrap();
-            assert_eq!(
-                (pattern.matches(local), pattern.matches(mapped)),
-                (expected, expected),
-                "{pattern:?}"
-            );
-        }
-        assert!("relay.test".parse::<AddressMatch>().is_err());
-    }
 }

@@ -356,11 +356,18 @@ impl<'de> Deserialize<'de> for FileSecret {
 pub(super) fn one_or_many<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
-    T: Deserialize<'de> + FromStr<Err: fmt::Display>,
+    T: FromStr<Err: fmt::Display>,
 {
     struct OneOrMany<T>(PhantomData<T>);
+    struct Item<T>(T);
 
-    impl<'de, T: Deserialize<'de> + FromStr<Err: fmt::Display>> Visitor<'de> for OneOrMany<T> {
+    impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Item<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            from_text(deserializer, "text").map(Self)
+        }
+    }
+
+    impl<'de, T: FromStr<Err: fmt::Display>> Visitor<'de> for OneOrMany<T> {
         type Value = Vec<T>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -373,7 +380,7 @@ where
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
             let mut list = Vec::new();
-            while let Some(item) = items.next_element()? {
+            while let Some(Item(item)) = items.next_element()? {
                 list.push(item);
             }
             Ok(list)

@@ -1,6 +1,6 @@
 //! The task of a connection.
 
-use std::future::{Future as _, poll_fn};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -69,26 +69,28 @@ impl Driver {
     /// Drives the connection to its end, and says why it ended.
     ///
     /// Dropping the future ends the connection at once ([`CloseReason::Aborted`]).
-    pub async fn run<P: Protocol>(self, protocol: P) -> CloseReason {
+    pub fn run<P: Protocol>(self, protocol: P) -> impl Future<Output = CloseReason> + use<P> {
+        // Made here and not in the future, so that one that is dropped unpolled reports the end too.
         let mut life = Life { shared: self.shared, protocol, reason: None };
-        let mut turns = Turns::new();
-        let asked = {
-            let life = &mut life;
-            contain(move |cx| turns.poll(life, cx)).await
-        };
-        let reason = life.shared.begin_close(asked);
-        // From here on also a panic or an abort reports the reason that counts.
-        life.reason = Some(reason.clone());
-        if let Some(mut farewell) = Farewell::on(&reason) {
-            let limit = tokio::time::sleep(self.settings.close_linger);
-            let mut limit = std::pin::pin!(limit);
-            contain(|cx| match limit.as_mut().poll(cx) {
-                Poll::Ready(()) => Poll::Ready(reason.clone()),
-                Poll::Pending => farewell.poll(&mut life, cx).map(|()| reason.clone()),
-            })
-            .await;
+        let close_linger = self.settings.close_linger;
+        async move {
+            let asked = {
+                let mut turns = Turns::new();
+                contain(|cx| turns.poll(&mut life, cx)).await
+            };
+            let reason = life.shared.begin_close(asked);
+            // From here on also a panic or an abort reports the reason that counts.
+            life.reason = Some(reason.clone());
+            if let Some(mut farewell) = Farewell::on(&reason) {
+                let mut limit = std::pin::pin!(tokio::time::sleep(close_linger));
+                contain(|cx| match limit.as_mut().poll(cx) {
+                    Poll::Ready(()) => Poll::Ready(reason.clone()),
+                    Poll::Pending => farewell.poll(&mut life, cx).map(|()| reason.clone()),
+                })
+                .await;
+            }
+            reason
         }
-        reason
     }
 }
 

@@ -96,7 +96,10 @@ impl TlsSession {
             }
         }
         if let Some(end) = &self.end {
-            return end.result();
+            let result = end.result();
+            // An alert about it may still be here. If it cannot be sent now, it never will be.
+            let _ = self.flush(tcp);
+            return result;
         }
 
         with_scratch(|scratch| {

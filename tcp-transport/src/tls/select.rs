@@ -58,6 +58,7 @@ impl FromStr for SniPattern {
             "" => Err(PatternError::new(text, "empty")),
             "*" => Ok(Self::Any),
             "none" => Ok(Self::None),
+            pattern if !pattern.bytes().all(is_name_byte) => Err(PatternError::new(text, "not a host name")),
             pattern => match pattern.strip_prefix('*') {
                 Some(suffix) if suffix.contains('*') || !suffix.starts_with('.') || suffix.len() < 2 => {
                     Err(PatternError::new(text, "`*` stands alone or as the whole leftmost label"))
@@ -66,10 +67,17 @@ impl FromStr for SniPattern {
                 None if pattern.contains('*') => {
                     Err(PatternError::new(text, "`*` stands alone or as the whole leftmost label"))
                 }
+                None if parse_ip(pattern).is_some() => {
+                    Err(PatternError::new(text, "an address, which goes under match_ip_address"))
+                }
                 None => Ok(Self::Exact(pattern.strip_suffix('.').unwrap_or(pattern).to_owned())),
             },
         }
     }
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'*')
 }
 
 /// One entry of `match_ip_address`: which of our addresses a domain serves.

@@ -16,7 +16,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use tcp_transport::tls::{
-    self, ClientDomain, ClientDomainSettings, HandshakeError, ServerDomain, ServerDomainSettings, ServerDomains,
+    self, ClientDomain, ClientDomainSettings, HandshakeError, ServerDomain, ServerDomainSettings,
+    ServerDomains,
 };
 use tcp_transport::{
     Acceptor, BoundListener, CloseReason, Flow, ListenerSettings, Protocol, Stream, Transmit, Transport,
@@ -27,12 +28,9 @@ pub(crate) const LOCALHOST: &str = "127.0.0.1:0";
 /// Far more than anything here takes; only a hang meets it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Fails a test that hangs, with the place where it did.
-#[track_caller]
-pub(crate) fn patiently<F: Future>(what: &'static str, future: F) -> impl Future<Output = F::Output> {
-    async move {
-        tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("nothing happened: {what}"))
-    }
+/// Fails a test that hangs, with what it waited for.
+pub(crate) async fn patiently<F: Future>(what: &'static str, future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("nothing happened: {what}"))
 }
 
 // ---- certificates -----------------------------------------------------------------------------
@@ -111,8 +109,8 @@ pub(crate) fn server_settings(name: &str, identity: &Identity, ca: &Ca) -> Serve
     settings
 }
 
-pub(crate) fn server_domains(settings: ServerDomainSettings) -> Arc<ServerDomains> {
-    Arc::new(ServerDomains::new([ServerDomain::load(&settings).unwrap()]).unwrap())
+pub(crate) fn server_domains(settings: &ServerDomainSettings) -> Arc<ServerDomains> {
+    Arc::new(ServerDomains::new([ServerDomain::load(settings).unwrap()]).unwrap())
 }
 
 pub(crate) fn client_domain(ca: &Ca, identity: Option<&Identity>) -> ClientDomain {
@@ -160,7 +158,7 @@ pub(crate) async fn tls_pair() -> (Stream, Stream) {
     let pki = Pki::new();
     let ca = pki.ca("ca");
     let identity = pki.identity(&ca, "relay", &["relay.test"]);
-    let domains = server_domains(server_settings("relay", &identity, &ca));
+    let domains = server_domains(&server_settings("relay", &identity, &ca));
     let (server, client) = handshake(&domains, &client_domain(&ca, None), "relay.test").await;
     (server.unwrap(), client.unwrap())
 }
@@ -179,7 +177,6 @@ pub(crate) async fn pair(transport: Transport) -> (Stream, Stream) {
 pub(crate) enum Told {
     Accepted(Stream),
     Failed(HandshakeError),
-    Paused(String),
 }
 
 pub(crate) struct Reporter(pub(crate) mpsc::UnboundedSender<Told>);
@@ -191,10 +188,6 @@ impl Acceptor for Reporter {
 
     fn handshake_failed(&self, _peer: SocketAddr, error: HandshakeError) {
         let _ = self.0.send(Told::Failed(error));
-    }
-
-    fn accept_paused(&self, error: &io::Error) {
-        let _ = self.0.send(Told::Paused(error.to_string()));
     }
 }
 

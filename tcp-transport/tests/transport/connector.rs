@@ -44,7 +44,8 @@ async fn refusing() -> SocketAddr {
 async fn the_addresses_of_a_name_are_tried_in_order() {
     let good = TcpListener::bind(LOCALHOST).await.unwrap();
     let later = TcpListener::bind(LOCALHOST).await.unwrap();
-    let addresses = vec![refusing().await, refusing().await, good.local_addr().unwrap(), later.local_addr().unwrap()];
+    let addresses =
+        vec![refusing().await, refusing().await, good.local_addr().unwrap(), later.local_addr().unwrap()];
     let connector = Connector::with_resolver(ConnectSettings::default(), anything, Book(addresses));
     let stream = connector.connect(&target("relay.test", 1, Transport::Tcp), None).await.unwrap();
     assert_eq!(stream.peer_addr(), good.local_addr().unwrap());
@@ -60,7 +61,10 @@ async fn an_error_lists_what_was_tried() {
     );
     let error = connector.connect(&target("relay.test", 2855, Transport::Tcp), None).await.unwrap_err();
     let text = error.to_string();
-    assert!(text.starts_with(&format!("cannot connect to tcp:relay.test:2855: {one}: Connection refused")), "{text}");
+    assert!(
+        text.starts_with(&format!("cannot connect to tcp:relay.test:2855: {one}: Connection refused")),
+        "{text}"
+    );
     assert!(text.ends_with(&format!("; {two}: denied by the outbound policy")), "{text}");
     let ConnectError::Failed { attempts, .. } = error else { panic!("{error:?}") };
     assert!(matches!(attempts[0].error, AttemptError::Io(_)));
@@ -80,7 +84,8 @@ async fn what_the_policy_denies_is_not_dialled() {
             !address.ip().is_loopback()
         }
     };
-    let connector = Connector::with_resolver(ConnectSettings::default(), policy.clone(), Book(vec![address, mapped]));
+    let connector =
+        Connector::with_resolver(ConnectSettings::default(), policy.clone(), Book(vec![address, mapped]));
     let error = connector.connect(&target("inner.test", 1, Transport::Tcp), None).await.unwrap_err();
     assert!(matches!(&error, ConnectError::Denied { addresses, .. } if addresses.len() == 2), "{error:?}");
     assert!(error.to_string().starts_with("the outbound policy denies every address of inner.test: "));
@@ -172,8 +177,9 @@ async fn tls_checks_the_name_not_the_address() {
     let pki = Pki::new();
     let ca = pki.ca("ca");
     let identity = pki.identity(&ca, "relay", &["relay.test"]);
-    let domains = server_domains(server_settings("relay", &identity, &ca));
-    let (address, mut told) = listen(ListenerSettings::new(LOCALHOST.parse().unwrap(), Transport::Tls), domains);
+    let domains = server_domains(&server_settings("relay", &identity, &ca));
+    let (address, mut told) =
+        listen(ListenerSettings::new(LOCALHOST.parse().unwrap(), Transport::Tls), domains);
     let domain = client_domain(&ca, None);
     let connector = Connector::with_resolver(ConnectSettings::default(), anything, Book(vec![address]));
 

@@ -4,8 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256};
 use tcp_transport::tls::{
-    AddressPattern, ClientDomain, ClientDomainSettings, ServerDomain, ServerDomainSettings, ServerDomains, SniPattern,
-    TlsConfigError,
+    AddressPattern, ClientDomain, ClientDomainSettings, ServerDomain, ServerDomainSettings, ServerDomains,
+    SniPattern, TlsConfigError,
 };
 
 use crate::common::{Ca, Identity, Pki, server_settings};
@@ -45,7 +45,8 @@ fn a_domain_that_cannot_be_loaded_names_file_and_reason() {
         "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
     );
     assert!(with(&one.certificate, &encrypted).contains("encrypted.key: the private key is encrypted"));
-    let nonsense = pki.write("nonsense.key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
+    let nonsense =
+        pki.write("nonsense.key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
     let text = with(&one.certificate, &nonsense);
     assert!(text.contains("nonsense.key: the private key cannot be used"), "{text}");
 
@@ -166,12 +167,18 @@ fn of_two_equal_claims_the_earlier_one_counts() {
     let identity = pki.identity(&ca, "one", &["one.test"]);
     let make = |name, sni: &[&str]| domain(&identity, &ca, name, sni, &[]);
     let domains =
-        ServerDomains::new([make("first", &["a.test"]), make("second", &["a.test"]), make("any", &["*"])]).unwrap();
-    let select = |own, sni| domains.select("10.0.0.1:1".parse().unwrap(), own, sni).unwrap().name().to_owned();
+        ServerDomains::new([make("first", &["a.test"]), make("second", &["a.test"]), make("any", &["*"])])
+            .unwrap();
+    let select =
+        |own, sni| domains.select("10.0.0.1:1".parse().unwrap(), own, sni).unwrap().name().to_owned();
     assert_eq!(select(None, Some("a.test")), "first");
     assert_eq!(select(None, Some("b.test")), "any");
     assert_eq!(select(None, None), "any");
-    assert_eq!(select(Some("second"), Some("b.test")), "second", "`*` claims nothing from a listener's own domain");
+    assert_eq!(
+        select(Some("second"), Some("b.test")),
+        "second",
+        "`*` claims nothing from a listener's own domain"
+    );
 }
 
 #[test]

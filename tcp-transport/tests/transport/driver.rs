@@ -5,9 +5,13 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common::{
+    Echo, Event, PATIENCE, Probe, Seen, pair, patiently, pattern, plain_pair, read_up_to, tcp_pair,
+};
 use bytes::{Bytes, BytesMut};
-use crate::common::{Echo, Event, Probe, Seen, pair, patiently, pattern, plain_pair, read_up_to, tcp_pair};
-use tcp_transport::{CloseReason, Driver, DriverSettings, Handle, Registry, ReuseKey, Stream, Transport, connection};
+use tcp_transport::{
+    CloseReason, Driver, DriverSettings, Handle, Registry, ReuseKey, Stream, Transport, connection,
+};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 
@@ -237,7 +241,9 @@ async fn a_deadline_resumes_a_paused_connection() {
 async fn the_last_answer_arrives_though_the_peer_has_more_to_say() {
     for transport in BOTH {
         let (server, client) = pair(transport).await;
-        let (handle, seen, mut events) = drive(server, Seen { close_on: Some(b'Q'), ..Seen::default() });
+        let (handle, driver) = connection::open(server, DriverSettings { close_linger: PATIENCE });
+        let (probe, seen, mut events) = Probe::new(Seen { close_on: Some(b'Q'), ..Seen::default() });
+        tokio::spawn(driver.run(probe));
         seen.lock().outbox.push(pattern(3_000_000).into());
         let client = Arc::new(client);
         // Unread bytes at a close become an RST, and that destroys what the peer has not read yet.
@@ -322,6 +328,15 @@ async fn an_aborted_task_tells_its_end() {
     assert!(!handle.is_open());
     // The connection is over although a handle is left.
     assert!(patiently("end", read_up_to(&client, 1)).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_task_that_never_ran_tells_its_end_too() {
+    let (server, _client) = plain_pair().await;
+    let (_handle, driver) = open(server);
+    let (probe, _seen, mut events) = Probe::new(Seen::default());
+    drop(driver.run(probe));
+    assert_eq!(closed(&mut events).await, CloseReason::Aborted);
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ impl Setting {
         let mut settings = server_settings("relay", &self.relay, &self.ca);
         settings.verify_cert = verify;
         settings.require_cert = require;
-        server_domains(settings)
+        server_domains(&settings)
     }
 
     fn expired(&self) -> Identity {
@@ -129,10 +129,9 @@ async fn a_client_must_hold_the_key_of_its_certificate_even_if_nobody_vouches_fo
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
     let setting = Setting::new();
     let (one, two) = (setting.stranger(), setting.pki.identity(&setting.ca, "two", &["two.test"]));
-    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(
-        &PrivateKeyDer::from_pem_file(&one.key).unwrap(),
-    )
-    .unwrap();
+    let key =
+        rustls::crypto::aws_lc_rs::sign::any_supported_type(&PrivateKeyDer::from_pem_file(&one.key).unwrap())
+            .unwrap();
     let chain = vec![CertificateDer::from_pem_file(&two.certificate).unwrap()];
     let stolen = rustls::sign::CertifiedKey::new(chain, key);
     let mut roots = rustls::RootCertStore::empty();
@@ -213,8 +212,12 @@ async fn the_servers_certificate_must_be_for_the_host() {
 #[tokio::test]
 async fn an_alert_says_what_the_peer_thinks_of_us() {
     let setting = Setting::new();
-    let (server, client) =
-        handshake(&setting.domains(true, false), &client_domain(&setting.pki.ca("other"), None), "relay.test").await;
+    let (server, client) = handshake(
+        &setting.domains(true, false),
+        &client_domain(&setting.pki.ca("other"), None),
+        "relay.test",
+    )
+    .await;
     assert_eq!(client.unwrap_err().to_string(), "peer certificate refused: not issued by a known CA");
     assert_eq!(server.unwrap_err().to_string(), "peer refused the TLS handshake: UnknownCA");
 }
@@ -223,7 +226,7 @@ async fn an_alert_says_what_the_peer_thinks_of_us() {
 async fn a_common_name_is_no_host() {
     let setting = Setting::new();
     let nameless = setting.pki.identity(&setting.ca, "relay.test", &[]);
-    let domains = server_domains(server_settings("relay", &nameless, &setting.ca));
+    let domains = server_domains(&server_settings("relay", &nameless, &setting.ca));
     let (_, client) = handshake(&domains, &client_domain(&setting.ca, None), "relay.test").await;
     let error = client.unwrap_err().to_string();
     assert_eq!(error, "peer certificate refused: it names no host in subjectAltName, relay.test is wanted");
@@ -233,7 +236,7 @@ async fn a_common_name_is_no_host() {
 async fn a_name_does_not_vouch_for_an_address() {
     let setting = Setting::new();
     let named = setting.pki.identity(&setting.ca, "named", &["relay.test"]);
-    let domains = server_domains(server_settings("relay", &named, &setting.ca));
+    let domains = server_domains(&server_settings("relay", &named, &setting.ca));
     let (_, client) = handshake(&domains, &client_domain(&setting.ca, None), "127.0.0.1").await;
     assert!(client.unwrap_err().to_string().starts_with("peer certificate refused: made for"));
 }
@@ -260,7 +263,8 @@ async fn the_server_name_chooses_the_certificate() {
         ServerDomain::load(&settings).unwrap()
     };
     let domains =
-        ServerDomains::new([make("one", &["one.test"]), make("two", &["two.test"]), make("bare", &["none"])]).unwrap();
+        ServerDomains::new([make("one", &["one.test"]), make("two", &["two.test"]), make("bare", &["none"])])
+            .unwrap();
     let client = client_domain(&setting.ca, None);
     for (host, domain) in [("one.test", "one"), ("two.test", "two"), ("127.0.0.1", "bare")] {
         let (server, client) = handshake(&domains, &client, host).await;
@@ -269,8 +273,11 @@ async fn the_server_name_chooses_the_certificate() {
     }
     let (server, client) = handshake(&domains, &client, "three.test").await;
     let error = server.unwrap_err();
-    assert!(matches!(&error, HandshakeError::NoDomain { sni: Some(sni), .. } if sni == "three.test"), "{error}");
-    assert_eq!(client.unwrap_err().to_string(), "peer refused the TLS handshake: UnrecognizedName");
+    assert!(
+        matches!(&error, HandshakeError::NoDomain { sni: Some(sni), .. } if sni == "three.test"),
+        "{error}"
+    );
+    assert_eq!(client.unwrap_err().to_string(), "peer refused the TLS handshake: UnrecognisedName");
 }
 
 #[tokio::test]
@@ -291,7 +298,8 @@ async fn tls_1_2_and_1_3_are_spoken() {
         let domains = setting.domains(true, false);
         let (server, client) = tokio::join!(
             tcp_transport::tls::accept(accepted, peer, &domains, None, Duration::from_secs(30)),
-            tokio_rustls::TlsConnector::from(Arc::new(config)).connect("relay.test".try_into().unwrap(), connected)
+            tokio_rustls::TlsConnector::from(Arc::new(config))
+                .connect("relay.test".try_into().unwrap(), connected)
         );
         client.unwrap();
         let server = server.unwrap();

@@ -1,7 +1,6 @@
 //! Listeners: binding, accepting, and what becomes of those who do not speak TLS.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tcp_transport::tls::{DEFAULT_HANDSHAKE_TIMEOUT, HandshakeError, ServerDomains};
 use tcp_transport::{BindError, BoundListener, Connector, ListenerSettings, Target, Transport};
@@ -10,14 +9,15 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::common::{
-    Ca, LOCALHOST, Pki, Told, client_domain, listen, patiently, read_up_to, server_domains, server_settings,
+    Ca, LOCALHOST, PATIENCE, Pki, Told, client_domain, listen, patiently, read_up_to, server_domains,
+    server_settings,
 };
 
 fn tls_setting() -> (Pki, Ca, Arc<ServerDomains>) {
     let pki = Pki::new();
     let ca = pki.ca("ca");
     let identity = pki.identity(&ca, "relay", &["127.0.0.1"]);
-    let domains = server_domains(server_settings("relay", &identity, &ca));
+    let domains = server_domains(&server_settings("relay", &identity, &ca));
     (pki, ca, domains)
 }
 
@@ -58,7 +58,8 @@ async fn a_slow_handshake_keeps_nobody_waiting() {
     let _silent = TcpStream::connect(address).await.unwrap();
     let connector = Connector::new(Default::default(), |_, _| true);
     let target = Target { host: "127.0.0.1".into(), port: address.port(), transport: Transport::Tls };
-    let client = patiently("connect", connector.connect(&target, Some(&client_domain(&ca, None)))).await.unwrap();
+    let client =
+        patiently("connect", connector.connect(&target, Some(&client_domain(&ca, None)))).await.unwrap();
     let Some(Told::Accepted(server)) = patiently("accept", told.recv()).await else { panic!("not accepted") };
     assert_eq!(server.tls().unwrap().domain(), "relay");
     client.write_all(b"hello").await.unwrap();
@@ -194,7 +195,9 @@ async fn whoever_is_not_admitted_is_closed_before_any_handshake() {
 #[tokio::test]
 async fn a_stopped_listener_ends_its_handshakes() {
     let (_pki, _ca, domains) = tls_setting();
-    let listener = BoundListener::bind(tls_listener(), domains).unwrap();
+    let mut settings = tls_listener();
+    settings.tls_handshake_timeout = 2 * PATIENCE;
+    let listener = BoundListener::bind(settings, domains).unwrap();
     let address = listener.local_addr();
     let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
     let task = tokio::spawn(listener.run(Arc::new(crate::common::Reporter(sender))));
@@ -205,7 +208,7 @@ async fn a_stopped_listener_ends_its_handshakes() {
     failure(&mut told).await; // Both are accepted by now, in their order.
     task.abort();
     let mut buf = [0; 10];
-    let end = tokio::time::timeout(Duration::from_secs(4), slow.read(&mut buf)).await;
-    assert!(matches!(end, Ok(Ok(0) | Err(_))), "{end:?}");
+    let end = patiently("end", slow.read(&mut buf)).await;
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
     assert!(patiently("refusal", TcpStream::connect(address)).await.is_err());
 }

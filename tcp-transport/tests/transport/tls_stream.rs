@@ -26,7 +26,7 @@ async fn tapped() -> (Stream, Stream, Arc<Mutex<Vec<u8>>>) {
     let pki = Pki::new();
     let ca = pki.ca("ca");
     let identity = pki.identity(&ca, "relay", &["relay.test"]);
-    let domains = server_domains(server_settings("relay", &identity, &ca));
+    let domains = server_domains(&server_settings("relay", &identity, &ca));
     let (server, tap_inner) = tcp_pair().await;
     let (tap_outer, client) = tcp_pair().await;
     let log = Arc::new(Mutex::new(Vec::new()));
@@ -156,7 +156,7 @@ async fn raw_client(before: &[u8]) -> (Stream, tokio_rustls::client::TlsStream<T
     let pki = Pki::new();
     let ca = pki.ca("ca");
     let identity = pki.identity(&ca, "relay", &["relay.test"]);
-    let domains = server_domains(server_settings("relay", &identity, &ca));
+    let domains = server_domains(&server_settings("relay", &identity, &ca));
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(&ca.file).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

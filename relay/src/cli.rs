@@ -1,0 +1,93 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::demo::{self, DemoArgs};
+use crate::logging;
+use crate::server::{Server, tls};
+
+/// An MSRP relay server (RFC 4975, RFC 4976).
+#[derive(Debug, Parser)]
+#[command(name = "msrp-relay", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the relay until SIGTERM or SIGINT.
+    Run {
+        /// The YAML configuration.
+        #[arg(long, short, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check a configuration and the files it names: exit code 0 if the relay would start with it.
+    Check {
+        /// The YAML configuration.
+        #[arg(long, short, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Start a relay on loopback and send a chat and a file through it.
+    Demo(DemoArgs),
+}
+
+/// Runs the command line of this process.
+///
+/// # Errors
+/// Whatever keeps the command from doing its work; to be shown to the user.
+pub fn main() -> anyhow::Result<ExitCode> {
+    match Cli::parse().command {
+        Command::Run { config } => run(&Config::load(&config)?),
+        Command::Check { config } => check(&Config::load(&config)?),
+        Command::Demo(args) => demo::run(&args),
+    }
+}
+
+fn run(config: &Config) -> anyhow::Result<ExitCode> {
+    logging::install(&config.log)?;
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) => info!(limit, "open files"),
+        Err(error) => warn!(%error, "the limit of open files stays as it was"),
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let server = Server::start(config.clone()).await?;
+        let addresses: Vec<_> =
+            server.addresses().iter().map(|(scheme, address)| format!("{scheme}://{address}")).collect();
+        info!(listening = addresses.join(" "), "ready");
+        let signal = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        info!(signal, "stopping");
+        let again = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        server.stop(again).await;
+        info!("stopped");
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+#[expect(clippy::print_stdout, reason = "this is the command's answer")]
+fn check(config: &Config) -> anyhow::Result<ExitCode> {
+    tls::server_domains(config)?;
+    tls::client_domain(config)?;
+    for warning in &config.warnings {
+        println!("warning: {warning}");
+    }
+    println!("{}: ok", config.source.file_name());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,212 @@
+//! The relay on real sockets: listeners, connections and the tasks that drive them.
+//!
+//! [`Server::start`] binds the listeners, so that their ports are known, makes the
+//! [`Relay`](crate::msrp::Relay) that calls itself by them, and begins to accept. Each connection is
+//! one task: `tcp-transport`'s driver, with `connection::MsrpConnection` as the protocol on it.
+//! [`Server::stop`] ends it all in order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use msrp_proto::uri::Scheme;
+use rand::Rng as _;
+use tcp_transport::connection::CloseReason;
+use tcp_transport::tls::ServerDomains;
+use tcp_transport::{BindError, BoundListener, ListenerSettings, Transport};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::config::{Config, ConfigErrors, Host, Listener, ListenerTransport};
+use crate::msrp::{Advertised, Random, Relay, Settings, SettingsError, WallClock};
+
+mod connection;
+mod network;
+pub mod tls;
+
+use self::network::{ListenerAcceptor, Network, RelayDialer};
+
+/// How often expired sessions are looked for. They forward nothing from the moment they expire; this
+/// only frees what they hold.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often a stopping relay looks whether messages are still under way.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// How long connections have to close in order once nothing is under way any more.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A relay that cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A TLS domain's files are not what they should be.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// A listener's host does not resolve.
+    #[error("cannot resolve the listener {listener}: {source}")]
+    Resolve {
+        /// The listener.
+        listener: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A listener's socket cannot be opened.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The names make no URIs.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+}
+
+/// A running relay.
+#[derive(Debug)]
+pub struct Server {
+    network: Arc<Network>,
+    drain_timeout: Duration,
+    addresses: Vec<(Scheme, SocketAddr)>,
+    tasks: JoinSet<()>,
+}
+
+impl Server {
+    /// Binds the listeners and begins to accept.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left open then.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        for warning in &config.warnings {
+            warn!("{warning}");
+        }
+        let domains = Arc::new(tls::server_domains(&config)?);
+        let client_domain = tls::client_domain(&config)?;
+
+        let mut bound = Vec::new();
+        let mut advertised = Vec::new();
+        for listener in &config.listeners {
+            let sockets = bind(listener, &config, &domains).await?;
+            let port = sockets.first().map_or(listener.port, |socket| socket.local_addr().port());
+            let (host, port) = listener.advertised(&config.domain, port);
+            advertised.push(Advertised { scheme: listener.scheme(), host: host.to_string(), port });
+            bound.extend(sockets.into_iter().map(|socket| (advertised.len() - 1, listener.scheme(), socket)));
+        }
+        let drain_timeout = config.timeouts.drain_timeout;
+        let settings = Settings {
+            domain: config.domain.to_string(),
+            listeners: advertised,
+            auth: config.auth.clone(),
+            limits: config.limits.clone(),
+            timeouts: config.timeouts.clone(),
+        };
+        let relay = Relay::new(settings, Arc::new(SystemRandom), Box::new(SystemClock))?;
+        let network = Arc::new(Network::new(relay, &config, client_domain));
+        network.relay.set_dialer(Box::new(RelayDialer::new(&network)));
+
+        let mut tasks = JoinSet::new();
+        let mut addresses = Vec::new();
+        for (index, scheme, socket) in bound {
+            addresses.push((scheme, socket.local_addr()));
+            let acceptor = ListenerAcceptor::new(Arc::clone(&network), index, socket.local_addr());
+            tasks.spawn(socket.run(Arc::new(acceptor)));
+        }
+        let sweeper = Arc::clone(&network.relay);
+        tasks.spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+                sweeper.sweep(now());
+            }
+        });
+        Ok(Self { network, drain_timeout, addresses, tasks })
+    }
+
+    /// Where it listens, in the order of the configuration.
+    pub fn addresses(&self) -> &[(Scheme, SocketAddr)] {
+        &self.addresses
+    }
+
+    /// The relay itself.
+    pub fn relay(&self) -> &Arc<Relay> {
+        &self.network.relay
+    }
+
+    /// Stops: accepts nothing more, lets messages under way finish for up to `drain_timeout` or
+    /// until `hurry` is ready, ends what is left with `#`, and closes every connection in order.
+    pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
+        self.tasks.shutdown().await;
+        let connections = &self.network.connections;
+        let all_idle = async {
+            while connections.snapshot().iter().any(|(_, link)| !link.is_idle()) {
+                tokio::time::sleep(DRAIN_POLL).await;
+            }
+        };
+        tokio::select! {
+            () = all_idle => {}
+            () = tokio::time::sleep(self.drain_timeout) => {}
+            () = hurry => {}
+        }
+        for (_, link) in connections.snapshot() {
+            link.wind_up(now());
+        }
+        let left = connections.close_all(CloseReason::Local("shutdown".into()), CLOSE_TIMEOUT).await;
+        if left > 0 {
+            info!(left, "connections did not close in time");
+        }
+    }
+}
+
+async fn bind(
+    listener: &Listener,
+    config: &Config,
+    domains: &Arc<ServerDomains>,
+) -> Result<Vec<BoundListener>, StartError> {
+    let mut addresses = match &listener.host {
+        Host::Ip(ip) => vec![SocketAddr::new(*ip, listener.port)],
+        Host::Name(name) => {
+            let found = tokio::net::lookup_host((name.as_str(), listener.port)).await;
+            let found = found.map_err(|source| StartError::Resolve { listener: listener.to_string(), source })?;
+            found.collect()
+        }
+    };
+    addresses.sort_unstable();
+    addresses.dedup();
+    if listener.port == 0 {
+        // One port is advertised, so there is one socket.
+        addresses.truncate(1);
+    }
+    let open = |addr| {
+        let (transport, tls_domain) = match &listener.transport {
+            ListenerTransport::Tcp => (Transport::Tcp, None),
+            ListenerTransport::Tls { domain } => (Transport::Tls, Some(domain.clone())),
+        };
+        let settings = ListenerSettings {
+            tls_domain,
+            tls_handshake_timeout: config.tls.tls_handshake_timeout,
+            ..ListenerSettings::new(addr, transport)
+        };
+        BoundListener::bind(settings, Arc::clone(domains))
+    };
+    Ok(addresses.into_iter().map(open).collect::<Result<_, _>>()?)
+}
+
+/// The clock of all connections: tokio's.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Random bytes from the thread's generator, which the system seeds.
+struct SystemRandom;
+
+impl Random for SystemRandom {
+    fn fill(&self, bytes: &mut [u8]) {
+        rand::rng().fill_bytes(bytes);
+    }
+}
+
+struct SystemClock;
+
+impl WallClock for SystemClock {
+    fn unix_millis(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+}

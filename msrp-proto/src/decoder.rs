@@ -425,9 +425,7 @@ impl BodyScan {
             if body > 0 {
                 return Some(Event::Body(buf.split_to(body).freeze()));
             }
-            if self.candidate.is_none() {
-                return None;
-            }
+            self.candidate.as_ref()?;
         }
     }
 }

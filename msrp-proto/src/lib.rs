@@ -51,6 +51,7 @@ pub mod chunk;
 pub mod decoder;
 pub mod digest;
 pub mod encoder;
+pub mod endpoint;
 pub mod flag;
 mod grammar;
 pub mod head;

@@ -163,7 +163,8 @@ async fn bind(
         Host::Ip(ip) => vec![SocketAddr::new(*ip, listener.port)],
         Host::Name(name) => {
             let found = tokio::net::lookup_host((name.as_str(), listener.port)).await;
-            let found = found.map_err(|source| StartError::Resolve { listener: listener.to_string(), source })?;
+            let found =
+                found.map_err(|source| StartError::Resolve { listener: listener.to_string(), source })?;
             found.collect()
         }
     };

@@ -499,7 +499,8 @@ fn tls_domains_are_checked() {
         ),
         (
             &format!("{server}, match_ip_address: a }}"),
-            "5:64: tls.server_domains.relay.match_ip_address: \"a\": not an IP address, nor `address:port`".to_owned(),
+            "5:64: tls.server_domains.relay.match_ip_address: \"a\": not an IP address, nor `address:port`"
+                .to_owned(),
         ),
         (
             &format!("{server}, match_sip_domain: [a, 'b c'] }}"),

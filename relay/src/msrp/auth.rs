@@ -9,6 +9,7 @@
 //! The nonce is stateless; only (nonce, nc) pairs that were used with the right password are
 //! remembered, so that nobody can fill that memory without one.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,7 +58,7 @@ enum Denial {
 struct Confirmed<'a> {
     authorization: Authorization,
     ha1: Ha1,
-    digest_uri: &'a str,
+    digest_uri: Cow<'a, str>,
 }
 
 impl Relay {
@@ -122,9 +123,8 @@ impl Relay {
         if !auth.algorithms.contains(&authorization.algorithm()) {
             return Err(Denial::WrongCredentials("an algorithm that was not offered"));
         }
-        let digest_uri = digest_uri(head, authorization.uri());
-        let digest_uri =
-            digest_uri.ok_or_else(|| bad_request("uri= is not the last URI of To-Path".into()))?;
+        let digest_uri = digest_uri(head, authorization.uri())
+            .ok_or_else(|| bad_request("uri= is not the last URI of To-Path".into()))?;
 
         let unix_millis = self.wall_clock.unix_millis();
         let nonce =
@@ -136,7 +136,7 @@ impl Relay {
         let user_known = known.is_some();
         // An unknown user costs the same time as a known one.
         let ha1 = known.unwrap_or_else(|| decoy(authorization.algorithm()));
-        if !authorization.verify(&ha1, "AUTH", digest_uri) || !user_known {
+        if !authorization.verify(&ha1, "AUTH", &digest_uri) || !user_known {
             return Err(Denial::WrongCredentials(if user_known { "wrong password" } else { "unknown user" }));
         }
         // Only who knows the password learns that the nonce was the trouble (RFC 7616 §3.3).
@@ -289,11 +289,11 @@ fn answer<'a>(out: &'a mut Vec<u8>, head: &Head, status: StatusCode) -> HeadWrit
 
 /// The URI that goes into H(A2): the rightmost of To-Path as it was sent (RFC 4976 §9.1). A client
 /// that sends `uri=` may write the same URI otherwise, and has hashed what it wrote.
-fn digest_uri<'h>(head: &'h Head, sent: Option<&str>) -> Option<&'h str> {
+fn digest_uri<'h>(head: &'h Head, sent: Option<&str>) -> Option<Cow<'h, str>> {
     let last = head.to_path().next_back()?;
     match sent {
-        Some(sent) if UriRef::parse(sent).ok()? != last => None,
-        Some(_) | None => Some(last.as_str()),
+        Some(sent) => (UriRef::parse(sent).ok()? == last).then(|| sent.to_owned().into()),
+        None => Some(last.as_str().into()),
     }
 }
 

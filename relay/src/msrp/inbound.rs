@@ -44,6 +44,10 @@ const STAGE: usize = 64 * 1024;
 /// its read alive: a receiver that takes nothing would cost a multiple of what waits for it.
 const COPY_WAITING: usize = 4096;
 
+/// The greatest place in a message where a chunk may begin: one that no message reaches, and from which
+/// no chunk gets to where 64 bits end.
+const MAX_START: u64 = 1 << 62;
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Inbound {
@@ -158,8 +162,12 @@ impl Inbound {
             .as_ref()
             .filter(|waiting| matches!(waiting.on, WaitingOn::Lane(..)) && self.link.sessions() > 1)
             .map(|waiting| waiting.since + timeouts.stall_timeout);
+        let session_end = match &self.current {
+            Current::Forward(forward) => Some(forward.expires),
+            Current::None | Current::Discard | Current::Whole { .. } => None,
+        };
         let idle = self.last_activity() + timeouts.idle_timeout;
-        [self.probation, stalled, Some(idle)].into_iter().flatten().min()
+        [self.probation, stalled, session_end, Some(idle)].into_iter().flatten().min()
     }
 
     /// Time has passed.
@@ -172,6 +180,10 @@ impl Inbound {
             return Flow::Close(CloseReason::IdleTimeout);
         }
         let stall_timeout = timeouts.stall_timeout;
+        if matches!(&self.current, Current::Forward(forward) if now >= forward.expires) {
+            self.session_over();
+            self.flush(now);
+        }
         let stalled = self.waiting.as_ref().is_some_and(|waiting| now >= waiting.since + stall_timeout);
         if stalled && self.link.sessions() > 1 {
             self.give_up_waiting(now);
@@ -359,7 +371,8 @@ impl Inbound {
             Current::Whole { head, body } => self.whole(head, &body, flag, now),
             Current::Forward(mut forward) => {
                 if now >= forward.expires {
-                    self.session_over(forward);
+                    self.current = Current::Forward(forward);
+                    self.session_over();
                     self.current = Current::None;
                     return Ok(());
                 }
@@ -382,13 +395,13 @@ impl Inbound {
         if forward.staged_bytes == 0 && forward.chunk.is_some() {
             return;
         }
+        if now >= forward.expires {
+            self.session_over();
+            return;
+        }
         let Current::Forward(mut forward) = std::mem::replace(&mut self.current, Current::Discard) else {
             return;
         };
-        if now >= forward.expires {
-            self.session_over(forward);
-            return;
-        }
         match self.hand_over(&mut forward, None) {
             Ok(()) => self.current = Current::Forward(forward),
             Err(failure) => self.hand_over_failed(&forward, &failure),
@@ -449,7 +462,7 @@ impl Inbound {
             HandOver::Gone => return,
             // Of a chunk that was begun, the closing link has told.
             HandOver::Closed if forward.chunk.is_some() => return,
-            HandOver::Closed => StatusCode::NO_SUCH_SESSION,
+            HandOver::Closed => lost(&forward.target),
             HandOver::Stalled => StatusCode::REQUEST_TIMEOUT,
         };
         if forward.reply.wanted != FailureReport::No {
@@ -458,9 +471,8 @@ impl Inbound {
     }
 
     /// The session ended while a chunk was under way (RFC 4976 §6.3).
-    fn session_over(&mut self, forward: Forward) {
+    fn session_over(&mut self) {
         info!(link = self.link.id(), "a session expired within a chunk");
-        self.current = Current::Forward(forward);
         self.refuse_current(StatusCode::NO_SUCH_SESSION);
     }
 
@@ -515,7 +527,14 @@ impl Inbound {
             }
             return Ok(());
         }
-        let route = match self.relay.route(&head, &self.link, now) {
+        let route = self.relay.route(&head, &self.link, now).map_err(|refusal| match (refusal, method) {
+            // Our domain, but none of our listeners: for us, and no session.
+            (Refusal::Foreign, Method::Auth) => {
+                Refusal::Status(StatusCode::NO_SUCH_SESSION, "no session in the first URI")
+            }
+            (refusal, _) => refusal,
+        });
+        let route = match route {
             Ok(route) => route,
             Err(Refusal::Foreign) => return Err(foreign(&head)),
             Err(Refusal::Status(status, reason)) => {
@@ -531,6 +550,9 @@ impl Inbound {
         let transaction = self.link.new_transaction();
         let link = &self.link;
         let pushed = route.link.with_queue(|queue| {
+            if method != Method::Report && queue.is_full_of_transactions() {
+                return None;
+            }
             let mut origin = queue.spare_origin();
             origin.set(Arc::clone(link), &head, route.own_hops);
             let pushed = queue.control(|out| {
@@ -548,18 +570,26 @@ impl Inbound {
             } else {
                 queue.await_path_response(transaction, origin, now);
             }
-            pushed
+            Some(pushed)
         });
         touch(&mut self.touched, &route.link);
         match pushed {
-            Ok(pushed) if pushed.full => {
+            Ok(Some(pushed)) if pushed.full => {
                 self.waiting = Some(Waiting { since: now, on: WaitingOn::Control(route.link) });
             }
-            Ok(_) => {}
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                info!(
+                    link = self.link.id(),
+                    target = route.link.id(),
+                    "too many requests without a response"
+                );
+                self.respond_along_path(&head, StatusCode::REQUEST_TIMEOUT);
+            }
             Err(Closed) if method == Method::Report => {
                 debug!(link = self.link.id(), "REPORT dropped: the next hop is gone");
             }
-            Err(Closed) => self.respond_along_path(&head, StatusCode::NO_SUCH_SESSION),
+            Err(Closed) => self.respond_along_path(&head, lost(&route.link)),
         }
         Ok(())
     }
@@ -606,9 +636,21 @@ fn touch(touched: &mut SmallVec<[Arc<Link>; 4]>, link: &Arc<Link>) {
 /// The values a relay acts on must be readable, and a chunk must name its message (RFC 4975 §7.1.1).
 fn check_send(head: &Head) -> Result<FailureReport, ValueError> {
     head.message_id()?.ok_or(ValueError("Message-ID"))?;
-    head.byte_range()?;
+    let range = head.byte_range()?;
+    if range.is_some_and(|range| range.start > MAX_START) {
+        return Err(ValueError("Byte-Range"));
+    }
     head.success_report()?;
     head.failure_report()
+}
+
+/// What befell a request whose next hop was lost before it got there: a peer that cannot be reached, or
+/// an owner who is gone.
+fn lost(target: &Link) -> StatusCode {
+    match target.target() {
+        Some(_) => StatusCode::REQUEST_TIMEOUT,
+        None => StatusCode::NO_SUCH_SESSION,
+    }
 }
 
 fn first_hop(head: &Head) -> String {

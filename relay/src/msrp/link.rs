@@ -19,10 +19,12 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use msrp_proto::ident::TransactionId;
 use msrp_proto::status::StatusCode;
 use msrp_proto::uri::Scheme;
@@ -111,8 +113,9 @@ pub struct Link {
     peer: OnceLock<Peer>,
     wire: OnceLock<Box<dyn Wire>>,
     state: Mutex<State>,
-    /// How many sessions use the link: those its client owns and those it is bound to as peer.
-    sessions: AtomicUsize,
+    /// The sessions that use the link (its client's own, its peer's, those of the relay it leads to),
+    /// and how often each does.
+    sessions: Mutex<HashMap<u128, usize>>,
     /// The sessions its client has obtained.
     owned: Mutex<Vec<u128>>,
     failed_auths: AtomicU32,
@@ -128,6 +131,15 @@ struct State {
     /// Why writing failed, for the link's own task to find.
     broken: Option<io::Error>,
     last_write: Option<Instant>,
+    /// The earliest deadline that the link's own task knows of.
+    announced: Option<Instant>,
+}
+
+/// What [`Link::write`] came to.
+struct Written {
+    flushed: Flushed,
+    /// A deadline came up that the link's own task does not know of.
+    unannounced: bool,
 }
 
 impl Link {
@@ -150,8 +162,9 @@ impl Link {
                 stuck_since: None,
                 broken: None,
                 last_write: None,
+                announced: None,
             }),
-            sessions: AtomicUsize::new(0),
+            sessions: Mutex::default(),
             owned: Mutex::default(),
             failed_auths: AtomicU32::new(0),
         })
@@ -244,9 +257,9 @@ impl Link {
             return;
         }
         match self.write(now) {
-            Ok(Flushed::Idle) => {}
-            // Its own task waits for the socket, or finds the error.
-            Ok(Flushed::Blocked) => self.wake(),
+            Ok(Written { flushed: Flushed::Idle, unannounced: false }) => {}
+            // Its own task waits for the socket and sets its timer, or finds the error.
+            Ok(_) => self.wake(),
             Err(error) => {
                 self.state.lock().broken = Some(error);
                 self.wake();
@@ -262,29 +275,37 @@ impl Link {
         if let Some(error) = self.state.lock().broken.take() {
             return Err(error);
         }
-        self.write(now)
+        self.write(now).map(|written| written.flushed)
     }
 
-    fn write(&self, now: Instant) -> io::Result<Flushed> {
-        let Some(wire) = self.wire.get() else { return Ok(Flushed::Idle) };
+    fn write(&self, now: Instant) -> io::Result<Written> {
+        const NOTHING: Written = Written { flushed: Flushed::Idle, unannounced: false };
+        let Some(wire) = self.wire.get() else { return Ok(NOTHING) };
         let mut state = self.state.lock();
         if !state.open {
-            return Ok(Flushed::Idle);
+            return Ok(NOTHING);
         }
         let result = state.write_to(&**wire, &*self.random, now);
+        let unannounced = state
+            .queue
+            .deadline()
+            .is_some_and(|deadline| state.announced.is_none_or(|announced| deadline < announced));
         let wakes = state.queue.take_wakes();
         drop(state);
         for link in wakes {
             link.wake();
         }
-        result
+        result.map(|flushed| Written { flushed, unannounced })
     }
 
-    /// The earliest of what this link waits for: a response, or the socket.
+    /// When [`expire`](Self::expire) wants to be called: the earliest of what this link waits for, a
+    /// response or the socket. Never later than said before while that has not passed, so that those
+    /// who write here need not wake the link's own task for each message to set its timer again.
     pub fn deadline(&self) -> Option<Instant> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         let stuck = state.stuck_since.map(|since| since + self.settings.send_timeout);
-        [state.queue.deadline(), stuck].into_iter().flatten().min()
+        state.announced = [state.announced, state.queue.deadline(), stuck].into_iter().flatten().min();
+        state.announced
     }
 
     /// Ends the transactions whose time is over: REPORT 408 to the sender (RFC 4976 §6.4.1). Says
@@ -292,6 +313,7 @@ impl Link {
     pub fn expire(&self, now: Instant) -> bool {
         let (expired, stuck) = {
             let mut state = self.state.lock();
+            state.announced = state.announced.filter(|&announced| announced > now);
             let stuck = state.stuck_since.is_some_and(|since| now >= since + self.settings.send_timeout);
             (state.queue.expired(now), stuck)
         };
@@ -316,6 +338,7 @@ impl Link {
             }
             state.open = false;
             state.stuck_since = None;
+            state.announced = None;
             state.queue.close()
         };
         if !lost.is_empty() {
@@ -329,10 +352,9 @@ impl Link {
         }
     }
 
-    /// For an orderly stop: ends what is open on the wire with `#` and forgets what has not begun.
+    /// For an orderly stop: ends what is open on the wire with `#` and begins nothing new.
     pub fn wind_up(&self, now: Instant) {
-        let random = &*self.random;
-        let _ = self.with_queue(|queue| queue.wind_up(random));
+        let _ = self.with_queue(Outbound::wind_up);
         self.flush(now);
     }
 
@@ -342,31 +364,36 @@ impl Link {
         !state.open || state.queue.is_idle()
     }
 
-    /// One more session uses the link.
-    pub(crate) fn add_session(&self) -> usize {
-        self.sessions.fetch_add(1, Ordering::Relaxed) + 1
+    /// The session uses the link, in one way more.
+    pub(crate) fn add_session(&self, session: u128) {
+        *self.sessions.lock().entry(session).or_default() += 1;
     }
 
-    /// A session uses it no more.
-    pub(crate) fn remove_session(&self) {
-        self.sessions.fetch_sub(1, Ordering::Relaxed);
+    /// The session uses it in one way less.
+    pub(crate) fn remove_session(&self, session: u128) {
+        if let Entry::Occupied(mut uses) = self.sessions.lock().entry(session) {
+            *uses.get_mut() -= 1;
+            if *uses.get() == 0 {
+                uses.remove();
+            }
+        }
     }
 
     /// How many sessions use the link.
     pub fn sessions(&self) -> usize {
-        self.sessions.load(Ordering::Relaxed)
+        self.sessions.lock().len()
     }
 
     /// The client has obtained a session.
     pub(crate) fn own(&self, session: u128) {
         self.owned.lock().push(session);
-        self.add_session();
+        self.add_session(session);
     }
 
     /// One of its sessions has ended.
     pub(crate) fn disown(&self, session: u128) {
         self.owned.lock().retain(|owned| *owned != session);
-        self.remove_session();
+        self.remove_session(session);
     }
 
     /// The sessions its client has obtained.

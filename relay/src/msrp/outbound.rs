@@ -32,7 +32,7 @@
 //! |---|---|---|
 //! | bytes waiting in one lane | `session_buffer` | the source stops reading ([`Pushed::full`]) |
 //! | control bytes waiting | [`CONTROL_LIMIT`] | sources that produce more stop reading |
-//! | transactions without a response | [`MAX_TRANSACTIONS`] | no further SEND is begun |
+//! | transactions without a response | [`MAX_TRANSACTIONS`] | no further SEND is begun, other requests are refused |
 //! | `partial` transactions remembered | [`MAX_PARTIAL`] | the oldest is forgotten |
 
 use std::collections::VecDeque;
@@ -61,6 +61,9 @@ pub(crate) const CONTROL_LIMIT: usize = 256 * 1024;
 pub(crate) const MAX_TRANSACTIONS: usize = 16 * 1024;
 /// How many SENDs with Failure-Report `partial` are remembered in case an error comes back.
 pub(crate) const MAX_PARTIAL: usize = 1024;
+/// How many timers of answered transactions may stand behind one that is not answered, for each
+/// transaction that is not and in all: then they are swept out.
+const MAX_STALE_TIMERS: usize = 64;
 /// How many used objects are kept for the next message.
 const MAX_SPARE: usize = 64;
 /// The most pieces given to one write.
@@ -136,9 +139,9 @@ struct Chunk {
 }
 
 impl Chunk {
-    fn declared_small(&self, interrupt_size: u64) -> bool {
+    fn declared_small(&self, gather_size: u64) -> bool {
         let declared = self.origin.as_ref().and_then(|origin| origin.range.declared_len());
-        declared.is_some_and(|len| len <= interrupt_size)
+        declared.is_some_and(|len| len <= gather_size)
     }
 
     /// Body bytes that may go now: all if the chunk has ended, else all but one.
@@ -146,8 +149,8 @@ impl Chunk {
         if self.end.is_some() { self.buffered } else { self.buffered.saturating_sub(1) }
     }
 
-    fn can_begin(&self, interrupt_size: u64) -> bool {
-        let gathering = self.declared_small(interrupt_size) && self.buffered <= interrupt_size;
+    fn can_begin(&self, gather_size: u64) -> bool {
+        let gathering = self.declared_small(gather_size) && self.buffered <= gather_size;
         self.end.is_some() || self.sendable() > 0 && !gathering
     }
 
@@ -171,6 +174,15 @@ struct Lane {
     stalled: bool,
 }
 
+impl Lane {
+    /// What counts against `session_buffer`. The head of a chunk that is still coming does not: it goes
+    /// with the chunk's end only, and a long one would keep that from coming.
+    fn held(&self) -> usize {
+        let open = self.chunks.back().filter(|chunk| chunk.end.is_none());
+        self.queued - open.and_then(|chunk| chunk.origin.as_ref()).map_or(0, |origin| origin.len())
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Current {
     lane: usize,
@@ -189,6 +201,8 @@ pub(crate) struct Outbound {
     session_buffer: usize,
     /// A chunk of more bytes can be interrupted (RFC 4975 §7.1.1).
     interrupt_size: u64,
+    /// A chunk that declares no more than this is waited for until it is whole.
+    gather_size: u64,
     response_timeout: Duration,
 
     control: Vec<u8>,
@@ -200,6 +214,7 @@ pub(crate) struct Outbound {
     by_key: HashMap<LaneKey, usize>,
     ready: VecDeque<usize>,
     current: Option<Current>,
+    winding_up: bool,
     next_chunk: ChunkId,
 
     wire: VecDeque<Segment>,
@@ -210,7 +225,7 @@ pub(crate) struct Outbound {
     taken: u64,
 
     transactions: HashMap<TransactionId, Transaction>,
-    /// Timed transactions whose last byte the socket has not taken yet: where it stands.
+    /// SENDs whose last byte the socket has not taken yet: where it stands.
     unsent: VecDeque<(u64, TransactionId)>,
     /// Those whose time runs, the oldest first.
     timers: VecDeque<(Instant, TransactionId)>,
@@ -226,6 +241,8 @@ impl Outbound {
         Self {
             session_buffer,
             interrupt_size,
+            // What fills the buffer cannot be waited for.
+            gather_size: interrupt_size.min(session_buffer.saturating_sub(1) as u64),
             response_timeout,
             control: Vec::new(),
             control_ends: VecDeque::new(),
@@ -235,6 +252,7 @@ impl Outbound {
             by_key: HashMap::new(),
             ready: VecDeque::new(),
             current: None,
+            winding_up: false,
             next_chunk: 1,
             wire: VecDeque::new(),
             wire_bytes: 0,
@@ -288,6 +306,11 @@ impl Outbound {
         }
     }
 
+    /// Whether so many requests are without a response that no more may be added.
+    pub(crate) fn is_full_of_transactions(&self) -> bool {
+        self.transactions.len() >= MAX_TRANSACTIONS
+    }
+
     /// Remembers a forwarded AUTH or unknown method, whose time runs from now.
     pub(crate) fn await_path_response(
         &mut self,
@@ -339,7 +362,7 @@ impl Outbound {
         chunk.body.push_back(bytes);
         let lane = &mut self.lanes[index];
         lane.queued += len;
-        let full = lane.queued >= session_buffer;
+        let full = lane.held() >= session_buffer;
         self.make_ready(index);
         Ok(Pushed { full })
     }
@@ -353,7 +376,7 @@ impl Outbound {
         let (index, chunk) = self.open_chunk(key, id)?;
         chunk.end = Some(flag);
         chunk.answered = true;
-        let full = self.lanes[index].queued >= session_buffer;
+        let full = self.lanes[index].held() >= session_buffer;
         self.make_ready(index);
         Ok(Pushed { full })
     }
@@ -383,7 +406,7 @@ impl Outbound {
     pub(crate) fn wait_for_lane(&mut self, key: LaneKey) -> bool {
         let Some(&index) = self.by_key.get(&key) else { return false };
         let lane = &mut self.lanes[index];
-        lane.source_waits = lane.queued >= self.session_buffer;
+        lane.source_waits = lane.held() >= self.session_buffer;
         lane.source_waits
     }
 
@@ -391,7 +414,7 @@ impl Outbound {
     pub(crate) fn stall(&mut self, key: LaneKey) {
         if let Some(&index) = self.by_key.get(&key) {
             let lane = &mut self.lanes[index];
-            lane.stalled = lane.queued > self.session_buffer / 2;
+            lane.stalled = lane.held() > self.session_buffer / 2;
             lane.source_waits = false;
         }
     }
@@ -409,9 +432,10 @@ impl Outbound {
         }
     }
 
-    /// Whether anything waits for the socket or for its turn.
+    /// Whether nothing waits for the socket or for its turn.
     pub(crate) fn is_idle(&self) -> bool {
-        self.wire.is_empty() && self.control_ends.is_empty() && self.by_key.is_empty()
+        let no_chunk = if self.winding_up { self.current.is_none() } else { self.by_key.is_empty() };
+        self.wire.is_empty() && self.control_ends.is_empty() && no_chunk
     }
 
     /// Whether something is on the wire.
@@ -479,8 +503,14 @@ impl Outbound {
                 break;
             }
             self.unsent.pop_front();
-            if self.transactions.contains_key(&transaction) {
-                self.timers.push_back((now + self.response_timeout, transaction));
+            match self.transactions.get(&transaction) {
+                Some(Transaction::Chunk(failure))
+                    if failure.origin.failure_report == FailureReport::Partial =>
+                {
+                    self.remember_partial(transaction);
+                }
+                Some(_) => self.timers.push_back((now + self.response_timeout, transaction)),
+                None => {}
             }
         }
     }
@@ -517,7 +547,8 @@ impl Outbound {
         copy.copy_from(origin);
         let range = ByteRange {
             start: current.start,
-            end: Some(chunk.position.saturating_sub(1)),
+            // What still waits is dropped with it.
+            end: Some((chunk.position + chunk.buffered).saturating_sub(1)),
             total: origin.range.total,
         };
         let failure = Failure { origin: copy, answered: chunk.answered, range };
@@ -550,6 +581,10 @@ impl Outbound {
 
     /// The connection is closed: takes everything that will not arrive, and everyone who waits.
     pub(crate) fn close(&mut self) -> (Vec<Transaction>, Vec<Arc<Link>>) {
+        // That nobody has answered these is as it should be: they are taken for delivered.
+        for transaction in self.partial.drain(..) {
+            self.transactions.remove(&transaction);
+        }
         let mut lost: Vec<_> = self.transactions.drain().map(|(_, transaction)| transaction).collect();
         for lane in &mut self.lanes {
             for mut chunk in lane.chunks.drain(..) {
@@ -569,24 +604,14 @@ impl Outbound {
         (lost, wake)
     }
 
-    /// Whether a chunk's head is on the wire without its end-line.
-    pub(crate) fn is_within_chunk(&self) -> bool {
-        self.current.is_some()
-    }
-
-    /// Ends with `#` what is open on the wire and forgets all else that waits, for an orderly stop.
-    pub(crate) fn wind_up(&mut self, random: &dyn Random) {
-        for index in 0..self.lanes.len() {
-            let is_current = self.current.is_some_and(|current| current.lane == index);
-            let lane = &mut self.lanes[index];
-            lane.chunks.truncate(usize::from(is_current));
-            if let Some(chunk) = lane.chunks.front_mut().filter(|chunk| chunk.end.is_none()) {
-                chunk.end = Some(Flag::Abort);
-                chunk.silent = true;
-            }
+    /// Ends with `#` what is open on the wire and begins nothing any more, for an orderly stop. What
+    /// waits fails when the connection closes.
+    pub(crate) fn wind_up(&mut self) {
+        self.winding_up = true;
+        let Some(current) = self.current else { return };
+        if let Some(chunk) = self.lanes[current.lane].chunks.front_mut().filter(|chunk| chunk.end.is_none()) {
+            chunk.end = Some(Flag::Abort);
         }
-        self.ready.retain(|&index| !self.lanes[index].chunks.is_empty());
-        self.fill(random);
     }
 
     fn lane(&mut self, key: LaneKey, source: &Arc<Link>) -> usize {
@@ -620,7 +645,7 @@ impl Outbound {
         let lane = &mut self.lanes[index];
         if !lane.in_ready
             && !is_current
-            && lane.chunks.front().is_some_and(|chunk| chunk.can_begin(self.interrupt_size))
+            && lane.chunks.front().is_some_and(|chunk| chunk.can_begin(self.gather_size))
         {
             lane.in_ready = true;
             self.ready.push_back(index);
@@ -653,7 +678,7 @@ impl Outbound {
 
     /// Puts the head of the next lane's first chunk on the wire.
     fn begin_fragment(&mut self, random: &dyn Random) -> bool {
-        if self.transactions.len() >= MAX_TRANSACTIONS {
+        if self.is_full_of_transactions() || self.winding_up {
             return false;
         }
         let Some(index) = self.ready.pop_front() else { return false };
@@ -665,8 +690,9 @@ impl Outbound {
         let mut bits = [0; 10];
         random.fill(&mut bits);
         let transaction = TransactionId::from_random(bits);
-        // A chunk that is whole and small goes on as it came, or as the rest of what it was.
-        let interruptible = chunk.end.is_none() || chunk.buffered > self.interrupt_size;
+        // A chunk that is whole and small goes on as it came, or as the rest of what it was. One that
+        // will never be whole must not say where it ends.
+        let interruptible = chunk.silent || chunk.end.is_none() || chunk.buffered > self.interrupt_size;
         let open = origin.range.end.is_none();
         let range = match (chunk.interrupted, interruptible) {
             (false, false) => None,
@@ -795,27 +821,23 @@ impl Outbound {
                 let range = ByteRange { start: current.start, end: Some(end), total: origin.range.total };
                 // A fragment that has left is reported on, even while the rest still arrives.
                 let failure = Failure { origin, answered: true, range };
-                self.await_chunk_response(current.transaction, failure, wanted);
+                self.transactions.insert(current.transaction, Transaction::Chunk(failure));
+                self.unsent.push_back((self.placed, current.transaction));
             }
         }
         self.make_ready(current.lane);
         self.retire_lane(current.lane);
     }
 
-    fn await_chunk_response(&mut self, transaction: TransactionId, failure: Failure, wanted: FailureReport) {
-        self.transactions.insert(transaction, Transaction::Chunk(failure));
-        match wanted {
-            FailureReport::Yes => self.unsent.push_back((self.placed, transaction)),
-            FailureReport::Partial | FailureReport::No => {
-                self.partial.push_back(transaction);
-                if self.partial.len() > MAX_PARTIAL {
-                    let oldest = self.partial.pop_front();
-                    if let Some(Transaction::Chunk(failure)) =
-                        oldest.and_then(|oldest| self.transactions.remove(&oldest))
-                    {
-                        self.recycle(failure.origin);
-                    }
-                }
+    /// Nobody answers these unless they fail, so there is no time after which they are forgotten.
+    fn remember_partial(&mut self, transaction: TransactionId) {
+        self.partial.push_back(transaction);
+        if self.partial.len() > MAX_PARTIAL {
+            let oldest = self.partial.pop_front();
+            if let Some(Transaction::Chunk(failure)) =
+                oldest.and_then(|oldest| self.transactions.remove(&oldest))
+            {
+                self.recycle(failure.origin);
             }
         }
     }
@@ -823,7 +845,7 @@ impl Outbound {
     /// Lets the source of a lane read on when half of the lane has gone.
     fn relieve(&mut self, index: usize) {
         let lane = &mut self.lanes[index];
-        if lane.queued <= self.session_buffer / 2 {
+        if lane.held() <= self.session_buffer / 2 {
             lane.stalled = false;
             if std::mem::take(&mut lane.source_waits) {
                 self.wake.extend(lane.source.clone());
@@ -853,6 +875,9 @@ impl Outbound {
                 break;
             }
             self.timers.pop_front();
+        }
+        if self.timers.len() > 2 * self.transactions.len() + MAX_STALE_TIMERS {
+            self.timers.retain(|(_, transaction)| self.transactions.contains_key(transaction));
         }
         while let Some(transaction) = self.partial.front() {
             if self.transactions.contains_key(transaction) {

@@ -71,7 +71,7 @@ impl Relay {
         source.flush(now);
         if status == StatusCode::UNAUTHORIZED && origin.carries_authorization && !is_stale(head) {
             self.auth_failed_further_on(source);
-        } else if status.is_success() {
+        } else if status.is_success() && origin.carries_authorization {
             source.forget_failed_auths();
         }
     }

@@ -131,9 +131,14 @@ impl Relay {
                     return Err(TOO_MANY);
                 }
             }
+            if outgoing && matches!(session.owner(), Owner::Relay { .. }) {
+                session.serve_over(from);
+            }
             match (outgoing, inside) {
                 (true, true) => {}
-                (true, false) => break (self.outgoing(&session, &next, now)?, id),
+                // After a hop inside it is on its way to the owner, even if that is who sent it: two
+                // users behind one connection.
+                (true, false) if own_hops == 1 => break (self.outgoing(&session, &next, now)?, id),
                 (false, true) => {
                     // On its way to the owner through another session of the same owner.
                     let further = self.sessions.find(&next, now).ok_or(NO_SESSION)?;
@@ -142,7 +147,7 @@ impl Relay {
                     }
                     claims.push((session, previous));
                 }
-                (false, false) => {
+                (_, false) => {
                     let link = self.towards_owner(&session, &next, now).ok_or(NOT_THE_OWNER)?;
                     claims.push((session, previous));
                     break (link, id);
@@ -151,10 +156,10 @@ impl Relay {
             previous = uri;
             uri = next;
         };
-        for (session, peer) in &claims {
-            session.claim(peer, from).map_err(|_| IN_USE)?;
-        }
         let (link, session) = link;
+        for (claimed, peer) in &claims {
+            claimed.claim(peer, from, session).map_err(|_| IN_USE)?;
+        }
         Ok(Route { link, own_hops, session, expires: expires.unwrap_or(now) })
     }
 
@@ -179,12 +184,12 @@ impl Relay {
         match session.owner() {
             Owner::Client(link) => Some(Arc::clone(link)),
             Owner::Relay { host } => {
-                if let Some(link) = self.routes.verified(host) {
-                    return Some(link);
-                }
-                // The relay closed all its connections: we open one, to it and nobody else.
+                // If the relay closed all its connections, we open one, to it and nobody else.
                 let leads_there = next.is_tcp() && next.host().eq_ignore_ascii_case(host);
-                leads_there.then(|| self.link_to(next, now))
+                let link =
+                    self.routes.verified(host).or_else(|| leads_there.then(|| self.link_to(next, now)))?;
+                session.serve_over(&link);
+                Some(link)
             }
         }
     }

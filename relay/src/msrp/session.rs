@@ -39,6 +39,8 @@ pub struct Session {
     user: Box<str>,
     expires: Instant,
     bindings: Mutex<SmallVec<[Binding; 1]>>,
+    /// The connections that an owning relay has used for it.
+    relay_links: Mutex<SmallVec<[Arc<Link>; 1]>>,
 }
 
 /// A peer and the connection it is reached by.
@@ -46,6 +48,9 @@ pub struct Session {
 struct Binding {
     uri: MsrpUri,
     link: Arc<Link>,
+    /// The session that the link counts for this: the first one of ours on the peer's way, which is
+    /// the peer's own where both are clients of this relay.
+    counted_as: u128,
 }
 
 /// The session is in use over another connection (RFC 4975 §10: 506).
@@ -95,33 +100,59 @@ impl Session {
 
     /// The owner sends to this peer over this connection.
     pub(crate) fn bind(&self, peer: &UriRef<'_>, link: &Arc<Link>) {
+        self.bind_as(peer, link, self.id);
+    }
+
+    fn bind_as(&self, peer: &UriRef<'_>, link: &Arc<Link>, counted_as: u128) {
         let mut bindings = self.bindings.lock();
         if let Some(binding) = bindings.iter_mut().find(|binding| binding.uri.as_ref() == *peer) {
             if binding.link.id() != link.id() {
-                binding.link.remove_session();
-                link.add_session();
+                binding.link.remove_session(binding.counted_as);
+                link.add_session(counted_as);
                 binding.link = Arc::clone(link);
+                binding.counted_as = counted_as;
             }
             return;
         }
         if bindings.len() >= MAX_BINDINGS {
             let spent = bindings.iter().position(|binding| !binding.link.is_open()).unwrap_or(0);
-            bindings.remove(spent).link.remove_session();
+            let spent = bindings.remove(spent);
+            spent.link.remove_session(spent.counted_as);
         }
-        link.add_session();
-        bindings.push(Binding { uri: peer.to_uri(), link: Arc::clone(link) });
+        link.add_session(counted_as);
+        bindings.push(Binding { uri: peer.to_uri(), link: Arc::clone(link), counted_as });
+    }
+
+    /// The relay that owns the session uses this connection for it.
+    pub(crate) fn serve_over(&self, link: &Arc<Link>) {
+        let mut links = self.relay_links.lock();
+        if links.iter().any(|known| known.id() == link.id()) {
+            return;
+        }
+        links.retain(|known| {
+            let open = known.is_open();
+            if !open {
+                known.remove_session(self.id);
+            }
+            open
+        });
+        link.add_session(self.id);
+        links.push(Arc::clone(link));
     }
 
     /// Somebody who is not the owner sends into the session. While the connection of one peer is
-    /// open, another connection is refused, unless both lead to the same authenticated relay.
-    pub(crate) fn claim(&self, peer: &UriRef<'_>, link: &Arc<Link>) -> Result<(), InUse> {
+    /// open, another connection is refused, unless both lead to the same authenticated relay. A
+    /// connection that we are only trying to open claims nothing: the peer may be out of our reach.
+    /// `first` is the session by which the previous hop addressed us.
+    pub(crate) fn claim(&self, peer: &UriRef<'_>, link: &Arc<Link>, first: u128) -> Result<(), InUse> {
         {
             let bindings = self.bindings.lock();
             if bindings.iter().any(|binding| binding.link.id() == link.id() && binding.uri.as_ref() == *peer)
             {
                 return Ok(());
             }
-            let mut open = bindings.iter().filter(|binding| binding.link.is_open()).peekable();
+            let is_up = |link: &Link| link.peer().is_some() && link.is_open();
+            let mut open = bindings.iter().filter(|binding| is_up(&binding.link)).peekable();
             let free = open.peek().is_none();
             let known =
                 open.any(|binding| binding.link.id() == link.id() || binding.link.is_same_relay(link));
@@ -129,7 +160,7 @@ impl Session {
                 return Err(InUse);
             }
         }
-        self.bind(peer, link);
+        self.bind_as(peer, link, first);
         Ok(())
     }
 
@@ -139,7 +170,10 @@ impl Session {
             link.disown(self.id);
         }
         for binding in self.bindings.lock().drain(..) {
-            binding.link.remove_session();
+            binding.link.remove_session(binding.counted_as);
+        }
+        for link in self.relay_links.lock().drain(..) {
+            link.remove_session(self.id);
         }
     }
 }
@@ -180,8 +214,15 @@ impl Sessions {
         if let Owner::Client(link) = &owner {
             link.own(id);
         }
-        let bindings = Mutex::default();
-        let session = Arc::new(Session { id, uri, owner, user: user.into(), expires, bindings });
+        let session = Arc::new(Session {
+            id,
+            uri,
+            owner,
+            user: user.into(),
+            expires,
+            bindings: Mutex::default(),
+            relay_links: Mutex::default(),
+        });
         self.shard(id).write().insert(id, Arc::clone(&session));
         session
     }

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use msrp_proto::status::StatusCode;
-use tcp_transport::connection::{CloseReason, Flow, Handle, Protocol, Transmit};
 use tcp_transport::Stream;
+use tcp_transport::connection::{CloseReason, Flow, Handle, Protocol, Transmit};
 use tracing::{info, warn};
 
 use super::network::Network;

@@ -23,7 +23,8 @@ pub fn server_domains(config: &Config) -> Result<ServerDomains, ConfigErrors> {
             match_sip_domain: domain.match_sip_domain.clone(),
             match_ip_address: domain.match_ip_address.clone(),
         };
-        let domain = ServerDomain::load(&settings).map_err(|error| at(config, "server_domains", name, &error))?;
+        let domain =
+            ServerDomain::load(&settings).map_err(|error| at(config, "server_domains", name, &error))?;
         loaded.push(domain);
     }
     // Names are the keys of a map: no two are alike.

@@ -1,0 +1,84 @@
+//! The lines a daemon logs.
+
+use std::io::{BufRead, BufReader, Read};
+use std::sync::Arc;
+
+use std::sync::Mutex;
+use tokio::sync::watch;
+
+use crate::within;
+
+/// The lines written so far, and those to come.
+#[derive(Clone)]
+pub struct Log {
+    lines: Arc<Mutex<Vec<String>>>,
+    count: watch::Receiver<usize>,
+}
+
+impl Log {
+    /// Collects the lines of `source` until it ends.
+    pub(crate) fn collect(source: impl Read + Send + 'static) -> Self {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (sender, count) = watch::channel(0);
+        let collected = Arc::clone(&lines);
+        std::thread::spawn(move || {
+            for line in BufReader::new(source).lines() {
+                let Ok(line) = line else { break };
+                let mut lines = collected.lock().expect("log");
+                lines.push(line);
+                let _ = sender.send(lines.len());
+            }
+        });
+        Self { lines, count }
+    }
+
+    /// All lines so far.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().expect("log").clone()
+    }
+
+    /// The lines so far that contain each of `words`.
+    #[must_use]
+    pub fn with(&self, words: &[&str]) -> Vec<String> {
+        let holds = |line: &String| words.iter().all(|word| line.contains(word));
+        self.lines.lock().expect("log").iter().filter(|line| holds(line)).cloned().collect()
+    }
+
+    /// The first line that contains each of `words`, now or later.
+    ///
+    /// # Panics
+    /// When there is none by the deadline, or when the log ends; with the log.
+    pub async fn wait_for(&self, words: &[&str]) -> String {
+        let mut count = self.count.clone();
+        let found = async {
+            loop {
+                count.borrow_and_update();
+                if let Some(line) = self.with(words).into_iter().next() {
+                    return Some(line);
+                }
+                if count.changed().await.is_err() {
+                    return self.with(words).into_iter().next();
+                }
+            }
+        };
+        match within(format_args!("a log line with {words:?} in {self:?}"), found).await {
+            Some(line) => line,
+            None => panic!("the log ended without a line with {words:?}: {self:?}"),
+        }
+    }
+
+    /// Waits until the log ends: the process has.
+    pub async fn ended(&self) {
+        let mut count = self.count.clone();
+        within("the end of the log", async { while count.changed().await.is_ok() {} }).await;
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let lines = self.lines();
+        let skipped = lines.len().saturating_sub(200);
+        write!(f, "log ({skipped} lines before):\n{}", lines[skipped..].join("\n"))
+    }
+}

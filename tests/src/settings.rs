@@ -1,0 +1,92 @@
+//! The configuration of a daemon under test.
+
+use std::fmt::Write as _;
+
+/// What goes into the YAML file. Each section is the inside of a YAML flow mapping, such as
+/// `stall_timeout: 300ms, probation: 1s`; empty for the defaults.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What the relay is called.
+    pub domain: String,
+    /// Address of the TLS listener, and what follows in its mapping, such as `advertise: "…"`.
+    pub tls: Option<String>,
+    /// Address of the plain listener, likewise.
+    pub plain: Option<String>,
+    /// The identity of the server domain.
+    pub identity: String,
+    /// What else the server domain says.
+    pub server_domain: String,
+    /// The whole client domain.
+    pub client_domain: String,
+    /// `auth` but realm and users. It allows AUTH without TLS by default: most tests are not about it.
+    pub auth: String,
+    /// `limits`.
+    pub limits: String,
+    /// `timeouts`.
+    pub timeouts: String,
+    /// `outbound`.
+    pub outbound: String,
+    /// `log`.
+    pub log: String,
+}
+
+impl Default for Settings {
+    /// Both listeners on free ports of 127.0.0.1, users `alice`, `bob`, `carol` and `dave` with the
+    /// passwords `alicepw` and so on.
+    fn default() -> Self {
+        Self {
+            domain: "relay.test".into(),
+            tls: Some("127.0.0.1:0".into()),
+            plain: Some("127.0.0.1:0".into()),
+            identity: "relay".into(),
+            server_domain: "ca_list: ca.pem, verify_cert: true, require_cert: false".into(),
+            client_domain: "ca_list: ca.pem, verify_cert: true, certificate: relay.crt, private_key: relay.key"
+                .into(),
+            auth: "allow_auth_without_tls: true".into(),
+            limits: String::new(),
+            timeouts: String::new(),
+            outbound: String::new(),
+            log: "level: info, format: text".into(),
+        }
+    }
+}
+
+impl Settings {
+    /// The YAML text.
+    #[must_use]
+    pub fn to_yaml(&self) -> String {
+        let mut yaml = format!("domain: {}\nlisteners:\n", self.domain);
+        // `127.0.0.1:0, advertise: "…"`: the address, and what follows.
+        let listener = |scheme: &str, text: &str| {
+            let (address, more) = text.split_once(',').unwrap_or((text, ""));
+            format!("  - {{ uri: \"{scheme}://{address}\", {more} ")
+        };
+        if let Some(tls) = &self.tls {
+            let _ = writeln!(yaml, "{}, tls_domain: main }}", listener("msrps", tls).trim_end_matches([' ', ',']));
+        }
+        if let Some(plain) = &self.plain {
+            let _ = writeln!(yaml, "{} }}", listener("msrp", plain).trim_end_matches([' ', ',']));
+        }
+        let identity = &self.identity;
+        let _ = writeln!(
+            yaml,
+            "tls:\n  server_domains:\n    main: {{ certificate: {identity}.crt, private_key: {identity}.key, {} }}\n  \
+             client_domains:\n    default: {{ {} }}",
+            self.server_domain, self.client_domain
+        );
+        let _ = writeln!(yaml, "auth:\n  realm: relay.test");
+        for line in self.auth.split_inclusive(", ") {
+            let _ = writeln!(yaml, "  {}", line.trim_end_matches(", "));
+        }
+        let _ = writeln!(yaml, "  users:");
+        for user in ["alice", "bob", "carol", "dave"] {
+            let _ = writeln!(yaml, "    {user}: {{ password: {user}pw }}");
+        }
+        for (name, section) in
+            [("limits", &self.limits), ("timeouts", &self.timeouts), ("outbound", &self.outbound), ("log", &self.log)]
+        {
+            let _ = writeln!(yaml, "{name}: {{ {section} }}");
+        }
+        yaml
+    }
+}

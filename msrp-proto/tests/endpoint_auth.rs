@@ -6,7 +6,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{Side, Wire, parse_all, uri};
-use msrp_proto::digest::{Algorithm, AuthenticationInfo, Authorization, Challenge, Ha1};
+use msrp_proto::digest::{Algorithm, AuthenticationInfo, Authorization, Ha1};
 use msrp_proto::endpoint::{
     AuthError, Config, Credentials, Event, MAX_CHALLENGES, OwnSecret, RelayLogin, SendError, UsageError,
     relay_uri,

@@ -36,7 +36,7 @@ pub use self::listener::{Listener, ListenerTransport};
 pub use self::log::{Log, LogFormat, LogLevel};
 pub use self::outbound::{Denied, Network, OutboundPolicy};
 pub use self::tls::{ClientCertificates, ClientDomain, Identity, ServerDomain, Tls};
-pub use self::value::{Host, HostPort, Secret};
+pub use self::value::{ByteSize, Host, HostPort, Secret};
 
 use self::auth::FileAuth;
 use self::error::{KeyPath, Problem, Segment, Spot};

@@ -15,7 +15,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use bytes::{BufMut as _, BytesMut};
+use bytes::{Buf as _, BufMut as _, BytesMut};
 use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -210,6 +210,65 @@ impl Stream {
                 result => return result,
             }
         }
+    }
+
+    /// Writes from `output` and reads into `input`, waiting until either got on; returns how many
+    /// bytes were read: 0 if some were written only. What was written has left `output`, which is
+    /// empty only when its ciphertext has left too. For programs that have no driver; not to be mixed
+    /// with one. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// As [`try_read`](Self::try_read) and [`try_write`](Self::try_write), without `WouldBlock`;
+    /// [`io::ErrorKind::UnexpectedEof`] when the peer has ended its direction.
+    pub async fn exchange(&self, input: &mut BytesMut, output: &mut BytesMut) -> io::Result<usize> {
+        poll_fn(|cx| {
+            loop {
+                let mut moved = false;
+                if !output.is_empty() || self.wants_flush() {
+                    match self.write_some(output) {
+                        Ok(written) => moved = written,
+                        Err(e) => return Poll::Ready(Err(e)),
+                    }
+                }
+                input.reserve(MAX_READ);
+                match self.try_read(input, MAX_READ) {
+                    Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                    Ok(n) => return Poll::Ready(Ok(n)),
+                    Err(e) if is_transient(&e) => {}
+                    Err(e) => return Poll::Ready(Err(e)),
+                }
+                if moved {
+                    return Poll::Ready(Ok(0));
+                }
+                let waits = !output.is_empty() || self.wants_flush();
+                let writable = waits && self.poll_write_ready(cx)?.is_ready();
+                if !writable && self.poll_read_ready(cx)?.is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Writes from the front of `output`; whether anything moved.
+    fn write_some(&self, output: &mut BytesMut) -> io::Result<bool> {
+        let mut moved = false;
+        while !output.is_empty() {
+            match self.try_write(&[IoSlice::new(output)]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => output.advance(n),
+                Err(e) if is_transient(&e) => break,
+                Err(e) => return Err(e),
+            }
+            moved = true;
+        }
+        let pending = self.wants_flush();
+        match self.flush() {
+            Ok(()) => moved |= pending,
+            Err(e) if is_transient(&e) => {}
+            Err(e) => return Err(e),
+        }
+        Ok(moved)
     }
 
     /// Tells the peer that nothing more will be sent (TLS `close_notify`; nothing for plain TCP).

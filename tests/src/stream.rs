@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -54,8 +53,7 @@ impl Stream {
 
 /// Makes the socket's close a reset.
 pub(crate) fn set_reset(socket: &TcpStream) {
-    #[expect(deprecated, reason = "it blocks for a time other than zero only")]
-    socket.set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+    socket.set_zero_linger().expect("SO_LINGER");
 }
 
 /// A client's TLS configuration: the site's authority, and a certificate or none.

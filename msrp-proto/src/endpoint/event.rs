@@ -67,8 +67,8 @@ pub enum Event {
         /// When it ends.
         at: Instant,
     },
-    /// The first request for the session has arrived: the peer is on this connection
-    /// (RFC 4975 §5.4).
+    /// On the passive side: the first request for the session has arrived, so the peer is on this
+    /// connection (RFC 4975 §5.4).
     SessionBound {
         /// Which.
         session: SessionHandle,

@@ -486,7 +486,9 @@ impl Sending {
     /// its end, and enough of any other that it does not become too short.
     fn may_begin_under(&self, transaction: &TransactionId) -> bool {
         let mut guard = EndLineGuard::new(transaction);
-        let mut left = usize::try_from(self.splitter.needed()).unwrap_or(usize::MAX);
+        // One that begins before that point and ends behind it would cut the chunk short, too.
+        let straddling = encoder::end_line_len(transaction.as_bytes().len());
+        let mut left = usize::try_from(self.splitter.needed()).unwrap_or(usize::MAX) + straddling;
         self.pending.iter().all(|bytes| {
             let slice = &bytes[..bytes.len().min(left)];
             left -= slice.len();

@@ -1,7 +1,8 @@
 //! The sessions of one connection (RFC 4975 §5.4).
 //!
 //! A session is *gated* while it may not send: the passive side of a connection without a relay does
-//! not know who has connected until the first request arrives. It becomes *bound* with that request.
+//! not know who has connected until the first request arrives. It becomes *bound* with that request;
+//! on the active side, which knows whom it has connected to, it is so from the beginning.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -98,7 +99,7 @@ impl Sessions {
         }
         paths.extend_from_slice(format!("\r\nFrom-Path: {}\r\n", options.local).as_bytes());
         let active = options.role == Role::Active;
-        let session = Session { options, paths: paths.into(), bound: false, elsewhere: false };
+        let session = Session { options, paths: paths.into(), bound: active, elsewhere: false };
         if active {
             bodiless(handle, &session, shared);
         }
@@ -131,7 +132,7 @@ impl Sessions {
     /// was begun.
     pub(super) fn may_send(&self, handle: SessionHandle) -> bool {
         self.open.get(&handle).is_none_or(|session| {
-            session.bound || session.options.role == Role::Active || !session.options.use_path.is_empty()
+            session.bound || !session.options.use_path.is_empty()
         })
     }
 

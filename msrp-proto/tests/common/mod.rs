@@ -38,7 +38,7 @@ pub struct Side {
     pub sources: HashMap<OutgoingHandle, Vec<u8>>,
     /// Bodies received piece by piece.
     pub received: HashMap<IncomingHandle, Vec<u8>>,
-    /// The most body that was asked for and not yet sent: what the endpoint holds.
+    /// Every output that was not empty.
     pub outputs: Vec<Bytes>,
 }
 

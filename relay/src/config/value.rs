@@ -117,8 +117,26 @@ impl FromStr for HumanDuration {
     }
 }
 
-#[derive(Debug, PartialEq)]
-struct ByteSize(usize);
+/// A size in bytes, written with its unit: `2048B`, `64KiB`, `16MiB`, `1GiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByteSize(usize);
+
+impl ByteSize {
+    /// The number of bytes.
+    pub fn bytes(self) -> u64 {
+        self.0 as u64
+    }
+}
+
+/// In the largest unit of which it is a multiple.
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+        let fits = units.into_iter().find(|(_, factor)| self.0 > 0 && self.0 % factor == 0);
+        let (unit, factor) = fits.unwrap_or(("B", 1));
+        write!(f, "{}{unit}", self.0 / factor)
+    }
+}
 
 impl FromStr for ByteSize {
     type Err = String;

@@ -397,11 +397,6 @@ impl Outbound {
         true
     }
 
-    /// Whether the chunk is still open.
-    pub(crate) fn is_open(&mut self, key: LaneKey, id: ChunkId) -> bool {
-        self.open_chunk(key, id).is_ok()
-    }
-
     /// The lane's source stops reading; it is woken when half of the lane has gone.
     pub(crate) fn wait_for_lane(&mut self, key: LaneKey) -> bool {
         let Some(&index) = self.by_key.get(&key) else { return false };
@@ -724,7 +719,8 @@ impl Outbound {
     /// Goes on with the current fragment; `false` if nothing of it can go now.
     fn advance(&mut self, current: Current) -> bool {
         let waits_control = !self.control_ends.is_empty();
-        let waits = self.something_waits();
+        // In an orderly stop nothing would go on after an interruption.
+        let waits = self.something_waits() && !self.winding_up;
         let lane = &mut self.lanes[current.lane];
         let Some(chunk) = lane.chunks.front_mut() else {
             self.current = None;
@@ -791,6 +787,8 @@ impl Outbound {
         let interrupted = chunk.end != Some(flag) || chunk.buffered > 0;
         let end = chunk.position.saturating_sub(1);
         let silent = chunk.silent || current.answered;
+        // A fragment that has left is reported on, even while the rest still arrives.
+        let answered = chunk.answered || interrupted;
         let wanted = chunk.origin.as_ref().map_or(FailureReport::No, |origin| origin.failure_report);
         let origin = if interrupted {
             chunk.interrupted = true;
@@ -819,8 +817,7 @@ impl Outbound {
                 self.recycle(origin);
             } else {
                 let range = ByteRange { start: current.start, end: Some(end), total: origin.range.total };
-                // A fragment that has left is reported on, even while the rest still arrives.
-                let failure = Failure { origin, answered: true, range };
+                let failure = Failure { origin, answered, range };
                 self.transactions.insert(current.transaction, Transaction::Chunk(failure));
                 self.unsent.push_back((self.placed, current.transaction));
             }

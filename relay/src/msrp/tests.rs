@@ -1,1 +1,5 @@
+//! Flows over the whole core, with wires in memory and a virtual clock.
 
+mod harness;
+
+mod auth;

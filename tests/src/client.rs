@@ -145,6 +145,17 @@ impl Client {
         &self.relay
     }
 
+    /// Connects to a listener of `daemon` and obtains a session as `user`, whose password the
+    /// [settings](crate::Settings) make of the name.
+    ///
+    /// # Panics
+    /// When it does not get one.
+    pub async fn with_session(daemon: &Daemon, site: &Site, scheme: Scheme, user: &str) -> (Self, Session) {
+        let mut client = Self::connect(daemon, site, scheme).await;
+        let session = client.auth(user, &format!("{user}pw")).await;
+        (client, session)
+    }
+
     /// Obtains a session.
     ///
     /// # Panics
@@ -477,6 +488,21 @@ impl Receiver {
         }
     }
 
+    /// What is left of the chunk whose head was read, and its flag.
+    ///
+    /// # Panics
+    /// When the connection ends before.
+    pub async fn rest_of_chunk(&mut self) -> (Vec<u8>, Flag) {
+        let mut body = Vec::new();
+        loop {
+            match self.event().await.expect("read").expect("the end of a chunk") {
+                Event::Body(bytes) => body.extend_from_slice(&bytes),
+                Event::End(flag) => return (body, flag),
+                Event::Head(head) => panic!("{head:?} within a message"),
+            }
+        }
+    }
+
     /// The response to this request, which must be the next message.
     ///
     /// # Panics
@@ -512,6 +538,18 @@ impl Receiver {
             None => Ok(()),
             Some(message) => panic!("the connection should have ended, and not brought {message:?}"),
         }
+    }
+
+    /// Reads to the connection's end, and gives what came before.
+    ///
+    /// # Errors
+    /// When it does not end in order: with a reset, or without TLS close_notify.
+    pub async fn rest_in_order(&mut self) -> io::Result<Vec<Message>> {
+        let mut messages = Vec::new();
+        while let Some(message) = self.try_next().await? {
+            messages.push(message);
+        }
+        Ok(messages)
     }
 
     /// Reads to the connection's end, however it ends, and gives what came before.

@@ -1,7 +1,8 @@
 //! Chats and files between clients of one relay.
 
+use msrp_proto::decoder::Event;
 use msrp_proto::flag::Flag;
-use tests::{Client, Content, Daemon, Scheme, Send, Session, Settings, Site};
+use tests::{Client, Content, Daemon, Scheme, Send, Settings, Site};
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
 
@@ -10,18 +11,12 @@ const MIB: u64 = 1024 * 1024;
 /// How much the daemon's memory may grow while a file goes through it.
 const MEMORY: u64 = 64 * MIB;
 
-async fn client(daemon: &Daemon, site: &Site, scheme: Scheme, user: &str) -> (Client, Session) {
-    let mut client = Client::connect(daemon, site, scheme).await;
-    let session = client.auth(user, &format!("{user}pw")).await;
-    (client, session)
-}
-
 /// Two clients exchange messages, a success REPORT and a failure.
 async fn chat(of_alice: Scheme, of_bob: Scheme) {
     let site = Site::new();
     let mut daemon = Daemon::start(RELAY, &site, &Settings::default()).await;
-    let (mut alice, from_alice) = client(&daemon, &site, of_alice, "alice").await;
-    let (mut bob, from_bob) = client(&daemon, &site, of_bob, "bob").await;
+    let (mut alice, from_alice) = Client::with_session(&daemon, &site, of_alice, "alice").await;
+    let (mut bob, from_bob) = Client::with_session(&daemon, &site, of_bob, "bob").await;
 
     let to_bob = from_alice.to(&from_bob);
     let wanted = Send::text(&to_bob, "m1", "Hello, Bob!").with("Success-Report: yes").with("X-Unknown:  kept ");
@@ -77,8 +72,8 @@ async fn a_client_on_tls_chats_with_one_on_plain_tcp() {
 async fn file(scheme: Scheme, chunk: Option<u64>) {
     let site = Site::new();
     let mut daemon = Daemon::start(RELAY, &site, &Settings::default()).await;
-    let (mut alice, from_alice) = client(&daemon, &site, scheme, "alice").await;
-    let (mut bob, from_bob) = client(&daemon, &site, scheme, "bob").await;
+    let (mut alice, from_alice) = Client::with_session(&daemon, &site, scheme, "alice").await;
+    let (mut bob, from_bob) = Client::with_session(&daemon, &site, scheme, "bob").await;
     let content = Content::new(50 * MIB);
     let before = daemon.resources();
 
@@ -108,4 +103,160 @@ async fn a_file_in_one_chunk_arrives_whole() {
 #[tokio::test]
 async fn a_file_in_small_chunks_arrives_whole() {
     file(Scheme::Msrp, Some(2048)).await;
+}
+
+#[tokio::test]
+async fn a_chat_interrupts_a_file_on_the_receivers_connection() {
+    let site = Site::new();
+    let mut daemon = Daemon::start(RELAY, &site, &Settings::default()).await;
+    let (mut alice, from_alice) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
+    let (mut carol, from_carol) = Client::with_session(&daemon, &site, Scheme::Msrps, "carol").await;
+    // Two sessions on one connection: one for the file, one for the chat.
+    let (mut bob, for_file) = Client::with_session(&daemon, &site, Scheme::Msrps, "bob").await;
+    let for_chat = bob.auth("bob", "bobpw").await;
+    assert_ne!(for_file.use_path, for_chat.use_path);
+
+    let content = Content::new(50 * MIB);
+    let half = content.len() / 2;
+    let file = Send {
+        to: from_alice.to(&for_file),
+        message: "file".into(),
+        range: format!("1-*/{}", content.len()),
+        ..Send::default()
+    };
+    let transaction = alice.tx.begin(&file).await;
+    let write = async |tx: &mut tests::Sender, from: u64, to: u64| {
+        let mut sent = from;
+        while sent < to {
+            let piece = content.piece(sent, usize::try_from(to - sent).unwrap());
+            tx.raw(piece).await;
+            sent += piece.len() as u64;
+        }
+    };
+    // All that was sent arrives, but for the one byte that an interruption must leave.
+    let head = async {
+        let head = bob.rx.head().await;
+        let mut place = 0;
+        while place < half - 1 {
+            let Some(Event::Body(bytes)) = bob.rx.event().await.unwrap() else { panic!("the chunk has ended") };
+            content.check(place, &bytes);
+            place += bytes.len() as u64;
+        }
+        (head, place)
+    };
+    let (_, (head, mut place)) = tokio::join!(write(&mut alice.tx, 0, half), head);
+    let range = head.byte_range().unwrap().unwrap();
+    assert_eq!((range.start, range.end, range.total), (1, None, Some(content.len())));
+
+    // The file's sender is silent now: the chat must not wait for it.
+    let chat = Send::text(&from_carol.to(&for_chat), "chat", "between two halves");
+    assert_eq!(carol.send(&chat).await.status(), 200);
+    loop {
+        match bob.rx.event().await.unwrap().unwrap() {
+            Event::Body(bytes) => {
+                content.check(place, &bytes);
+                place += bytes.len() as u64;
+            }
+            Event::End(flag) => break assert_eq!(flag, Flag::More),
+            Event::Head(head) => panic!("{head:?} within a chunk"),
+        }
+    }
+    let message = bob.receive().await;
+    assert_eq!((message.text(), message.header("Message-ID")), ("between two halves", "chat".into()));
+
+    let rest = async {
+        while place < content.len() {
+            let head = bob.rx.head().await;
+            assert_eq!(head.byte_range().unwrap().unwrap().start, place + 1, "it goes on where it stopped");
+            assert_eq!(head.message_id().unwrap(), Some("file"));
+            loop {
+                match bob.rx.event().await.unwrap().unwrap() {
+                    Event::Body(bytes) => {
+                        content.check(place, &bytes);
+                        place += bytes.len() as u64;
+                    }
+                    Event::End(flag) => break assert_eq!(flag == Flag::Complete, place == content.len()),
+                    Event::Head(head) => panic!("{head:?} within a chunk"),
+                }
+            }
+        }
+    };
+    let finish = async {
+        write(&mut alice.tx, half, content.len()).await;
+        alice.tx.end(&transaction, Flag::Complete).await;
+    };
+    tokio::join!(rest, finish);
+    assert_eq!(alice.rx.response(&transaction).await.status(), 200);
+    daemon.assert_well();
+}
+
+/// RFC 4975 §7.1.1: the first SEND may have no Byte-Range; RFC 4976 §6.4.1: none is answered where
+/// Failure-Report is `no`, and `partial` asks for errors alone.
+#[tokio::test]
+async fn a_response_comes_as_failure_report_wants_it() {
+    let site = Site::new();
+    let mut daemon = Daemon::start(RELAY, &site, &Settings::default()).await;
+    let (mut alice, from_alice) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
+    let (mut bob, from_bob) = Client::with_session(&daemon, &site, Scheme::Msrps, "bob").await;
+    let to_bob = from_alice.to(&from_bob);
+
+    // Neither is answered: the next thing alice reads is the answer to the third.
+    alice.tx.send(&Send::text(&to_bob, "no", "1").with("Failure-Report: no")).await;
+    alice.tx.send(&Send::text(&to_bob, "partial", "2").with("Failure-Report: partial")).await;
+    assert_eq!(alice.send(&Send::text(&to_bob, "yes", "3").with("Failure-Report: yes")).await.status(), 200);
+
+    let messages = [bob.rx.next().await, bob.rx.next().await, bob.rx.next().await];
+    assert_eq!(messages.each_ref().map(|message| message.text()), ["1", "2", "3"]);
+    for message in &messages {
+        bob.tx.respond(message, 413).await;
+    }
+    // Of the first, nothing is reported.
+    for id in ["partial", "yes"] {
+        let report = alice.receive_report().await;
+        assert_eq!((report.reported(), report.header("Message-ID").as_str()), (413, id));
+    }
+    daemon.assert_well();
+}
+
+#[tokio::test]
+async fn a_send_without_byte_range_and_one_without_body_arrive_as_they_are() {
+    let site = Site::new();
+    let mut daemon = Daemon::start(RELAY, &site, &Settings::default()).await;
+    let (mut alice, from_alice) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
+    let (mut bob, from_bob) = Client::with_session(&daemon, &site, Scheme::Msrps, "bob").await;
+    let to = from_alice.to(&from_bob);
+
+    assert_eq!(alice.request("SEND", &to, "Message-ID: empty\r\n").await.status(), 200);
+    let message = bob.receive().await;
+    assert!(!message.head.has_body() && message.headers("Byte-Range").is_empty(), "{message:?}");
+
+    let (tid, to) = (alice.tx.transaction(), to.join(" "));
+    let text = format!(
+        "MSRP {tid} SEND\r\nto-path:{to}\r\nFROM-PATH: {}\r\nmessage-id:m\r\nContent-Type: text/plain\r\n\r\n\
+         hello\r\n-------{tid}$\r\n",
+        alice.uri()
+    );
+    alice.tx.raw(text.as_bytes()).await;
+    assert_eq!(alice.rx.response(&tid).await.status(), 200);
+    let message = bob.receive().await;
+    assert_eq!(message.text(), "hello");
+    assert!(message.headers("Byte-Range").is_empty(), "{message:?}");
+    assert_ne!(message.transaction(), tid, "the relay's transaction ids are its own");
+    daemon.assert_well();
+}
+
+#[tokio::test]
+async fn an_unknown_method_goes_to_the_peer_and_its_response_comes_back() {
+    let site = Site::new();
+    let mut daemon = Daemon::start(RELAY, &site, &Settings::default()).await;
+    let (mut alice, from_alice) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
+    let (mut bob, from_bob) = Client::with_session(&daemon, &site, Scheme::Msrps, "bob").await;
+    let transaction = alice.tx.request("NICKNAME", &from_alice.to(&from_bob), "Use-Nickname: \"a\"\r\n").await;
+    let request = bob.rx.next().await;
+    assert_eq!((request.method(), request.header("Use-Nickname")), ("NICKNAME", "\"a\"".into()));
+    bob.tx.respond(&request, 425).await;
+    let response = alice.rx.response(&transaction).await;
+    assert_eq!(response.status(), 425);
+    assert_eq!(response.from_path(), [&from_alice.use_path[0], &from_bob.use_path[0], bob.uri()]);
+    daemon.assert_well();
 }

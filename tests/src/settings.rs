@@ -20,6 +20,8 @@ pub struct Settings {
     pub client_domain: String,
     /// `auth` but realm and users. It allows AUTH without TLS by default: most tests are not about it.
     pub auth: String,
+    /// More users: `, erin: { ha1: … }`.
+    pub users: String,
     /// `limits`.
     pub limits: String,
     /// `timeouts`.
@@ -43,6 +45,7 @@ impl Default for Settings {
             client_domain: "ca_list: ca.pem, verify_cert: true, certificate: relay.crt, private_key: relay.key"
                 .into(),
             auth: "allow_auth_without_tls: true".into(),
+            users: String::new(),
             limits: String::new(),
             timeouts: String::new(),
             outbound: String::new(),
@@ -74,14 +77,8 @@ impl Settings {
              client_domains:\n    default: {{ {} }}",
             self.server_domain, self.client_domain
         );
-        let _ = writeln!(yaml, "auth:\n  realm: relay.test");
-        for line in self.auth.split_inclusive(", ") {
-            let _ = writeln!(yaml, "  {}", line.trim_end_matches(", "));
-        }
-        let _ = writeln!(yaml, "  users:");
-        for user in ["alice", "bob", "carol", "dave"] {
-            let _ = writeln!(yaml, "    {user}: {{ password: {user}pw }}");
-        }
+        let users = ["alice", "bob", "carol", "dave"].map(|user| format!("{user}: {{ password: {user}pw }}"));
+        let _ = writeln!(yaml, "auth: {{ realm: relay.test, users: {{ {} {} }}, {} }}", users.join(", "), self.users, self.auth);
         for (name, section) in
             [("limits", &self.limits), ("timeouts", &self.timeouts), ("outbound", &self.outbound), ("log", &self.log)]
         {

@@ -3,3 +3,7 @@
 mod harness;
 
 mod auth;
+mod chain;
+mod chunks;
+mod failure;
+mod forwarding;

@@ -356,6 +356,7 @@ fn a_restarted_relay_with_a_lasting_secret_takes_no_nonce_from_before() {
     let mut settings = settings();
     settings.auth.nonce_secret = Some(Secret::new("0123456789abcdef"));
     let mut world = World::with(settings.clone());
+    world.advance(Duration::from_millis(1));
     let client = world.connect();
     let asked = challenge(&mut world, client, RELAY);
     let value = answer(&asked, "alice", RELAY, 1).to_string();

@@ -152,3 +152,53 @@ pub fn end_line_after_head(out: &mut impl BufMut, transaction: &TransactionId, f
     out.put_u8(flag.as_byte());
     out.put_slice(b"\r\n");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> TransactionId {
+        TransactionId::new(b"abcd").unwrap()
+    }
+
+    #[test]
+    fn a_request_with_a_body_is_written_in_the_order_of_the_calls() {
+        let mut out = Vec::new();
+        HeadWriter::request(&mut out, &id(), "SEND")
+            .path(Name::ToPath, ["msrp://a/b;tcp", "", "msrp://c/d;tcp msrp://e/f;tcp"])
+            .field(Name::FromPath, "msrp://g/h;tcp")
+            .lines(b"X-Kept:as it came\r\n")
+            .other_field("X-Ours", 7)
+            .field(Name::ContentType, "text/plain")
+            .body();
+        out.extend_from_slice(b"hello");
+        let before = out.len();
+        end_line(&mut out, &id(), Flag::More);
+        assert_eq!(out.len() - before, end_line_len(4));
+        let expected = "MSRP abcd SEND\r\nTo-Path: msrp://a/b;tcp msrp://c/d;tcp msrp://e/f;tcp\r\n\
+            From-Path: msrp://g/h;tcp\r\nX-Kept:as it came\r\nX-Ours: 7\r\nContent-Type: text/plain\r\n\r\n\
+            hello\r\n-------abcd+\r\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_response_has_the_comment_of_its_code_or_none() {
+        for (code, start) in
+            [(200, "MSRP abcd 200 OK\r\n"), (299, "MSRP abcd 299\r\n"), (0, "MSRP abcd 000\r\n")]
+        {
+            let mut out = Vec::new();
+            StatusCode::new(code)
+                .map(|status| HeadWriter::response(&mut out, &id(), status).no_body())
+                .unwrap();
+            end_line_after_head(&mut out, &id(), Flag::Complete);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("{start}-------abcd$\r\n"));
+        }
+    }
+
+    #[test]
+    fn a_forwarded_start_line_keeps_its_end_and_gets_another_id() {
+        let mut out = Vec::new();
+        HeadWriter::forwarded(&mut out, &id(), b"481 Gone fishing").end(Flag::Abort);
+        assert_eq!(out, b"MSRP abcd 481 Gone fishing\r\n-------abcd#\r\n");
+    }
+}

@@ -276,11 +276,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`UsageError::EmptyPath`] without a relay, [`UsageError::Closed`].
-    pub fn authenticate(
-        &mut self,
-        own: MsrpUri,
-        relays: Vec<RelayLogin>,
-    ) -> Result<AuthHandle, UsageError> {
+    pub fn authenticate(&mut self, own: MsrpUri, relays: Vec<RelayLogin>) -> Result<AuthHandle, UsageError> {
         self.open()?;
         self.auths.begin(own, relays, &mut self.shared)
     }

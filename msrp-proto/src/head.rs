@@ -272,3 +272,78 @@ fn parse_message_id(value: &[u8]) -> Result<&str, ValueError> {
         || (!value.is_empty() && value.len() <= LONGEST && value.iter().all(u8::is_ascii_graphic));
     std::str::from_utf8(value).ok().filter(|_| fits).ok_or(ValueError("Message-ID"))
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::decoder::{Decoder, Event};
+
+    fn head(fields: &str) -> Head {
+        let mut wire = BytesMut::from(
+            format!(
+                "MSRP abcd SEND\r\nTo-Path: msrp://a/1;tcp  msrp://b/2;tcp msrp://c/3;tcp\r\n\
+                 From-Path:msrp://d/4;tcp\r\n{fields}-------abcd$\r\n"
+            )
+            .as_bytes(),
+        );
+        match Decoder::default().decode(&mut wire) {
+            Ok(Some(Event::Head(head))) => head,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn paths_are_given_as_uris_and_as_text_from_any_of_them_on() {
+        let head = head("");
+        let sessions: Vec<_> = head.to_path().filter_map(|uri| uri.session_id()).collect();
+        assert_eq!(sessions, ["1", "2", "3"]);
+        assert_eq!(head.to_path().next_back().unwrap().as_str(), "msrp://c/3;tcp");
+        assert_eq!(head.to_path_text(0), "msrp://a/1;tcp  msrp://b/2;tcp msrp://c/3;tcp");
+        assert_eq!(head.to_path_text(1), "msrp://b/2;tcp msrp://c/3;tcp");
+        assert_eq!(head.to_path_text(2), "msrp://c/3;tcp");
+        assert_eq!((head.to_path_text(3), head.to_path_text(99)), ("", ""));
+        assert_eq!(head.from_path_text(), "msrp://d/4;tcp");
+        assert_eq!((head.bytes_after_paths(), head.lines_after_paths().count()), (b"".as_slice(), 0));
+    }
+
+    #[test]
+    fn what_is_absent_has_the_meaning_the_rfc_gives_it() {
+        let head = head("");
+        assert_eq!(head.failure_report(), Ok(FailureReport::Yes));
+        assert_eq!(head.success_report(), Ok(false));
+        assert_eq!((head.message_id(), head.byte_range()), (Ok(None), Ok(None)));
+        assert_eq!((head.status(), head.expires()), (Ok(None), Ok(None)));
+        assert_eq!(head.value(Name::ContentType), None);
+    }
+
+    #[test]
+    fn of_several_fields_the_first_counts_and_all_are_given() {
+        let head = head("Expires: 1\r\nWWW-Authenticate: a\r\nexpires: 2\r\nwww-authenticate: b\r\n");
+        assert_eq!(head.expires(), Ok(Some(1)));
+        let challenges: Vec<_> = head.values(Name::WwwAuthenticate).collect();
+        assert_eq!(challenges, [b"a", b"b"]);
+    }
+
+    #[test]
+    fn values_that_are_malformed_are_errors_of_the_value_alone() {
+        let head = head(
+            "Message-ID: a b\r\nByte-Range: 0-1/1\r\nFailure-Report: x\r\nSuccess-Report: x\r\n\
+             Status: 200\r\nExpires: soon\r\n",
+        );
+        assert!(head.message_id().is_err() && head.byte_range().is_err());
+        assert!(head.failure_report().is_err() && head.success_report().is_err());
+        assert!(head.status().is_err() && head.expires().is_err());
+    }
+
+    #[test]
+    fn message_ids_are_taken_up_to_256_visible_characters() {
+        for (len, fits) in [(1, true), (3, true), (33, true), (256, true), (257, false)] {
+            let head = head(&format!("Message-ID: {}\r\n", "_".repeat(len)));
+            assert_eq!(head.message_id().is_ok(), fits, "{len}");
+        }
+        assert!(head("Message-ID:\r\n").message_id().is_err());
+        assert!(head("Message-ID: \u{fc}ber\r\n").message_id().is_err());
+    }
+}

@@ -176,13 +176,16 @@ mod tests {
     fn failure_report_decides_what_is_kept() {
         let start = Instant::now();
         let mut all = Transactions::default();
-        for (name, wish) in [("yyyy", FailureReport::Yes), ("pppp", FailureReport::Partial), ("nnnn", FailureReport::No)] {
+        for (name, wish) in
+            [("yyyy", FailureReport::Yes), ("pppp", FailureReport::Partial), ("nnnn", FailureReport::No)]
+        {
             all.begin(id(name), wish, name);
             all.sent(&id(name), start);
         }
         assert_eq!(all.len(), 2);
         let end = start + RESPONSE_TIMEOUT;
-        let mut ends: Vec<_> = std::iter::from_fn(|| all.expire(end)).map(|gone| (gone.value, gone.failed)).collect();
+        let mut ends: Vec<_> =
+            std::iter::from_fn(|| all.expire(end)).map(|gone| (gone.value, gone.failed)).collect();
         ends.sort_unstable();
         assert_eq!(ends, [("pppp", false), ("yyyy", true)]);
     }

@@ -59,7 +59,9 @@ fn script() -> Side {
 
 fn request(method: &str, to: &str, fields: &str, body: Option<&str>, flag: &str) -> String {
     let body = body.map(|body| format!("\r\n{body}\r\n")).unwrap_or_default();
-    format!("MSRP scri1234 {method}\r\nTo-Path: {to}\r\nFrom-Path: msrp://relay.test/r;tcp {A}\r\n{fields}{body}-------scri1234{flag}\r\n")
+    format!(
+        "MSRP scri1234 {method}\r\nTo-Path: {to}\r\nFrom-Path: msrp://relay.test/r;tcp {A}\r\n{fields}{body}-------scri1234{flag}\r\n"
+    )
 }
 
 /// The start line of each answer.
@@ -107,11 +109,11 @@ fn a_short_message_goes_in_one_chunk_and_is_accepted() {
     let wire = sent(&pair.a);
     assert_eq!(wire.len(), 1);
     assert_eq!(wire[0].field("Byte-Range").as_deref(), Some("1-5/5"));
-    assert_eq!(wire[0].head.fields().last().map(|(name, _)| name.to_owned()).as_deref(), Some("Content-Type"));
     assert_eq!(
-        pair.a.take_events(),
-        [Event::Sent { message: handle }, Event::Accepted { message: handle }]
+        wire[0].head.fields().last().map(|(name, _)| name.to_owned()).as_deref(),
+        Some("Content-Type")
     );
+    assert_eq!(pair.a.take_events(), [Event::Sent { message: handle }, Event::Accepted { message: handle }]);
     let Event::Message { session, message, body } = pair.b.take_events().remove(0) else { panic!() };
     assert_eq!((session, &body[..]), (b, b"hello".as_slice()));
     assert_eq!(message.content_type, "text/plain");
@@ -143,7 +145,13 @@ fn failure_report_decides_whether_there_is_a_response() {
 #[test]
 fn responses_go_to_the_previous_hop_and_by_the_senders_wish() {
     let send = |to: &str, fields: &str| {
-        request("SEND", to, &format!("Message-ID: mid12345\r\n{fields}Content-Type: text/plain\r\n"), Some("x"), "$")
+        request(
+            "SEND",
+            to,
+            &format!("Message-ID: mid12345\r\n{fields}Content-Type: text/plain\r\n"),
+            Some("x"),
+            "$",
+        )
     };
     let elsewhere = "msrp://bob.invalid:2855/other;tcp";
     let two = format!("{B} {A}");
@@ -208,7 +216,11 @@ fn media_types_that_are_not_accepted_get_415() {
         ("text/plainer", "415 Unsupported Media Type"),
     ] {
         let fields = format!("Message-ID: mid12345\r\nContent-Type: {media_type}\r\n");
-        assert_eq!(answers(&mut side, &request("SEND", B, &fields, Some("x"), "$")), [answer], "{media_type}");
+        assert_eq!(
+            answers(&mut side, &request("SEND", B, &fields, Some("x"), "$")),
+            [answer],
+            "{media_type}"
+        );
     }
 }
 

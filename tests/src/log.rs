@@ -68,6 +68,26 @@ impl Log {
         }
     }
 
+    /// Waits until `count` lines contain each of `words`, and gives them.
+    ///
+    /// # Panics
+    /// When there are not so many by the deadline, when there are more, or when the log ends.
+    pub async fn wait_for_lines(&self, words: &[&str], wanted: usize) -> Vec<String> {
+        let mut count = self.count.clone();
+        let found = async {
+            loop {
+                count.borrow_and_update();
+                let lines = self.with(words);
+                if lines.len() >= wanted || count.changed().await.is_err() {
+                    return lines;
+                }
+            }
+        };
+        let lines = within(format_args!("{wanted} log lines with {words:?} in {self:?}"), found).await;
+        assert_eq!(lines.len(), wanted, "lines with {words:?}: {lines:#?}");
+        lines
+    }
+
     /// Waits until the log ends: the process has.
     pub async fn ended(&self) {
         let mut count = self.count.clone();

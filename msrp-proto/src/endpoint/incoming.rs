@@ -245,9 +245,7 @@ impl Incoming {
             State::Assembling(assembly) => {
                 (assembly.end(flag), assembly.progress().chunk_range(receiving.message.total))
             }
-            State::Streaming(progress) => {
-                (progress.end(flag), progress.chunk_range(receiving.message.total))
-            }
+            State::Streaming(progress) => (progress.end(flag), progress.chunk_range(receiving.message.total)),
             State::Refused(_) => return,
         };
         let session = sessions.get(receiving.session).ok();

@@ -89,7 +89,9 @@ impl Message {
         if self.message_id.as_ref().is_some_and(|id| !crate::ident::is_ident(id.as_bytes())) {
             return Err(UsageError::Field("Message-ID".to_owned()));
         }
-        if self.content_type.is_empty() || self.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("Content-Type")) {
+        if self.content_type.is_empty()
+            || self.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("Content-Type"))
+        {
             return Err(UsageError::Field("Content-Type".to_owned()));
         }
         Ok(lines)

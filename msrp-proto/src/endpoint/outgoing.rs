@@ -230,7 +230,8 @@ impl Outgoing {
         let Ok(Some(message_id)) = head.message_id() else { return };
         let Ok(range) = head.byte_range() else { return };
         let Some(&handle) = self.by_id.get(message_id) else { return };
-        let Some(message) = self.messages.get_mut(&handle).filter(|message| message.session == session) else {
+        let Some(message) = self.messages.get_mut(&handle).filter(|message| message.session == session)
+        else {
             return;
         };
         let (namespace, status) = (status.namespace, status.code);
@@ -425,9 +426,10 @@ impl Outgoing {
 
     fn remember(&mut self, handle: OutgoingHandle) {
         self.over.push_back(handle);
-        let forgettable = self.messages.get(&handle).is_some_and(|message| {
-            message.failure_report == FailureReport::No && !message.success_report
-        });
+        let forgettable = self
+            .messages
+            .get(&handle)
+            .is_some_and(|message| message.failure_report == FailureReport::No && !message.success_report);
         let gone = if forgettable {
             self.over.pop_back()
         } else if self.over.len() > REMEMBERED {
@@ -535,4 +537,3 @@ impl Sending {
         }
     }
 }
-

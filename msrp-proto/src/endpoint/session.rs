@@ -131,9 +131,7 @@ impl Sessions {
     /// Whether requests of the session may be sent. Those of one that was closed may: they end what
     /// was begun.
     pub(super) fn may_send(&self, handle: SessionHandle) -> bool {
-        self.open.get(&handle).is_none_or(|session| {
-            session.bound || !session.options.use_path.is_empty()
-        })
+        self.open.get(&handle).is_none_or(|session| session.bound || !session.options.use_path.is_empty())
     }
 
     /// The session a request belongs to; the first one binds it.

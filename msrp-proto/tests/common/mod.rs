@@ -1,6 +1,13 @@
 //! Two endpoints back to back, or one against a script: in-memory pipes and a virtual clock.
 #![allow(dead_code, reason = "each test binary uses a part")]
-#![allow(unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
+#![allow(
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test code"
+)]
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

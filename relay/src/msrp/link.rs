@@ -364,6 +364,11 @@ impl Link {
         !state.open || state.queue.is_idle()
     }
 
+    /// How many bytes wait here, on the wire and before it.
+    pub fn queued_bytes(&self) -> usize {
+        self.state.lock().queue.queued_bytes()
+    }
+
     /// The session uses the link, in one way more.
     pub(crate) fn add_session(&self, session: u128) {
         *self.sessions.lock().entry(session).or_default() += 1;

@@ -433,6 +433,12 @@ impl Outbound {
         self.wire.is_empty() && self.control_ends.is_empty() && no_chunk
     }
 
+    /// How many bytes wait: bodies, heads and control messages.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        let lanes: usize = self.by_key.values().map(|&index| self.lanes[index].queued).sum();
+        self.wire_bytes + self.control.len() + lanes
+    }
+
     /// Whether something is on the wire.
     pub(crate) fn has_wire(&self) -> bool {
         !self.wire.is_empty()

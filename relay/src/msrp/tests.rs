@@ -7,3 +7,6 @@ mod chain;
 mod chunks;
 mod failure;
 mod forwarding;
+mod pressure;
+mod queue;
+mod simulation;

@@ -13,7 +13,7 @@ fuzz_target!(|input: &[u8]| {
     let (sizes, wire) = input.split_at(usize::from(count % 8).min(input.len()));
     let sizes: Vec<usize> = sizes.iter().map(|size| usize::from(*size)).collect();
     let expected = reference::parse(wire);
-    for sizes in [&sizes[..], &[], &[1; 4096]] {
+    for sizes in [&sizes[..], &[], &[1]] {
         reference::compare(&reference::decode(wire, sizes, reference::unlimited()), &expected);
         // With the limits in force it must not panic, nor take more than without.
         let limited = reference::decode(wire, sizes, Limits::default());

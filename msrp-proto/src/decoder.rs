@@ -27,6 +27,8 @@
 //! the blank line the first CRLF is not asked for: there the end-line ends an empty body, since no
 //! body may contain its own end-line (RFC 4975 §7.1).
 
+use std::sync::LazyLock;
+
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memmem};
 use thiserror::Error;
@@ -41,6 +43,8 @@ use crate::uri::UriError;
 const HYPHENS: &[u8] = b"-------";
 /// What begins an end-line after a body.
 const BODY_END: &[u8] = b"\r\n-------";
+/// Made once: to make one costs as much as to search some hundred bytes.
+static BODY_END_FINDER: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(BODY_END));
 /// Every message begins so.
 const MAGIC: &[u8] = b"MSRP ";
 /// Hyphens, the longest transaction id, flag, CRLF.
@@ -412,7 +416,7 @@ impl BodyScan {
                     }
                 }
             }
-            let (body, matched) = match memmem::find(&buf[search_from..], BODY_END) {
+            let (body, matched) = match BODY_END_FINDER.find(&buf[search_from..]) {
                 Some(found) => (search_from + found, BODY_END.len()),
                 None => {
                     let held = held_back(&buf[search_from..]);
@@ -477,4 +481,45 @@ fn held_back(buf: &[u8]) -> usize {
 fn excerpt(bytes: &[u8]) -> Bytes {
     const LONGEST: usize = 40;
     Bytes::copy_from_slice(&bytes[..bytes.len().min(LONGEST)])
+}
+
+#[cfg(test)]
+mod tests {
+    //! What cannot be seen from outside: that work is not done twice. All else is in `tests/`.
+
+    use super::*;
+
+    const HEAD: &str = "MSRP abcd SEND\r\nTo-Path: msrp://a/b;tcp\r\nFrom-Path: msrp://c/d;tcp\r\n";
+
+    #[test]
+    fn a_partial_head_is_searched_once_and_its_lines_are_parsed_once() {
+        let (mut decoder, mut buf) = (Decoder::default(), BytesMut::new());
+        let wire = format!("{HEAD}X: {}\r\nY: z\r\n", "y".repeat(9000));
+        for byte in wire.bytes() {
+            buf.extend_from_slice(&[byte]);
+            assert_eq!(decoder.decode(&mut buf), Ok(None));
+            let State::Head(head) = &decoder.state else { panic!("{:?}", decoder.state) };
+            assert_eq!(head.searched, buf.len(), "the next search begins behind all that was searched");
+            let last_line = buf.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            assert_eq!(head.line_start, last_line, "all complete lines are done with");
+        }
+    }
+
+    #[test]
+    fn a_partial_end_line_is_compared_on_from_where_the_comparison_ended() {
+        let (mut decoder, mut buf) = (Decoder::default(), BytesMut::from(format!("{HEAD}\r\nx").as_bytes()));
+        while decoder.decode(&mut buf).unwrap().is_some() {}
+        let end_line = b"\r\n-------abcd$\r\n";
+        for (place, byte) in end_line.iter().enumerate() {
+            buf.extend_from_slice(&[*byte]);
+            let decoded = decoder.decode(&mut buf);
+            if place + 1 == end_line.len() {
+                assert_eq!(decoded, Ok(Some(Event::End(Flag::Complete))));
+                break;
+            }
+            assert_eq!(decoded, Ok(None));
+            let State::Body(BodyScan { candidate: Some(candidate), .. }) = &decoder.state else { panic!() };
+            assert_eq!((candidate.matched, buf.len()), (place + 1, place + 1));
+        }
+    }
 }

@@ -5,11 +5,11 @@ use std::net::Ipv6Addr;
 use std::ops::Range;
 
 use nom::branch::alt;
-use nom::bytes::complete::{tag, tag_no_case, take, take_while, take_while_m_n, take_while1};
+use nom::bytes::complete::{tag, tag_no_case, take_while_m_n, take_while1};
 use nom::character::complete::{char, digit1};
 use nom::combinator::{all_consuming, map, map_opt, opt, recognize, rest, value, verify};
-use nom::error::{Error, ErrorKind, ParseError};
-use nom::multi::{many0_count, many1_count};
+use nom::error::Error;
+use nom::multi::many0_count;
 use nom::sequence::{delimited, preceded, separated_pair, terminated};
 use nom::{IResult, Parser};
 
@@ -35,7 +35,7 @@ pub(crate) fn start_line(line: &[u8]) -> Option<(TransactionId, Start<'_>)> {
 /// `name ":" [SP] value`: gives the name's length and where the value stands. White space around
 /// the value is tolerated, and its absence after the colon.
 pub(crate) fn header_line(line: &[u8]) -> Option<(usize, Range<usize>)> {
-    let name = verify(take_while1(is_token_byte), |name: &[u8]| name[0].is_ascii_alphabetic());
+    let name = verify(class1(TOKEN), |name: &[u8]| name[0].is_ascii_alphabetic());
     let (value, name) = terminated(name, char::<_, Error<&[u8]>>(':')).parse(line).ok()?;
     // A control character other than a tab is no text in any encoding we may meet.
     if value.iter().any(|&byte| byte < b' ' && byte != b'\t' || byte == 0x7f) {
@@ -52,44 +52,53 @@ pub(crate) fn uri(text: &str) -> Result<Parts, UriError> {
     if text.len() > MAX_URI_LEN {
         return Err(UriError { at: MAX_URI_LEN, reason: "a URI of at most 4096 bytes" });
     }
-    let fail = |rest: &str, reason| UriError { at: text.len() - rest.len(), reason };
+    let len = text.len();
+    let fail = |rest: &[u8], reason| UriError { at: len - rest.len(), reason };
     // The longest is 4096 bytes: every offset fits.
-    let range = |part: &str| {
-        let start = part.as_ptr() as usize - text.as_ptr() as usize;
-        start as u16..(start + part.len()) as u16
+    let part = |rest: &[u8], part: &[u8]| {
+        let end = len - rest.len();
+        (end - part.len()) as u16..end as u16
     };
+
     let scheme = alt((
         value(Scheme::Msrps, tag_no_case("msrps")),
-        value(Scheme::Msrp, tag_no_case::<_, _, Error<&str>>("msrp")),
+        value(Scheme::Msrp, tag_no_case::<_, _, Error<&[u8]>>("msrp")),
     ));
+    let text = text.as_bytes();
     let (at, scheme) =
         terminated(scheme, tag("://")).parse(text).map_err(|_| fail(text, "msrp:// or msrps://"))?;
-    let (at, userinfo) = opt(terminated(recognize(many0_count(userinfo_part)), char('@')))
-        .parse(at)
-        .map_err(|_| fail(at, "userinfo"))?;
+    let authority_end = at.iter().position(|&byte| matches!(byte, b'/' | b';')).unwrap_or(at.len());
+    let (at, userinfo) = match memchr::memchr(b'@', &at[..authority_end]) {
+        None => (at, None),
+        Some(len) => {
+            let (userinfo, rest) = at.split_at(len);
+            if !is_made_of(userinfo, USERINFO) {
+                return Err(fail(at, "userinfo"));
+            }
+            (&rest[1..], Some(part(rest, userinfo)))
+        }
+    };
     let (at, host) = host(at).map_err(|_| fail(at, "a host name or an IP literal"))?;
-    let (at, port) = opt(preceded(char(':'), map_opt(digit1, |digits: &str| digits.parse().ok())))
+    let brackets = u16::from(host.starts_with(b"["));
+    let host = part(at, host);
+    let host = host.start + brackets..host.end - brackets;
+    let (at, port) = opt(preceded(char(':'), map_opt(digit1, decimal)))
         .parse(at)
-        .map_err(|_: nom::Err<Error<&str>>| fail(at, "a port"))?;
-    let (at, session_id) = opt(preceded(char('/'), recognize(many1_count(session_id_part))))
+        .map_err(|_: nom::Err<Error<&[u8]>>| fail(at, "a port"))?;
+    let (at, session_id) = opt(preceded(char('/'), verify(class1(SESSION_ID), has_whole_escapes)))
         .parse(at)
-        .map_err(|_| fail(at, "a session-id"))?;
-    let (at, transport) = preceded(char(';'), take_while1(|c: char| c.is_ascii_alphanumeric()))
+        .map_err(|_: nom::Err<Error<&[u8]>>| fail(at, "a session-id"))?;
+    let session_id = session_id.map(|session_id| part(at, session_id));
+    let (at, transport) = preceded(char(';'), class1(ALPHANUM))
         .parse(at)
-        .map_err(|_: nom::Err<Error<&str>>| fail(at, ";transport"))?;
-    let (at, parameters) = recognize(many0_count(parameter)).parse(at).map_err(|_| fail(at, ";parameter"))?;
-    if !at.is_empty() {
-        return Err(fail(at, "the end of the URI"));
+        .map_err(|_: nom::Err<Error<&[u8]>>| fail(at, ";transport"))?;
+    let transport = part(at, transport);
+    let (end, parameters) =
+        recognize(many0_count(parameter)).parse(at).map_err(|_| fail(at, ";parameter"))?;
+    if !end.is_empty() {
+        return Err(fail(end, "the end of the URI"));
     }
-    Ok(Parts {
-        scheme,
-        userinfo: userinfo.map(range),
-        host: range(host),
-        port,
-        session_id: session_id.map(range),
-        transport: range(transport),
-        parameters: range(parameters),
-    })
+    Ok(Parts { scheme, userinfo, host, port, session_id, transport, parameters: part(end, parameters) })
 }
 
 /// `range-start "-" range-end "/" total`.
@@ -131,7 +140,7 @@ fn finish<'a, O>(
 }
 
 fn number(input: &[u8]) -> IResult<&[u8], u64> {
-    map_opt(digit1, |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse().ok()).parse(input)
+    map_opt(digit1, decimal).parse(input)
 }
 
 fn status_code(input: &[u8]) -> IResult<&[u8], StatusCode> {
@@ -141,52 +150,88 @@ fn status_code(input: &[u8]) -> IResult<&[u8], StatusCode> {
     .parse(input)
 }
 
-fn host(input: &str) -> IResult<&str, &str> {
-    let literal = verify(take_while1(|c| c != ']'), |text: &str| text.parse::<Ipv6Addr>().is_ok());
-    alt((delimited(char('['), literal, char(']')), recognize(many1_count(host_part)))).parse(input)
-}
-
-fn host_part(input: &str) -> IResult<&str, &str> {
-    alt((take_while1(|c| is_unreserved(c) || is_sub_delimiter(c)), escape)).parse(input)
-}
-
-fn userinfo_part(input: &str) -> IResult<&str, &str> {
-    alt((take_while1(|c| is_unreserved(c) || is_sub_delimiter(c) || c == ':'), escape)).parse(input)
-}
-
-fn session_id_part(input: &str) -> IResult<&str, &str> {
-    let plain = |c| is_unreserved(c) || is_sub_delimiter(c) || matches!(c, '/' | ':' | '@');
-    alt((take_while1(plain), escape)).parse(input)
-}
-
-fn escape(input: &str) -> IResult<&str, &str> {
-    let (_, text) = take(3usize).parse(input)?;
-    match text.as_bytes() {
-        [b'%', high, low] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => Ok((&input[3..], text)),
-        _ => Err(nom::Err::Error(Error::from_error_kind(input, ErrorKind::HexDigit))),
+/// The host, with the brackets of an IPv6 reference.
+fn host(input: &[u8]) -> IResult<&[u8], &[u8]> {
+    let is_ipv6 = |text: &[u8]| std::str::from_utf8(text).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok());
+    let literal = verify(take_while1(|byte| byte != b']'), is_ipv6);
+    match input.first() {
+        Some(b'[') => recognize(delimited(char('['), literal, char(']'))).parse(input),
+        _ => verify(class1(HOST), has_whole_escapes).parse(input),
     }
 }
 
-fn parameter(input: &str) -> IResult<&str, &str> {
-    let token = || take_while1(|c: char| c.is_ascii() && is_token_byte(c as u8) && c != '=');
-    recognize((
-        char(';'),
-        token(),
-        opt((char('='), take_while(|c: char| c.is_ascii() && is_token_byte(c as u8)))),
-    ))
-    .parse(input)
+fn parameter(input: &[u8]) -> IResult<&[u8], &[u8]> {
+    recognize((char(';'), class1(TOKEN), opt((char('='), class1(TOKEN))))).parse(input)
 }
 
-fn is_unreserved(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~')
+fn decimal<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// `sub-delims` of RFC 3986, without `;`, which MSRP gives a meaning of its own.
-fn is_sub_delimiter(c: char) -> bool {
-    matches!(c, '!' | '$' | '&' | '\'' | '(' | ')' | '*' | '+' | ',' | '=')
+/// What kinds of text a byte may stand in: paths are parsed for every message, and one look into a
+/// table is what a byte may cost.
+const CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let b = byte as u8;
+        let alphanum = b.is_ascii_alphanumeric();
+        // `sub-delims` of RFC 3986 without `;`, which MSRP gives a meaning of its own.
+        let host = alphanum
+            || matches!(
+                b,
+                b'-' | b'.'
+                    | b'_'
+                    | b'~'
+                    | b'!'
+                    | b'$'
+                    | b'&'
+                    | b'\''
+                    | b'('
+                    | b')'
+                    | b'*'
+                    | b'+'
+                    | b','
+                    | b'='
+                    | b'%'
+            );
+        let userinfo = host || b == b':';
+        let session_id = userinfo || matches!(b, b'/' | b'@');
+        classes[byte] = alphanum as u8 * ALPHANUM
+            | host as u8 * HOST
+            | userinfo as u8 * USERINFO
+            | session_id as u8 * SESSION_ID
+            | is_token_byte(b) as u8 * TOKEN;
+        byte += 1;
+    }
+    classes
+};
+const ALPHANUM: u8 = 1;
+const HOST: u8 = 2;
+const USERINFO: u8 = 4;
+const SESSION_ID: u8 = 8;
+const TOKEN: u8 = 16;
+
+fn is(byte: u8, class: u8) -> bool {
+    CLASSES[usize::from(byte)] & class != 0
 }
 
-fn is_token_byte(byte: u8) -> bool {
+/// One byte or more of that class.
+fn class1<'a>(class: u8) -> impl Parser<&'a [u8], Output = &'a [u8], Error = Error<&'a [u8]>> {
+    take_while1(move |byte| is(byte, class))
+}
+
+fn is_made_of(text: &[u8], class: u8) -> bool {
+    text.iter().all(|&byte| is(byte, class)) && has_whole_escapes(text)
+}
+
+/// Whether every `%` is followed by two hexadecimal digits.
+fn has_whole_escapes(text: &[u8]) -> bool {
+    let whole = |at: usize| text.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
+    memchr::memchr_iter(b'%', text).all(whole)
+}
+
+const fn is_token_byte(byte: u8) -> bool {
     matches!(byte, 0x21 | 0x23..=0x27 | 0x2a | 0x2b | 0x2d | 0x2e | 0x30..=0x39 | 0x41..=0x5a | 0x5e..=0x7e)
 }
 

@@ -487,6 +487,22 @@ fn a_connection_that_ends_within_a_message_is_seen() {
 }
 
 #[test]
+fn every_two_cuts_give_the_same() {
+    for body in ["", "\r\n-------abcdx", "\r\r\n------"] {
+        let wire = [with_body(body), with_body("")].concat();
+        let wire = wire.as_bytes();
+        let whole = reference::decode(wire, &[], Limits::default());
+        assert_eq!((whole.messages.len(), &whole.messages[0].body[..]), (2, body.as_bytes()));
+        for first in 1..wire.len() {
+            for second in 1..wire.len() - first {
+                let cut = reference::decode(wire, &[first, second, usize::MAX], Limits::default());
+                assert_eq!(cut, whole, "{body:?} cut after {first} and {second} more");
+            }
+        }
+    }
+}
+
+#[test]
 fn the_reference_agrees_on_the_simplest() {
     let wire = with_body("hello");
     let parsed = reference::parse(wire.as_bytes());

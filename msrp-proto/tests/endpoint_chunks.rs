@@ -202,6 +202,23 @@ fn two_files_take_turns() {
 }
 
 #[test]
+fn a_chat_message_overtakes_the_files_that_wait_their_turn() {
+    let mut pair = Pair::new();
+    let (a, _) = open(&mut pair);
+    for media_type in ["application/one", "application/two", "application/three"] {
+        pair.a.endpoint.send(a, Message::new(media_type, content(300_000))).unwrap();
+    }
+    for _ in 0..10 {
+        pair.step();
+    }
+    let before = sends(&pair.a.outputs.concat()).len();
+    pair.a.endpoint.send(a, Message::new("text/plain", "hello")).unwrap();
+    pair.run();
+    let wire = sends(&pair.a.outputs.concat());
+    assert_eq!(wire[before + 1].body, b"hello", "right after the chunk that was open");
+}
+
+#[test]
 fn fixed_chunks_are_as_long_as_asked_and_let_others_through() {
     let mut pair = Pair::new();
     let (a, _) = open(&mut pair);

@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use socket2::SockRef;
-use tokio::net::TcpStream;
 
+use crate::event::Direction;
+use crate::ledger::{Entry, Ledger, Ticket};
+use crate::limits::LimitReached;
 use crate::listener::Transport;
+use crate::scheme::Scheme;
+use crate::socket::{self, SocketOptions, Source};
 use crate::stream::Stream;
 use crate::tls::{self, ClientDomain, DEFAULT_HANDSHAKE_TIMEOUT, HandshakeError};
 
@@ -46,11 +49,38 @@ impl fmt::Display for Target {
     }
 }
 
-/// The time limits of a connect.
+/// How connections to one destination, or a network of them, are opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DialOptions {
+    /// Open none: only connections that are there already, or that the other side opens, are used.
+    pub no_new_connections: bool,
+    /// For the TCP connect; [`DEFAULT_CONNECT_TIMEOUT`].
+    pub connect_timeout: Duration,
+    /// Where they come from.
+    pub source: Source,
+    /// What is set on each socket, before its first packet.
+    pub socket: SocketOptions,
+    /// How long they may be idle; `None`: for ever, as far as this layer is concerned.
+    pub lifetime: Option<Duration>,
+}
+
+impl Default for DialOptions {
+    fn default() -> Self {
+        Self {
+            no_new_connections: false,
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            source: Source::default(),
+            socket: SocketOptions::default(),
+            lifetime: None,
+        }
+    }
+}
+
+/// How connections are opened, and the time limits of it.
 #[derive(Debug, Clone)]
 pub struct ConnectSettings {
-    /// For the TCP connect to each address; [`DEFAULT_CONNECT_TIMEOUT`].
-    pub connect_timeout: Duration,
+    /// For each address that [`OutboundPolicy::dial`] says nothing about.
+    pub dial: DialOptions,
     /// For each TLS handshake; [`DEFAULT_HANDSHAKE_TIMEOUT`].
     pub tls_handshake_timeout: Duration,
     /// For everything together, name resolution included; [`DEFAULT_CONNECT_TIME_LIMIT`].
@@ -60,7 +90,7 @@ pub struct ConnectSettings {
 impl Default for ConnectSettings {
     fn default() -> Self {
         Self {
-            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            dial: DialOptions::default(),
             tls_handshake_timeout: DEFAULT_HANDSHAKE_TIMEOUT,
             connect_time_limit: DEFAULT_CONNECT_TIME_LIMIT,
         }
@@ -73,6 +103,13 @@ impl Default for ConnectSettings {
 pub trait OutboundPolicy: Send + Sync {
     /// Whether a connection to `address` may be opened.
     fn allows(&self, address: SocketAddr, transport: Transport) -> bool;
+
+    /// How connections to `address` are opened, where that differs from the connector's own
+    /// [`ConnectSettings::dial`].
+    fn dial(&self, address: SocketAddr, transport: Transport) -> Option<Arc<DialOptions>> {
+        let _ = (address, transport);
+        None
+    }
 }
 
 impl<F: Fn(SocketAddr, Transport) -> bool + Send + Sync> OutboundPolicy for F {
@@ -120,6 +157,12 @@ pub enum AttemptError {
     /// The outbound policy does not allow it.
     #[error("denied by the outbound policy")]
     Denied,
+    /// [`DialOptions::no_new_connections`].
+    #[error("no new connections are opened there")]
+    NoNewConnections,
+    /// There are too many connections.
+    #[error("{0}")]
+    Limit(LimitReached),
     /// No answer in `connect_timeout`.
     #[error("no answer in {0:?}")]
     Timeout(Duration),
@@ -197,6 +240,7 @@ pub struct Connector<R = SystemResolver> {
     settings: ConnectSettings,
     policy: Arc<dyn OutboundPolicy>,
     resolver: R,
+    ledger: Arc<Ledger>,
 }
 
 impl Connector {
@@ -213,7 +257,13 @@ impl<R: Resolver> Connector<R> {
         policy: impl OutboundPolicy + 'static,
         resolver: R,
     ) -> Self {
-        Self { settings, policy: Arc::new(policy), resolver }
+        Self { settings, policy: Arc::new(policy), resolver, ledger: Arc::default() }
+    }
+
+    /// Enters its connections in `ledger`, whose limits and events then are theirs.
+    #[must_use]
+    pub fn with_ledger(self, ledger: Arc<Ledger>) -> Self {
+        Self { ledger, ..self }
     }
 
     /// Connects to the first address of `target` that answers (RFC 4975 §6.2: A and AAAA are tried in
@@ -227,10 +277,24 @@ impl<R: Resolver> Connector<R> {
         target: &Target,
         tls_domain: Option<&ClientDomain>,
     ) -> Result<Stream, ConnectError> {
+        self.connect_for(target, tls_domain, None).await
+    }
+
+    /// As [`connect`](Self::connect), for a connection that will carry `scheme`, which events and look-ups
+    /// then know.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_for(
+        &self,
+        target: &Target,
+        tls_domain: Option<&ClientDomain>,
+        scheme: Option<Scheme>,
+    ) -> Result<Stream, ConnectError> {
         // Outside of the future, for the error to know them if the time is over.
         let attempts = Mutex::new(Vec::new());
         let limit = self.settings.connect_time_limit;
-        let result = tokio::time::timeout(limit, self.try_all(target, tls_domain, &attempts)).await;
+        let result = tokio::time::timeout(limit, self.try_all(target, tls_domain, scheme, &attempts)).await;
         result.unwrap_or_else(|_| {
             let attempts = std::mem::take(&mut *attempts.lock());
             Err(ConnectError::TimeLimit { target: target.clone(), limit, attempts })
@@ -241,6 +305,7 @@ impl<R: Resolver> Connector<R> {
         &self,
         target: &Target,
         tls_domain: Option<&ClientDomain>,
+        scheme: Option<Scheme>,
         attempts: &Mutex<Vec<Attempt>>,
     ) -> Result<Stream, ConnectError> {
         let host = target.host.trim_start_matches('[').trim_end_matches(']');
@@ -265,7 +330,7 @@ impl<R: Resolver> Connector<R> {
         for address in &addresses {
             let address = canonical(*address);
             let error = if self.policy.allows(address, target.transport) {
-                match self.try_one(address, host, tls_domain).await {
+                match self.try_one(address, host, tls_domain, scheme).await {
                     Ok(stream) => return Ok(stream),
                     Err(error) => error,
                 }
@@ -288,14 +353,49 @@ impl<R: Resolver> Connector<R> {
         address: SocketAddr,
         host: &str,
         tls_domain: Option<&ClientDomain>,
+        scheme: Option<Scheme>,
     ) -> Result<Stream, AttemptError> {
-        let limit = self.settings.connect_timeout;
-        let tcp = tokio::time::timeout(limit, TcpStream::connect(address))
+        let transport = if tls_domain.is_some() { Transport::Tls } else { Transport::Tcp };
+        let own = self.policy.dial(address, transport);
+        let dial = own.as_deref().unwrap_or(&self.settings.dial);
+        if dial.no_new_connections {
+            return Err(AttemptError::NoNewConnections);
+        }
+        let entry = Entry::new(Direction::Outbound, transport, scheme, None, address);
+        let ticket = self.ledger.connecting(entry).map_err(AttemptError::Limit)?;
+        ticket.entry().set_lifetime(dial.lifetime);
+        match self.open(address, host, tls_domain, dial, &ticket).await {
+            Ok(mut stream) => {
+                stream.enter(ticket);
+                Ok(stream)
+            }
+            Err(error) => {
+                let timed_out = matches!(
+                    error,
+                    AttemptError::Timeout(_) | AttemptError::Tls(HandshakeError::Timeout(_))
+                );
+                ticket.failed(timed_out, &error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        address: SocketAddr,
+        host: &str,
+        tls_domain: Option<&ClientDomain>,
+        dial: &DialOptions,
+        ticket: &Ticket,
+    ) -> Result<Stream, AttemptError> {
+        let limit = dial.connect_timeout;
+        let tcp = tokio::time::timeout(limit, socket::connect(address, &dial.source, &dial.socket))
             .await
             .map_err(|_| AttemptError::Timeout(limit))?
             .map_err(AttemptError::Io)?;
-        // Small answers must not wait for Nagle. It fails only on a socket that is dead already.
-        let _ = SockRef::from(&tcp).set_tcp_nodelay(true);
+        if let Ok(local) = tcp.local_addr() {
+            ticket.entry().set_local(local);
+        }
         match tls_domain {
             None => Stream::plain(tcp, address).map_err(AttemptError::Io),
             Some(domain) => tls::connect(tcp, address, domain, host, self.settings.tls_handshake_timeout)

@@ -112,14 +112,27 @@
 
 pub mod connection;
 pub mod connector;
+pub mod control;
+pub mod event;
+pub mod ledger;
+pub mod limits;
 pub mod listener;
+pub mod proxy_protocol;
 pub mod registry;
+mod scheme;
+pub mod socket;
 pub mod stream;
 pub mod tls;
 
 pub use connection::{CloseReason, ConnectionId, Driver, DriverSettings, Flow, Handle, Protocol, Transmit};
-pub use connector::{ConnectError, ConnectSettings, Connector, OutboundPolicy, Target};
+pub use connector::{ConnectError, ConnectSettings, Connector, DialOptions, OutboundPolicy, Target};
+pub use control::{OutboundConnection, State};
+pub use event::{ConnectionEvent, EventKind, Events, Reporting};
+pub use ledger::Ledger;
+pub use limits::{ConnectionLimits, LimitReached};
 pub use listener::{Acceptor, BindError, BoundListener, ListenerSettings, Transport};
 pub use registry::{Registry, ReuseKey};
+pub use scheme::{Scheme, UnknownScheme};
+pub use socket::{Dscp, KeepAlive, SocketOptions, Source};
 pub use stream::Stream;
 pub use tls::{PeerCertificate, TlsInfo};

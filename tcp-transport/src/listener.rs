@@ -10,6 +10,12 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::event::Direction;
+use crate::ledger::{Entry, Ledger, Slots, Ticket};
+use crate::limits::LimitReached;
+use crate::proxy_protocol::{self, IpNetwork, PROXY_HEADER_TIMEOUT, ProxyError};
+use crate::scheme::Scheme;
+use crate::socket::{SocketOptions, set_reuse_port};
 use crate::stream::Stream;
 use crate::tls::{self, DEFAULT_HANDSHAKE_TIMEOUT, HandshakeError, ServerDomains};
 
@@ -50,7 +56,7 @@ impl std::fmt::Display for Transport {
 /// A listener as the configuration says it.
 #[derive(Debug, Clone)]
 pub struct ListenerSettings {
-    /// Where to listen; port 0 takes a free one. An IPv6 address takes IPv6 alone.
+    /// Where to listen; port 0 takes a free one.
     pub addr: SocketAddr,
     /// Plain or TLS.
     pub transport: Transport,
@@ -60,6 +66,25 @@ pub struct ListenerSettings {
     pub tls_handshake_timeout: Duration,
     /// Connections waiting to be accepted; [`DEFAULT_BACKLOG`].
     pub backlog: i32,
+    /// What its connections carry, for events and look-ups.
+    pub scheme: Option<Scheme>,
+    /// Whether an IPv6 address takes IPv6 alone, so that an IPv4 listener can be one of its own (the
+    /// default). Otherwise `[::]` takes IPv4 too; such peers are shown by their IPv4 addresses.
+    pub ipv6_only: bool,
+    /// SO_REUSEPORT: other sockets that set it too may be on the same address and port: a second process
+    /// that takes over, or connections opened from here ([`Source::port`](crate::Source::port)). Off by
+    /// default, as it keeps a second process from being noticed.
+    pub reuse_port: bool,
+    /// The most connections of this listener at once, those in a handshake included; one more is closed
+    /// as soon as it is accepted. `None`: no limit of its own.
+    pub max_connections: Option<usize>,
+    /// What is set on each accepted socket.
+    pub socket: SocketOptions,
+    /// How long its connections may be idle; `None`: for ever, as far as this layer is concerned.
+    pub lifetime: Option<Duration>,
+    /// Proxies that say by the PROXY protocol whose connection they pass on. They must; nobody else is
+    /// believed. Empty by default.
+    pub proxy_from: Vec<IpNetwork>,
 }
 
 impl ListenerSettings {
@@ -72,6 +97,13 @@ impl ListenerSettings {
             tls_domain: None,
             tls_handshake_timeout: DEFAULT_HANDSHAKE_TIMEOUT,
             backlog: DEFAULT_BACKLOG,
+            scheme: None,
+            ipv6_only: true,
+            reuse_port: false,
+            max_connections: None,
+            socket: SocketOptions::default(),
+            lifetime: None,
+            proxy_from: Vec::new(),
         }
     }
 }
@@ -120,6 +152,16 @@ pub trait Acceptor: Send + Sync + 'static {
     /// A handshake came to nothing; the connection is closed.
     fn handshake_failed(&self, peer: SocketAddr, error: HandshakeError);
 
+    /// A connection was closed because a limit is reached; `peer` is the client if a proxy has named it.
+    fn limit_reached(&self, peer: SocketAddr, limit: LimitReached) {
+        let _ = (peer, limit);
+    }
+
+    /// A connection of a trusted proxy was closed for want of a good PROXY protocol header.
+    fn proxy_failed(&self, proxy: SocketAddr, error: ProxyError) {
+        let _ = (proxy, error);
+    }
+
     /// Accepting pauses because of `error` (descriptors or memory ran out). Told once until it works
     /// again; it is logged already.
     fn accept_paused(&self, error: &io::Error) {
@@ -134,6 +176,8 @@ pub struct BoundListener {
     local: SocketAddr,
     settings: ListenerSettings,
     domains: Arc<ServerDomains>,
+    ledger: Arc<Ledger>,
+    slots: Slots,
 }
 
 impl BoundListener {
@@ -153,9 +197,16 @@ impl BoundListener {
                 return Err(BindError::NoDomain { addr });
             }
         }
-        let socket = listen(addr, settings.backlog).map_err(|source| BindError::Socket { addr, source })?;
+        let socket = listen(&settings).map_err(|source| BindError::Socket { addr, source })?;
         let local = socket.local_addr().map_err(|source| BindError::Socket { addr, source })?;
-        Ok(Self { socket, local, settings, domains })
+        let slots = Slots::new(settings.max_connections);
+        Ok(Self { socket, local, settings, domains, ledger: Arc::default(), slots })
+    }
+
+    /// Enters its connections in `ledger`, whose limits and events then are theirs.
+    #[must_use]
+    pub fn with_ledger(self, ledger: Arc<Ledger>) -> Self {
+        Self { ledger, ..self }
     }
 
     /// The address it listens on, with the real port.
@@ -197,52 +248,118 @@ impl BoundListener {
                 },
                 Some(_) = handshakes.join_next() => continue,
             };
+            let peer = canonical(peer);
             if !acceptor.admit(peer) {
                 continue;
             }
-            // Small answers must not wait for Nagle. It fails only on a socket that is dead already.
-            let _ = SockRef::from(&tcp).set_tcp_nodelay(true);
-            match self.settings.transport {
-                Transport::Tcp => match Stream::plain(tcp, peer) {
-                    Ok(stream) => acceptor.accepted(stream),
-                    Err(e) => acceptor.handshake_failed(peer, HandshakeError::Io(e)),
-                },
-                Transport::Tls => {
-                    handshakes.spawn(self.handshake(tcp, peer, acceptor.clone()));
+            let entry = Entry::new(
+                Direction::Inbound,
+                self.settings.transport,
+                self.settings.scheme,
+                Some(self.local),
+                peer,
+            );
+            let ticket = match self.ledger.accepting(entry, &self.slots) {
+                Ok(ticket) => ticket,
+                Err(limit) => {
+                    acceptor.limit_reached(peer, limit);
+                    continue;
                 }
+            };
+            ticket.entry().set_lifetime(self.settings.lifetime);
+            // It fails only on a socket that is dead already, which shows itself below.
+            let _ = self.settings.socket.apply(&SockRef::from(&tcp), &self.local);
+            let proxied = self.settings.proxy_from.iter().any(|network| network.contains(peer.ip()));
+            if proxied || self.settings.transport == Transport::Tls {
+                handshakes.spawn(self.handshake(tcp, peer, proxied, ticket, acceptor.clone()));
+                continue;
+            }
+            let Some(ticket) = counted(ticket, &*acceptor) else { continue };
+            match Stream::plain(tcp, peer) {
+                Ok(stream) => enter(stream, ticket, &*acceptor),
+                Err(error) => fail(HandshakeError::Io(error), &ticket, &*acceptor),
             }
         }
     }
 
     fn handshake<A: Acceptor>(
         &self,
-        tcp: TcpStream,
-        peer: SocketAddr,
+        mut tcp: TcpStream,
+        mut peer: SocketAddr,
+        proxied: bool,
+        ticket: Ticket,
         acceptor: Arc<A>,
     ) -> impl Future<Output = ()> + Send + use<A> {
         let domains = self.domains.clone();
+        let transport = self.settings.transport;
         let tls_domain = self.settings.tls_domain.clone();
         let limit = self.settings.tls_handshake_timeout;
         async move {
-            match tls::accept(tcp, peer, &domains, tls_domain.as_deref(), limit).await {
-                Ok(stream) => acceptor.accepted(stream),
-                Err(error) => acceptor.handshake_failed(peer, error),
+            if proxied {
+                match proxy_protocol::read(&mut tcp, PROXY_HEADER_TIMEOUT).await {
+                    Ok(header) => {
+                        if let Some(client) = header.client {
+                            ticket.entry().set_client(client);
+                            peer = client;
+                        }
+                    }
+                    Err(error) => {
+                        ticket.failed(matches!(error, ProxyError::Timeout(_)), &error);
+                        return acceptor.proxy_failed(peer, error);
+                    }
+                }
+            }
+            let Some(ticket) = counted(ticket, &*acceptor) else { return };
+            let stream = match transport {
+                Transport::Tcp => Stream::plain(tcp, peer).map_err(HandshakeError::Io),
+                Transport::Tls => tls::accept(tcp, peer, &domains, tls_domain.as_deref(), limit).await,
+            };
+            match stream {
+                Ok(stream) => enter(stream, ticket, &*acceptor),
+                Err(error) => fail(error, &ticket, &*acceptor),
             }
         }
     }
 }
 
-fn listen(addr: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+/// Counts the connection for its address; none if there are too many of that.
+fn counted<A: Acceptor>(ticket: Ticket, acceptor: &A) -> Option<Ticket> {
+    let peer = ticket.entry().remote();
+    ticket.count_address().map_err(|limit| acceptor.limit_reached(peer, limit)).ok()
+}
+
+fn enter<A: Acceptor>(mut stream: Stream, ticket: Ticket, acceptor: &A) {
+    stream.enter(ticket);
+    acceptor.accepted(stream);
+}
+
+fn fail<A: Acceptor>(error: HandshakeError, ticket: &Ticket, acceptor: &A) {
+    ticket.failed(matches!(error, HandshakeError::Timeout(_)), &error);
+    acceptor.handshake_failed(ticket.entry().remote(), error);
+}
+
+/// What a dual-stack socket shows as an IPv4-mapped address is the IPv4 address.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    match peer.ip().to_canonical() {
+        ip if ip == peer.ip() => peer,
+        ip => SocketAddr::new(ip, peer.port()),
+    }
+}
+
+fn listen(settings: &ListenerSettings) -> io::Result<TcpListener> {
+    let addr = settings.addr;
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for the TIME_WAIT of the former process' connections.
     socket.set_reuse_address(true)?;
+    if settings.reuse_port {
+        set_reuse_port(&SockRef::from(&socket))?;
+    }
     if addr.is_ipv6() {
-        // An IPv4 listener is one of its own, so that policies see IPv4 addresses as such.
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(settings.ipv6_only)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
-    socket.listen(backlog)?;
+    socket.listen(settings.backlog)?;
     TcpListener::from_std(socket.into())
 }
 

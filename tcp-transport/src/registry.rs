@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
 use crate::connection::{CloseReason, ConnectionId, Handle};
+use crate::ledger::Ledger;
 
 /// What a connection can be reused for: the same scheme, host and port (RFC 4975 §5.4).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -60,6 +62,7 @@ impl fmt::Display for ReuseKey {
 /// The open connections of a process, each with a value of the protocol's own (an `Arc`, as a rule:
 /// values are cloned out). No lock is held while anything is called.
 pub struct Registry<T> {
+    ledger: Arc<Ledger>,
     tables: RwLock<Tables<T>>,
     emptied: Notify,
 }
@@ -79,8 +82,14 @@ impl<T: Clone> Registry<T> {
     /// An empty registry.
     #[must_use]
     pub fn new() -> Self {
+        Self::with_ledger(Arc::default())
+    }
+
+    /// An empty registry, which looks in `ledger` for connections that are not up yet.
+    #[must_use]
+    pub fn with_ledger(ledger: Arc<Ledger>) -> Self {
         let tables = Tables { connections: HashMap::new(), by_key: HashMap::new() };
-        Self { tables: RwLock::new(tables), emptied: Notify::new() }
+        Self { ledger, tables: RwLock::new(tables), emptied: Notify::new() }
     }
 
     /// Enters a connection; with a key it can be found for reuse. It is left in
@@ -145,6 +154,22 @@ impl<T: Clone> Registry<T> {
     #[must_use]
     pub fn snapshot(&self) -> Vec<(Handle, T)> {
         self.tables.read().connections.values().map(Entry::pair).collect()
+    }
+
+    /// All handles of this moment.
+    pub(crate) fn handles(&self) -> Vec<Handle> {
+        self.tables.read().connections.values().map(|entry| entry.handle.clone()).collect()
+    }
+
+    /// Whether the connection was registered for `key`.
+    pub(crate) fn has_key(&self, id: ConnectionId, key: &ReuseKey) -> bool {
+        self.tables.read().connections.get(&id).is_some_and(|entry| entry.keys.contains(key))
+    }
+
+    /// The ledger of the connections here.
+    #[must_use]
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     /// How many there are.

@@ -21,6 +21,9 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use crate::connection::CloseReason;
+use crate::ledger::{Entry, Ticket};
+use crate::listener::Transport;
 use crate::tls::TlsInfo;
 
 mod session;
@@ -51,6 +54,7 @@ pub struct Stream {
     tls: Option<Box<Tls>>,
     peer: SocketAddr,
     local: SocketAddr,
+    ticket: Ticket,
 }
 
 struct Tls {
@@ -69,7 +73,7 @@ impl Stream {
     /// Those of `getsockname`.
     pub fn plain(tcp: TcpStream, peer: SocketAddr) -> io::Result<Self> {
         let local = tcp.local_addr()?;
-        Ok(Self { tcp, tls: None, peer, local })
+        Ok(Self { tcp, tls: None, peer, local, ticket: Ticket::detached(Transport::Tcp, local, peer) })
     }
 
     /// A TLS stream over a session whose handshake is complete.
@@ -83,7 +87,30 @@ impl Stream {
         let session = TlsSession::new(session);
         let tls =
             Tls { buffered: AtomicBool::new(session.has_buffered()), session: Mutex::new(session), info };
-        Ok(Self { tcp, tls: Some(Box::new(tls)), peer, local })
+        let ticket = Ticket::detached(Transport::Tls, local, peer);
+        Ok(Self { tcp, tls: Some(Box::new(tls)), peer, local, ticket })
+    }
+
+    /// Takes its place in a ledger: the connection is up.
+    pub(crate) fn enter(&mut self, ticket: Ticket) {
+        ticket.entry().set_local(self.local);
+        ticket.opened(self.tls());
+        self.ticket = ticket;
+    }
+
+    /// The connection is over.
+    pub(crate) fn ended(&self, reason: &CloseReason) {
+        self.ticket.ended(reason, self.tls());
+    }
+
+    /// What the ledger knows of the connection: its number, bytes, age.
+    #[must_use]
+    pub fn entry(&self) -> &Entry {
+        self.ticket.entry()
+    }
+
+    pub(crate) fn socket(&self) -> SockRef<'_> {
+        SockRef::from(&self.tcp)
     }
 
     /// Reads what is there, appending it to `buf`; returns the number of bytes appended.
@@ -101,6 +128,12 @@ impl Stream {
     /// [`io::ErrorKind::InvalidData`]: TLS only, the peer broke TLS; the alert that says so has been
     /// given to the socket. Anything else is the socket's error.
     pub fn try_read(&self, buf: &mut BytesMut, max: usize) -> io::Result<usize> {
+        let read = self.read_some(buf, max)?;
+        self.entry().count_in(read);
+        Ok(read)
+    }
+
+    fn read_some(&self, buf: &mut BytesMut, max: usize) -> io::Result<usize> {
         match &self.tls {
             None => {
                 if buf.capacity() == buf.len() {
@@ -129,10 +162,12 @@ impl Stream {
     /// [`MAX_PENDING_CIPHERTEXT`] waits already. [`io::ErrorKind::BrokenPipe`] after
     /// [`close_notify`](Self::close_notify). Anything else is the socket's or the session's error.
     pub fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        match &self.tls {
+        let written = match &self.tls {
             None => self.tcp.try_write_vectored(bufs),
             Some(tls) => tls.session.lock().write(&self.tcp, bufs),
-        }
+        }?;
+        self.entry().count_out(written);
+        Ok(written)
     }
 
     /// What one [`try_write`](Self::try_write) sends as one piece: a caller who passes at most this

@@ -15,7 +15,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::stream::tls_accept;
-use crate::{Content, Daemon, Identity, Message, Scheme, Send, Site, Stream, tls_config, tls_handshake, within};
+use crate::{
+    Content, Daemon, Identity, Message, Scheme, Send, Site, Stream, tls_config, tls_handshake, within,
+};
 
 /// How much of a file is written at once.
 const PIECE: usize = 64 * 1024;
@@ -93,7 +95,8 @@ impl Client {
     /// # Panics
     /// When that fails.
     pub async fn connect_with(daemon: &Daemon, config: Arc<ClientConfig>, scheme: Scheme) -> Self {
-        let socket = within("a connection", TcpStream::connect(daemon.address(scheme))).await.expect("connect");
+        let socket =
+            within("a connection", TcpStream::connect(daemon.address(scheme))).await.expect("connect");
         socket.set_nodelay(true).expect("TCP_NODELAY");
         let stream = match scheme {
             Scheme::Msrp => Stream::Plain(socket),
@@ -412,7 +415,8 @@ impl Sender {
             let head = Send { range: format!("{}-{end}/{total}", sent + 1), ..message.clone() };
             pending.extend_from_slice(self.head_text(&head, &transaction).as_bytes());
             while sent < end {
-                let piece = content.piece(sent, usize::try_from(end - sent).map_or(PIECE, |left| left.min(PIECE)));
+                let piece =
+                    content.piece(sent, usize::try_from(end - sent).map_or(PIECE, |left| left.min(PIECE)));
                 pending.extend_from_slice(piece);
                 sent += piece.len() as u64;
                 if pending.len() >= PIECE {
@@ -450,6 +454,17 @@ impl Receiver {
                 return Ok(None);
             }
         }
+    }
+
+    /// What one read gives, undecoded; empty at the connection's orderly end.
+    ///
+    /// # Panics
+    /// When the connection breaks, or when something is decoded already and waits.
+    pub async fn raw(&mut self) -> Vec<u8> {
+        assert!(self.buffer.is_empty() && self.decoder.is_between_messages(), "messages wait");
+        let mut bytes = Vec::with_capacity(PIECE);
+        within("something to read", self.half.read_buf(&mut bytes)).await.expect("read");
+        bytes
     }
 
     /// The next message, or none at the connection's orderly end.
@@ -673,6 +688,9 @@ impl Listener {
         };
         let mut byte = [0];
         let read = within("the relay's refusal", stream.read(&mut byte)).await;
-        assert!(read.is_err() || read.is_ok_and(|len| len == 0), "the relay goes on with a wrong certificate");
+        assert!(
+            read.is_err() || read.is_ok_and(|len| len == 0),
+            "the relay goes on with a wrong certificate"
+        );
     }
 }

@@ -52,7 +52,11 @@ impl Content {
             assert!(offset < self.len, "more bytes than the file has");
             let expected = self.piece(offset, bytes.len());
             let (now, rest) = bytes.split_at(expected.len());
-            assert!(now == expected, "other bytes than sent between {offset} and {}", offset + now.len() as u64);
+            assert!(
+                now == expected,
+                "other bytes than sent between {offset} and {}",
+                offset + now.len() as u64
+            );
             offset += now.len() as u64;
             bytes = rest;
         }

@@ -30,6 +30,7 @@ mod content;
 mod daemon;
 mod log;
 mod message;
+mod neighbours;
 mod process;
 mod proxy;
 mod settings;
@@ -41,10 +42,11 @@ pub use self::content::Content;
 pub use self::daemon::{Daemon, Scheme};
 pub use self::log::Log;
 pub use self::message::{Message, Send};
+pub use self::neighbours::Neighbours;
 pub use self::process::Resources;
 pub use self::proxy::Proxy;
 pub use self::settings::Settings;
-pub use self::stream::{Stream, tls_config, tls_handshake};
+pub use self::stream::{Socket, Stream, tls_config, tls_handshake, tls_record_by_record};
 
 /// How long a test waits for anything: far longer than it can take on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);

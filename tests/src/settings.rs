@@ -42,8 +42,8 @@ impl Default for Settings {
             plain: Some("127.0.0.1:0".into()),
             identity: "relay".into(),
             server_domain: "ca_list: ca.pem, verify_cert: true, require_cert: false".into(),
-            client_domain: "ca_list: ca.pem, verify_cert: true, certificate: relay.crt, private_key: relay.key"
-                .into(),
+            client_domain:
+                "ca_list: ca.pem, verify_cert: true, certificate: relay.crt, private_key: relay.key".into(),
             auth: "allow_auth_without_tls: true".into(),
             users: String::new(),
             limits: String::new(),
@@ -65,7 +65,11 @@ impl Settings {
             format!("  - {{ uri: \"{scheme}://{address}\", {more} ")
         };
         if let Some(tls) = &self.tls {
-            let _ = writeln!(yaml, "{}, tls_domain: main }}", listener("msrps", tls).trim_end_matches([' ', ',']));
+            let _ = writeln!(
+                yaml,
+                "{}, tls_domain: main }}",
+                listener("msrps", tls).trim_end_matches([' ', ','])
+            );
         }
         if let Some(plain) = &self.plain {
             let _ = writeln!(yaml, "{} }}", listener("msrp", plain).trim_end_matches([' ', ',']));
@@ -78,10 +82,19 @@ impl Settings {
             self.server_domain, self.client_domain
         );
         let users = ["alice", "bob", "carol", "dave"].map(|user| format!("{user}: {{ password: {user}pw }}"));
-        let _ = writeln!(yaml, "auth: {{ realm: relay.test, users: {{ {} {} }}, {} }}", users.join(", "), self.users, self.auth);
-        for (name, section) in
-            [("limits", &self.limits), ("timeouts", &self.timeouts), ("outbound", &self.outbound), ("log", &self.log)]
-        {
+        let _ = writeln!(
+            yaml,
+            "auth: {{ realm: relay.test, users: {{ {} {} }}, {} }}",
+            users.join(", "),
+            self.users,
+            self.auth
+        );
+        for (name, section) in [
+            ("limits", &self.limits),
+            ("timeouts", &self.timeouts),
+            ("outbound", &self.outbound),
+            ("log", &self.log),
+        ] {
             let _ = writeln!(yaml, "{name}: {{ {section} }}");
         }
         yaml

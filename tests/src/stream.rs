@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -20,7 +20,7 @@ pub enum Stream {
     /// Plain TCP.
     Plain(TcpStream),
     /// TLS.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 impl Stream {
@@ -29,7 +29,7 @@ impl Stream {
     pub fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => socket,
-            Self::Tls(tls) => tls.get_ref().0,
+            Self::Tls(tls) => &tls.get_ref().0.tcp,
         }
     }
 
@@ -81,6 +81,22 @@ pub fn tls_config(site: &Site, identity: Option<&Identity>) -> Arc<ClientConfig>
 /// # Errors
 /// When it fails.
 pub async fn tls_handshake(config: Arc<ClientConfig>, socket: TcpStream, host: &str) -> io::Result<Stream> {
+    connect(config, Socket { tcp: socket, record: None }, host).await
+}
+
+/// As [`tls_handshake`], and every read gives the content of one TLS record, or of a part of one.
+///
+/// # Errors
+/// When it fails.
+pub async fn tls_record_by_record(
+    config: Arc<ClientConfig>,
+    socket: TcpStream,
+    host: &str,
+) -> io::Result<Stream> {
+    connect(config, Socket { tcp: socket, record: Some(Record::default()) }, host).await
+}
+
+async fn connect(config: Arc<ClientConfig>, socket: Socket, host: &str) -> io::Result<Stream> {
     let name = ServerName::try_from(host.to_owned()).expect("a host name");
     let stream = TlsConnector::from(config).connect(name, socket).await?;
     Ok(Stream::Tls(Box::new(stream.into())))
@@ -95,8 +111,70 @@ pub(crate) async fn tls_accept(identity: &Identity, socket: TcpStream) -> io::Re
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .expect("server certificate");
-    let stream = TlsAcceptor::from(Arc::new(config)).accept(socket).await?;
+    let stream = TlsAcceptor::from(Arc::new(config)).accept(Socket { tcp: socket, record: None }).await?;
     Ok(Stream::Tls(Box::new(stream.into())))
+}
+
+/// What is under TLS: a socket that may be read record by record.
+pub struct Socket {
+    tcp: TcpStream,
+    record: Option<Record>,
+}
+
+impl Socket {
+    /// The socket.
+    pub fn tcp(&mut self) -> &mut TcpStream {
+        &mut self.tcp
+    }
+}
+
+/// Where in a record the reading stands.
+#[derive(Default)]
+struct Record {
+    /// Of the next record, as far as it has been read.
+    header: Vec<u8>,
+    /// What is left of the current one.
+    left: usize,
+}
+
+/// Type, version and length (RFC 8446 §5.1).
+const RECORD_HEADER: usize = 5;
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { tcp, record } = self.get_mut();
+        let Some(record) = record else { return Pin::new(tcp).poll_read(cx, buf) };
+        let wanted = if record.left > 0 { record.left } else { RECORD_HEADER - record.header.len() };
+        let mut part = vec![0; wanted.min(buf.remaining())];
+        let mut part = ReadBuf::new(&mut part);
+        ready!(Pin::new(tcp).poll_read(cx, &mut part))?;
+        let part = part.filled();
+        buf.put_slice(part);
+        if record.left > 0 {
+            record.left -= part.len();
+        } else {
+            record.header.extend_from_slice(part);
+            if let [_, _, _, high, low] = record.header[..] {
+                record.left = usize::from(u16::from_be_bytes([high, low]));
+                record.header.clear();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+    }
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {

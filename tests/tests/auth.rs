@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use msrp_proto::digest::{
-    Algorithm, Answer, AuthenticationInfo, Authorization, Challenge, Ha1, Secret,
-};
+use msrp_proto::digest::{Algorithm, Answer, AuthenticationInfo, Authorization, Challenge, Ha1, Secret};
 use tests::{Client, Daemon, Message, Scheme, Send, Settings, Site, tls_config, tls_handshake};
 use tokio::net::TcpStream;
 
@@ -127,8 +125,13 @@ async fn sha256_is_offered_and_taken_where_it_is_configured() {
 #[tokio::test]
 async fn users_come_from_hashes_and_from_an_htdigest_file_too() {
     let site = Site::new();
-    let hash = |user: &str| Ha1::from_password(Algorithm::Md5, user, "relay.test", &format!("{user}pw")).as_hex().to_owned();
-    site.write("users.htdigest", &format!("gina:relay.test:{}\nfrank:other:{}\n", hash("gina"), hash("frank")));
+    let hash = |user: &str| {
+        Ha1::from_password(Algorithm::Md5, user, "relay.test", &format!("{user}pw")).as_hex().to_owned()
+    };
+    site.write(
+        "users.htdigest",
+        &format!("gina:relay.test:{}\nfrank:other:{}\n", hash("gina"), hash("frank")),
+    );
     let settings = Settings {
         users: format!(", erin: {{ ha1: \"{}\" }}", hash("erin")),
         auth: "htdigest: users.htdigest".into(),
@@ -163,7 +166,11 @@ async fn expires_is_granted_within_bounds_and_refused_outside() {
         let challenge = alice.challenge(&to).await;
         let response = alice.answer(&to, &challenge, "alice", "alicepw", wish).await;
         assert_eq!(response.status(), status, "{wish:?}");
-        assert_eq!(["Min-Expires", "Max-Expires", "Expires"].map(|name| response.header(name)), bounds, "{wish:?}");
+        assert_eq!(
+            ["Min-Expires", "Max-Expires", "Expires"].map(|name| response.header(name)),
+            bounds,
+            "{wish:?}"
+        );
     }
 }
 
@@ -192,7 +199,8 @@ async fn a_replayed_nonce_count_is_refused() {
     let mut alice = Client::connect(&daemon, &site, Scheme::Msrps).await;
     let uri = alice.relay_uri().to_owned();
     let challenge = alice.challenge(&[uri.clone()]).await;
-    let authorization = Authorization::answer(&challenge, &answer("alice", "alicepw", &uri, 1)).unwrap().to_string();
+    let authorization =
+        Authorization::answer(&challenge, &answer("alice", "alicepw", &uri, 1)).unwrap().to_string();
     assert_eq!(authorize(&mut alice, &authorization).await.status(), 200);
     let mut thief = Client::connect(&daemon, &site, Scheme::Msrps).await;
     for client in [&mut alice, &mut thief] {
@@ -235,7 +243,8 @@ async fn bad_credentials_are_refused_each_with_one_line() {
     let bad = |from: &str, to: &str| good.replace(from, to);
     let digest = good.split("response=\"").nth(1).unwrap()[..32].to_owned();
     let not_offered = Challenge::new(Algorithm::Sha256, "relay.test", challenge.nonce()).unwrap();
-    let not_offered = Authorization::answer(&not_offered, &answer("alice", "alicepw", &uri, 1)).unwrap().to_string();
+    let not_offered =
+        Authorization::answer(&not_offered, &answer("alice", "alicepw", &uri, 1)).unwrap().to_string();
     let cases = [
         (401, Authorization::answer(&challenge, &answer("alice", "wrong", &uri, 1)).unwrap().to_string()),
         (401, Authorization::answer(&challenge, &answer("nobody", "alicepw", &uri, 1)).unwrap().to_string()),

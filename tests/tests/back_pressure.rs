@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use msrp_proto::flag::Flag;
-use tests::{Client, Content, DEADLINE, Daemon, Scheme, Send, Sender, Session, Settings, Site, within};
+use tests::{Client, Content, DEADLINE, Daemon, Neighbours, Scheme, Send, Sender, Settings, Site, within};
 use tokio::task::JoinHandle;
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
@@ -20,45 +20,20 @@ const FILE: u64 = 200 * MIB;
 /// How many chats must pass while the sender's count stands still.
 const CHATS: usize = 100;
 
-/// Two clients that chat all the time.
-struct Neighbours {
-    carol: Client,
-    dave: Client,
-    from_carol: Session,
-    from_dave: Session,
-}
-
-impl Neighbours {
-    async fn join(daemon: &Daemon, site: &Site) -> Self {
-        let (carol, from_carol) = Client::with_session(daemon, site, Scheme::Msrps, "carol").await;
-        let (dave, from_dave) = Client::with_session(daemon, site, Scheme::Msrps, "dave").await;
-        Self { carol, dave, from_carol, from_dave }
-    }
-
-    async fn chat(&mut self) {
-        let there = Send::text(&self.from_carol.to(&self.from_dave), "c", "how are you?");
-        assert_eq!(self.carol.send(&there).await.status(), 200);
-        assert_eq!(self.dave.receive().await.text(), "how are you?");
-        let back = Send::text(&self.from_dave.to(&self.from_carol), "d", "fine");
-        assert_eq!(self.dave.send(&back).await.status(), 200);
-        assert_eq!(self.carol.receive().await.text(), "fine");
-    }
-
-    /// Chats on until nothing more was taken from a sender during [`CHATS`] chats.
-    async fn chat_until_still(&mut self, sent: &AtomicU64) -> u64 {
-        let still = async {
-            let mut last = (sent.load(Ordering::Relaxed), 0);
-            while last.1 < CHATS {
-                self.chat().await;
-                let now = sent.load(Ordering::Relaxed);
-                last = if now == last.0 && now > 0 { (now, last.1 + 1) } else { (now, 0) };
-            }
-            last.0
-        };
-        match tokio::time::timeout(4 * DEADLINE, still).await {
-            Ok(sent) => sent,
-            Err(_) => panic!("the sender is never paused: {sent:?} bytes so far"),
+/// Has the neighbours chat until nothing more was taken from a sender during [`CHATS`] of their chats.
+async fn chat_until_still(neighbours: &mut Neighbours, sent: &AtomicU64) -> u64 {
+    let still = async {
+        let mut last = (sent.load(Ordering::Relaxed), 0);
+        while last.1 < CHATS {
+            neighbours.chat().await;
+            let now = sent.load(Ordering::Relaxed);
+            last = if now == last.0 && now > 0 { (now, last.1 + 1) } else { (now, 0) };
         }
+        last.0
+    };
+    match tokio::time::timeout(4 * DEADLINE, still).await {
+        Ok(sent) => sent,
+        Err(_) => panic!("the sender is never paused: {sent:?} bytes so far"),
     }
 }
 
@@ -94,7 +69,7 @@ async fn a_stalled_receiver_pauses_its_sender_and_nobody_else_and_gets_all_when_
     let transaction = tx.begin(&file(from_alice.to(&from_bob))).await;
     let sent = Arc::new(AtomicU64::new(0));
     let writer = write(tx, content.clone(), &sent);
-    let taken = neighbours.chat_until_still(&sent).await;
+    let taken = chat_until_still(&mut neighbours, &sent).await;
     assert!(taken < FILE, "all was taken from the sender although nobody reads");
     let grown = daemon.resources().peak_memory.saturating_sub(before.memory);
     assert!(grown < MEMORY, "the daemon grew by {grown} bytes");
@@ -193,7 +168,7 @@ async fn a_sender_that_reads_no_responses_is_paused() {
             counter.fetch_add(len as u64, Ordering::Relaxed);
         }
     });
-    let taken = neighbours.chat_until_still(&sent).await;
+    let taken = chat_until_still(&mut neighbours, &sent).await;
     let grown = daemon.resources().peak_memory.saturating_sub(before.memory);
     assert!(grown < MEMORY, "the daemon grew by {grown} bytes");
 
@@ -205,5 +180,39 @@ async fn a_sender_that_reads_no_responses_is_paused() {
     within("the sender to go on", read_on).await;
     writer.abort();
     neighbours.chat().await;
+    daemon.assert_well();
+}
+
+/// What waits for a receiver counts with its heads: tiny messages are no way around the limit.
+#[tokio::test]
+async fn tiny_messages_to_a_stalled_receiver_are_bounded_too() {
+    let site = Site::new();
+    let mut daemon = Daemon::start(RELAY, &site, &Settings::default()).await;
+    let mut neighbours = Neighbours::join(&daemon, &site).await;
+    let (alice, from_alice) = Client::with_session(&daemon, &site, Scheme::Msrp, "alice").await;
+    let (_bob, from_bob) = Client::with_session(&daemon, &site, Scheme::Msrp, "bob").await;
+    let before = daemon.resources();
+    let Client { mut tx, mut rx, .. } = alice;
+    let sent = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&sent);
+    let tiny = Send::text(&from_alice.to(&from_bob), "m", "x");
+    let writer = tokio::spawn(async move {
+        loop {
+            let transaction = tx.transaction();
+            let text = format!("{}x\r\n-------{transaction}$\r\n", tx.head_text(&tiny, &transaction));
+            let mut left = text.as_bytes();
+            while !left.is_empty() {
+                let Ok(len) = tx.write_some(left).await else { return };
+                counter.fetch_add(len as u64, Ordering::Relaxed);
+                left = &left[len..];
+            }
+        }
+    });
+    let reader = tokio::spawn(async move { while rx.next().await.status() == 200 {} });
+    chat_until_still(&mut neighbours, &sent).await;
+    let grown = daemon.resources().peak_memory.saturating_sub(before.memory);
+    assert!(grown < MEMORY, "the daemon grew by {grown} bytes");
+    writer.abort();
+    reader.abort();
     daemon.assert_well();
 }

@@ -2,7 +2,10 @@
 
 use std::process::Command;
 
-use tests::{Client, Daemon, Listener, Proxy, Scheme, Send, Session, Settings, Site, tls_config, tls_handshake, Content};
+use tests::{
+    Client, Content, Daemon, Listener, Proxy, Scheme, Send, Session, Settings, Site, tls_config,
+    tls_handshake,
+};
 use tokio::net::TcpStream;
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
@@ -191,7 +194,8 @@ async fn a_file_goes_through_both_relays_to_a_peer_without_one() {
     let listener = Listener::bind("127.0.0.1", None).await.unwrap();
     let uri = listener.uri("127.0.0.1");
     let content = Content::new(8 * 1024 * 1024);
-    let file = Send { to: from_alice.to(&Session::without_relay(&uri)), message: "f".into(), ..Send::default() };
+    let file =
+        Send { to: from_alice.to(&Session::without_relay(&uri)), message: "f".into(), ..Send::default() };
     let receive = async {
         let mut peer = listener.accept(&uri).await;
         peer.rx.file(&content, Some(&mut peer.tx)).await;

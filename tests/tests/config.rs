@@ -150,7 +150,10 @@ fn a_port_in_use_is_an_error_at_start() {
 #[test]
 fn run_refuses_what_check_refuses() {
     let site = site();
-    let yaml = Settings::default().to_yaml().replacen("relay.key", "relay-b.key", 1).replace("domain: r", "domian: r");
+    let yaml = Settings::default()
+        .to_yaml()
+        .replacen("relay.key", "relay-b.key", 1)
+        .replace("domain: r", "domian: r");
     let output = relay("run", &site.write("relay.yaml", &yaml));
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");

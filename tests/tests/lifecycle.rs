@@ -74,8 +74,12 @@ async fn a_stopping_relay_accepts_nothing_and_lets_a_message_finish() {
     let (mut alice, from_alice) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
     let (mut bob, from_bob) = Client::with_session(&daemon, &site, Scheme::Msrps, "bob").await;
     let content = Content::new(10_000);
-    let message =
-        Send { to: from_alice.to(&from_bob), message: "m".into(), range: "1-10000/10000".into(), ..Send::default() };
+    let message = Send {
+        to: from_alice.to(&from_bob),
+        message: "m".into(),
+        range: "1-10000/10000".into(),
+        ..Send::default()
+    };
     let transaction = alice.tx.begin(&message).await;
     alice.tx.raw(content.piece(0, 5_000)).await;
     bob.rx.head().await;
@@ -134,7 +138,8 @@ async fn json_log_is_one_object_per_line() {
     let lines = daemon.log().lines();
     assert!(lines.len() > 5, "{lines:?}");
     for line in &lines {
-        let event: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let event: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert!(event.is_object() && event["level"].is_string() && event["timestamp"].is_string(), "{line}");
     }
     let ready = lines.iter().find(|line| line.contains("\"ready\"")).unwrap();
@@ -149,7 +154,8 @@ async fn the_text_log_takes_no_line_from_a_peer() {
     let mut daemon = Daemon::start(RELAY, &site, &Settings::default()).await;
     let mut stranger = Client::connect(&daemon, &site, Scheme::Msrp).await;
     let uri = daemon.uri(Scheme::Msrp);
-    let text = format!("MSRP aaaa SEND\r\nTo-Path: {uri}\r\nFrom-Path: msrp://x;tcp\r\nA\x1b[31m\rFAKE LINE: 1\r\n");
+    let text =
+        format!("MSRP aaaa SEND\r\nTo-Path: {uri}\r\nFrom-Path: msrp://x;tcp\r\nA\x1b[31m\rFAKE LINE: 1\r\n");
     stranger.tx.raw(text.as_bytes()).await;
     stranger.tx.raw(b"\n2026-01-01 FAKE LINE\r\n-------aaaa$\r\n").await;
     stranger.rx.rest().await;
@@ -164,7 +170,8 @@ async fn the_text_log_takes_no_line_from_a_peer() {
 #[tokio::test]
 async fn the_log_level_is_honoured() {
     let site = Site::new();
-    let settings = Settings { log: "level: \"warn,relay::cli=info\", format: text".into(), ..Settings::default() };
+    let settings =
+        Settings { log: "level: \"warn,relay::cli=info\", format: text".into(), ..Settings::default() };
     let daemon = Daemon::start(RELAY, &site, &settings).await;
     let (mut alice, _) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
     let to = [alice.relay_uri().to_owned()];

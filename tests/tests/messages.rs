@@ -1,8 +1,11 @@
 //! Chats and files between clients of one relay.
 
+use std::ops::Range;
+
 use msrp_proto::decoder::Event;
 use msrp_proto::flag::Flag;
-use tests::{Client, Content, Daemon, Scheme, Send, Settings, Site};
+use tests::{Client, Content, Daemon, Scheme, Send, Settings, Site, tls_config, tls_record_by_record};
+use tokio::net::TcpStream;
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
 
@@ -19,7 +22,8 @@ async fn chat(of_alice: Scheme, of_bob: Scheme) {
     let (mut bob, from_bob) = Client::with_session(&daemon, &site, of_bob, "bob").await;
 
     let to_bob = from_alice.to(&from_bob);
-    let wanted = Send::text(&to_bob, "m1", "Hello, Bob!").with("Success-Report: yes").with("X-Unknown:  kept ");
+    let wanted =
+        Send::text(&to_bob, "m1", "Hello, Bob!").with("Success-Report: yes").with("X-Unknown:  kept ");
     let taken = alice.send(&wanted).await;
     assert_eq!(taken.status(), 200);
     assert_eq!(taken.to_path(), [alice.uri()]);
@@ -138,7 +142,9 @@ async fn a_chat_interrupts_a_file_on_the_receivers_connection() {
         let head = bob.rx.head().await;
         let mut place = 0;
         while place < half - 1 {
-            let Some(Event::Body(bytes)) = bob.rx.event().await.unwrap() else { panic!("the chunk has ended") };
+            let Some(Event::Body(bytes)) = bob.rx.event().await.unwrap() else {
+                panic!("the chunk has ended")
+            };
             content.check(place, &bytes);
             place += bytes.len() as u64;
         }
@@ -251,7 +257,8 @@ async fn an_unknown_method_goes_to_the_peer_and_its_response_comes_back() {
     let mut daemon = Daemon::start(RELAY, &site, &Settings::default()).await;
     let (mut alice, from_alice) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
     let (mut bob, from_bob) = Client::with_session(&daemon, &site, Scheme::Msrps, "bob").await;
-    let transaction = alice.tx.request("NICKNAME", &from_alice.to(&from_bob), "Use-Nickname: \"a\"\r\n").await;
+    let transaction =
+        alice.tx.request("NICKNAME", &from_alice.to(&from_bob), "Use-Nickname: \"a\"\r\n").await;
     let request = bob.rx.next().await;
     assert_eq!((request.method(), request.header("Use-Nickname")), ("NICKNAME", "\"a\"".into()));
     bob.tx.respond(&request, 425).await;
@@ -259,4 +266,67 @@ async fn an_unknown_method_goes_to_the_peer_and_its_response_comes_back() {
     assert_eq!(response.status(), 425);
     assert_eq!(response.from_path(), [&from_alice.use_path[0], &from_bob.use_path[0], bob.uri()]);
     daemon.assert_well();
+}
+
+/// One client in the field loses the flag of an end-line that is split over two reads.
+#[tokio::test]
+async fn an_end_line_is_in_one_tls_record() {
+    let site = Site::new();
+    let mut daemon = Daemon::start(RELAY, &site, &Settings::default()).await;
+    let (mut alice, from_alice) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
+    let socket = TcpStream::connect(daemon.address(Scheme::Msrps)).await.unwrap();
+    let stream = tls_record_by_record(tls_config(&site, None), socket, "relay.test").await.unwrap();
+    let mut bob = Client::over(stream, "msrps://bob.invalid:2855/s;tcp", &daemon.uri(Scheme::Msrps));
+    let from_bob = bob.auth("bob", "bobpw").await;
+
+    // Lengths around those of a record, and the responses of bob's own messages in between.
+    let to_bob = from_alice.to(&from_bob);
+    let to_alice = from_bob.to(&from_alice);
+    let lengths =
+        (0..40).map(|n| n * 7).chain((0..60).map(|n| 15_900 + n * 9)).chain((0..40).map(|n| 32_000 + n * 13));
+    let lengths: Vec<usize> = lengths.collect();
+    let content = Content::new(100_000);
+    let send = async {
+        for len in &lengths {
+            let message = Send { body: content.piece(0, *len).to_vec(), ..Send::text(&to_bob, "m", "") };
+            alice.tx.send(&message.with("Failure-Report: no")).await;
+        }
+    };
+    let interject = async {
+        for _ in 0..200 {
+            bob.tx.send(&Send::text(&to_alice, "b", "x")).await;
+        }
+    };
+    let receive = async {
+        let (mut stream, mut boundaries) = (Vec::new(), Vec::new());
+        while end_lines(&stream).len() < lengths.len() + 200 {
+            stream.extend(bob.rx.raw().await);
+            boundaries.push(stream.len());
+        }
+        (stream, boundaries)
+    };
+    let ((), (), (stream, boundaries)) = tokio::join!(send, interject, receive);
+    let largest = boundaries.windows(2).map(|pair| pair[1] - pair[0]).max();
+    assert!(largest <= Some(16_384), "one read gives one record: {largest:?}");
+    for end_line in end_lines(&stream) {
+        let split = boundaries.iter().find(|boundary| (end_line.start + 1..end_line.end).contains(*boundary));
+        assert_eq!(split, None, "the end-line at {end_line:?} is split");
+    }
+    daemon.assert_well();
+}
+
+/// Where the end-lines are: seven hyphens to the line's end.
+fn end_lines(stream: &[u8]) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut place = 0;
+    while let Some(start) = find(&stream[place..], b"-------").map(|at| place + at) {
+        let Some(len) = find(&stream[start..], b"\r\n") else { break };
+        found.push(start..start + len + 2);
+        place = start + len + 2;
+    }
+    found
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
 }

@@ -64,7 +64,10 @@ impl Flow {
             return response.status();
         }
         let report = self.alice.receive_report().await;
-        assert_eq!((report.header("Message-ID"), report.header("Byte-Range")), ("whole".into(), "1-4/4".into()));
+        assert_eq!(
+            (report.header("Message-ID"), report.header("Byte-Range")),
+            ("whole".into(), "1-4/4".into())
+        );
         assert_eq!(report.to_path(), [self.alice.uri()]);
         assert_eq!(report.from_path(), self.from_alice.use_path);
         report.reported()

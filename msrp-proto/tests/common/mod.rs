@@ -105,6 +105,7 @@ impl Side {
         let mut out = BytesMut::new();
         let written = self.endpoint.poll_transmit(&mut out, max, now);
         assert_eq!(written, out.len());
+        assert!(written <= max.max(2048), "{written} bytes where {max} were asked for");
         self.drain();
         let out = out.freeze();
         if !out.is_empty() {

@@ -188,12 +188,14 @@ fn field(head: &mut Head, line: &[u8]) -> bool {
     true
 }
 
-/// What the decoder makes of the same bytes, in slices of these sizes, over and over.
+/// What the decoder makes of the same bytes, in slices of these sizes, over and over; all at once
+/// without any.
 pub fn decode(input: &[u8], sizes: &[usize], limits: Limits) -> Parsed {
     let mut decoder = Decoder::new(limits);
     let mut parsed = Parsed::default();
     let mut buf = BytesMut::new();
-    let mut sizes = sizes.iter().copied().chain([usize::MAX]).cycle();
+    let all_at_once = [usize::MAX];
+    let mut sizes = if sizes.is_empty() { &all_at_once } else { sizes }.iter().copied().cycle();
     let mut rest = input;
     while !rest.is_empty() {
         let size = sizes.next().unwrap().clamp(1, rest.len());

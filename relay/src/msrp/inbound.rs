@@ -34,7 +34,7 @@ use super::Relay;
 use super::auth::AuthOutcome;
 use super::link::{Closed, Link};
 use super::origin::Origin;
-use super::outbound::{CONTROL_LIMIT, ChunkId, Gone, LaneKey, Pushed};
+use super::outbound::{CONTROL_LIMIT, ChunkId, Gone, LaneKey, Outbound, Pushed};
 use super::route::Refusal;
 
 /// How much of a chunk is collected before it is handed over, when it comes in one read.
@@ -336,7 +336,7 @@ impl Inbound {
             }
         };
         self.probation = None;
-        let mut origin = route.link.with_queue(|queue| queue.spare_origin()).unwrap_or_default();
+        let mut origin = route.link.with_queue(Outbound::spare_origin).unwrap_or_default();
         origin.set(Arc::clone(&self.link), &head, route.own_hops);
         self.current = Current::Forward(Forward {
             target: route.link,
@@ -368,7 +368,11 @@ impl Inbound {
     fn end(&mut self, flag: Flag, now: Instant) -> Result<(), CloseReason> {
         match std::mem::replace(&mut self.current, Current::None) {
             Current::None | Current::Discard => Ok(()),
-            Current::Whole { head, body } => self.whole(head, &body, flag, now),
+            Current::Whole { head, body } => {
+                let result = self.whole(&head, &body, flag, now);
+                self.decoder.recycle(head);
+                result
+            }
             Current::Forward(mut forward) => {
                 if now >= forward.expires {
                     self.current = Current::Forward(forward);
@@ -516,18 +520,18 @@ impl Inbound {
     }
 
     /// A request other than SEND, complete.
-    fn whole(&mut self, head: Head, body: &[u8], flag: Flag, now: Instant) -> Result<(), CloseReason> {
+    fn whole(&mut self, head: &Head, body: &[u8], flag: Flag, now: Instant) -> Result<(), CloseReason> {
         touch(&mut self.touched, &self.link);
         let Kind::Request(method) = head.kind() else { return Ok(()) };
         if method == Method::Auth && head.to_path().len() == 1 {
-            match self.relay.authenticate(&head, &self.link, now) {
+            match self.relay.authenticate(head, &self.link, now) {
                 AuthOutcome::Granted => self.probation = None,
                 AuthOutcome::Challenged => {}
                 AuthOutcome::Refused => return self.count_refused_auth(),
             }
             return Ok(());
         }
-        let route = self.relay.route(&head, &self.link, now).map_err(|refusal| match (refusal, method) {
+        let route = self.relay.route(head, &self.link, now).map_err(|refusal| match (refusal, method) {
             // Our domain, but none of our listeners: for us, and no session.
             (Refusal::Foreign, Method::Auth) => {
                 Refusal::Status(StatusCode::NO_SUCH_SESSION, "no session in the first URI")
@@ -536,12 +540,12 @@ impl Inbound {
         });
         let route = match route {
             Ok(route) => route,
-            Err(Refusal::Foreign) => return Err(foreign(&head)),
+            Err(Refusal::Foreign) => return Err(foreign(head)),
             Err(Refusal::Status(status, reason)) => {
                 let method = method.as_str();
-                info!(link = self.link.id(), method, %status, reason, uri = first_hop(&head), "request refused");
+                info!(link = self.link.id(), method, %status, reason, uri = first_hop(head), "request refused");
                 if method != "REPORT" {
-                    self.respond_along_path(&head, status);
+                    self.respond_along_path(head, status);
                 }
                 return Ok(());
             }
@@ -554,7 +558,7 @@ impl Inbound {
                 return None;
             }
             let mut origin = queue.spare_origin();
-            origin.set(Arc::clone(link), &head, route.own_hops);
+            origin.set(Arc::clone(link), head, route.own_hops);
             let pushed = queue.control(|out| {
                 let begun = origin.write_head(out, &transaction, None);
                 if head.has_body() {
@@ -584,12 +588,12 @@ impl Inbound {
                     target = route.link.id(),
                     "too many requests without a response"
                 );
-                self.respond_along_path(&head, StatusCode::REQUEST_TIMEOUT);
+                self.respond_along_path(head, StatusCode::REQUEST_TIMEOUT);
             }
             Err(Closed) if method == Method::Report => {
                 debug!(link = self.link.id(), "REPORT dropped: the next hop is gone");
             }
-            Err(Closed) => self.respond_along_path(&head, lost(&route.link)),
+            Err(Closed) => self.respond_along_path(head, lost(&route.link)),
         }
         Ok(())
     }

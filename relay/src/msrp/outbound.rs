@@ -232,6 +232,7 @@ pub(crate) struct Outbound {
     partial: VecDeque<TransactionId>,
 
     wake: Vec<Arc<Link>>,
+    #[expect(clippy::vec_box, reason = "chunks and transactions hold them boxed, and pass the box on")]
     spare_origins: Vec<Box<Origin>>,
     spare_chunks: Vec<Chunk>,
 }
@@ -561,6 +562,12 @@ impl Outbound {
         Some(failure)
     }
 
+    /// How many timers are held.
+    #[cfg(test)]
+    pub(crate) fn timer_count(&self) -> usize {
+        self.timers.len()
+    }
+
     /// When the oldest transaction's time is over.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.timers.front().map(|&(at, _)| at)
@@ -709,9 +716,9 @@ impl Outbound {
         let before = self.scratch.len();
         let head = origin.write_head(&mut self.scratch, &transaction, range);
         if chunk.has_body {
-            head.body()
+            head.body();
         } else {
-            head.no_body()
+            head.no_body();
         }
         let len = self.scratch.len() - before;
         self.wire.push_back(Segment::Scratch(len));
@@ -808,11 +815,11 @@ impl Outbound {
             })
         } else {
             let origin = chunk.origin.take();
-            if let Some(mut chunk) = lane.chunks.pop_front() {
-                if self.spare_chunks.len() < MAX_SPARE {
-                    chunk.reset();
-                    self.spare_chunks.push(chunk);
-                }
+            if let Some(mut chunk) = lane.chunks.pop_front()
+                && self.spare_chunks.len() < MAX_SPARE
+            {
+                chunk.reset();
+                self.spare_chunks.push(chunk);
             }
             lane.queued -= origin.as_ref().map_or(0, |origin| origin.len());
             origin

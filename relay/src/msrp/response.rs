@@ -9,6 +9,7 @@ use msrp_proto::flag::Flag;
 use msrp_proto::head::Head;
 use msrp_proto::header::Name;
 use msrp_proto::status::StatusCode;
+use msrp_proto::uri::UriRef;
 use smallvec::SmallVec;
 use tcp_transport::connection::CloseReason;
 use tracing::{debug, info};
@@ -58,7 +59,7 @@ impl Relay {
         }
         let sent = source.send_control(|out| {
             // The one removed last stands first: it is the nearest to the next hop.
-            let passed = ours.iter().rev().map(|uri| uri.as_str());
+            let passed = ours.iter().rev().map(UriRef::as_str);
             HeadWriter::forwarded(out, &origin.transaction, head.after_transaction_id())
                 .path(Name::ToPath, [head.to_path_text(ours.len())])
                 .path(Name::FromPath, passed.chain([head.from_path_text()]))

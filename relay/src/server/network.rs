@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use msrp_proto::uri::Scheme;
 use tcp_transport::tls::{ClientDomain, HandshakeError, PeerCertificate};
 use tcp_transport::{
-    Acceptor, ConnectSettings, Connector, DriverSettings, Registry, Stream, Target, Transport, connection,
+    Acceptor, ConnectSettings, Connector, DialOptions, DriverSettings, Registry, Stream, Target, Transport, connection,
 };
 use tracing::{debug, info, warn};
 
@@ -41,7 +41,7 @@ impl Network {
             permitted.is_ok()
         };
         let settings = ConnectSettings {
-            connect_timeout: config.timeouts.connect_timeout,
+            dial: DialOptions { connect_timeout: config.timeouts.connect_timeout, ..DialOptions::default() },
             tls_handshake_timeout: config.tls.tls_handshake_timeout,
             ..ConnectSettings::default()
         };

@@ -38,6 +38,12 @@ pub const KEEP_BYTES: usize = 1024;
 /// end its side: 1 s.
 pub const CLOSE_LINGER: Duration = Duration::from_secs(1);
 
+/// How often in its lifetime a connection is looked at for bytes that other tasks have written.
+const LOOKS_PER_LIFETIME: u32 = 8;
+
+/// Not more often than this.
+const MIN_LOOK: Duration = Duration::from_millis(100);
+
 /// Deadlines handled in one turn before other tasks get theirs.
 const EXPIRIES_PER_TURN: usize = 16;
 
@@ -124,6 +130,7 @@ impl<P: Protocol> Drop for Life<P> {
         let reason = self.reason.take().unwrap_or_else(|| self.shared.begin_close(CloseReason::Aborted));
         // A peer that took nothing for so long is not given what the kernel still holds for it.
         self.shared.stream.shutdown_both(reason == CloseReason::SendTimeout);
+        self.shared.stream.ended(&reason);
         self.protocol.closed(&reason, clock());
     }
 }
@@ -140,6 +147,7 @@ struct Turns {
     /// In this turn the socket had nothing (more), so its readiness will wake the task.
     armed: bool,
     timer: Timer,
+    idle: Idle,
 }
 
 /// What is to be done with the peer's direction.
@@ -167,6 +175,7 @@ impl Turns {
             dirty: true,
             armed: false,
             timer: Timer::default(),
+            idle: Idle { moved: 0, since: clock() },
         }
     }
 
@@ -211,7 +220,7 @@ impl Turns {
                 let flow = life.protocol.received(&mut self.buf, now);
                 self.follow(flow)
             }
-            Reading::EndedPaused => self.end(&mut life.protocol, now),
+            Reading::EndedPaused => self.end(&life.shared, &mut life.protocol, now),
             Reading::Open | Reading::Ended => ControlFlow::Continue(()),
         }
     }
@@ -277,7 +286,7 @@ impl Turns {
             }
             let wanted = self.make_room(stream.tls().is_some());
             match stream.try_read(&mut self.buf, wanted) {
-                Ok(0) => self.end(&mut life.protocol, now)?,
+                Ok(0) => self.end(&life.shared, &mut life.protocol, now)?,
                 Ok(n) => {
                     self.adapt(n, wanted);
                     let flow = life.protocol.received(&mut self.buf, now);
@@ -288,7 +297,7 @@ impl Turns {
                 Err(e) if is_transient(&e) => self.dirty |= stream.wants_flush(),
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
                     tracing::debug!(connection = %life.shared.id(), "TLS ended without close_notify");
-                    self.end(&mut life.protocol, now)?;
+                    self.end(&life.shared, &mut life.protocol, now)?;
                 }
                 Err(e) => return ControlFlow::Break(CloseReason::from_io(&e)),
             }
@@ -296,7 +305,8 @@ impl Turns {
         ControlFlow::Continue(())
     }
 
-    fn end<P: Protocol>(&mut self, protocol: &mut P, now: Instant) -> Step {
+    fn end<P: Protocol>(&mut self, shared: &Shared, protocol: &mut P, now: Instant) -> Step {
+        shared.note_end();
         let flow = protocol.ended(&mut self.buf, now);
         self.follow_end(flow)
     }
@@ -335,12 +345,20 @@ impl Turns {
 
     fn expire<P: Protocol>(&mut self, life: &mut Life<P>, cx: &mut Context<'_>, mut now: Instant) -> Step {
         for _ in 0..EXPIRIES_PER_TURN {
-            let Some(deadline) = life.protocol.deadline() else { return ControlFlow::Continue(()) };
-            if deadline > now {
-                if self.timer.poll_until(deadline, cx).is_pending() {
+            let idle = self.idle.look(&life.shared, now)?;
+            let deadline = life.protocol.deadline();
+            let Some(next) = [deadline, idle].into_iter().flatten().min() else {
+                return ControlFlow::Continue(());
+            };
+            if next > now {
+                if self.timer.poll_until(next, cx).is_pending() {
                     return ControlFlow::Continue(());
                 }
-                now = clock().max(deadline);
+                now = clock().max(next);
+            }
+            if deadline.is_none_or(|deadline| deadline > now) {
+                // It was the lifetime's turn.
+                continue;
             }
             self.dirty = true;
             match life.protocol.expired(now) {
@@ -352,6 +370,32 @@ impl Turns {
         }
         cx.waker().wake_by_ref();
         ControlFlow::Continue(())
+    }
+}
+
+/// Looks after the connection's lifetime.
+struct Idle {
+    /// All bytes, both ways, when it was looked at last.
+    moved: u64,
+    /// When they were first seen to be so many.
+    since: Instant,
+}
+
+impl Idle {
+    /// When to look again, if there is a lifetime; a break when it is over.
+    fn look(&mut self, shared: &Shared, now: Instant) -> ControlFlow<CloseReason, Option<Instant>> {
+        let entry = shared.stream.entry();
+        let Some(lifetime) = entry.lifetime() else { return ControlFlow::Continue(None) };
+        let moved = entry.bytes_in().wrapping_add(entry.bytes_out());
+        if moved != self.moved || shared.take_touched() {
+            (self.moved, self.since) = (moved, now);
+        }
+        let end = self.since + lifetime;
+        if now >= end {
+            return ControlFlow::Break(CloseReason::IdleTimeout);
+        }
+        // Other tasks write without a turn of ours; that is noticed here.
+        ControlFlow::Continue(Some(end.min(now + (lifetime / LOOKS_PER_LIFETIME).max(MIN_LOOK))))
     }
 }
 
@@ -415,6 +459,7 @@ impl Farewell {
             CloseReason::PeerClosed
             | CloseReason::IdleTimeout
             | CloseReason::HandshakeTimeout
+            | CloseReason::TooSlow(_)
             | CloseReason::Protocol(_)
             | CloseReason::Local(_) => Some(Self::Transmit),
             // The alert is on its way, and nothing can follow it.

@@ -8,6 +8,7 @@ use atomic_waker::AtomicWaker;
 use parking_lot::Mutex;
 
 use super::CloseReason;
+use crate::ledger::Entry;
 use crate::stream::Stream;
 
 /// The number of a connection, never reused within a process.
@@ -16,7 +17,7 @@ pub struct ConnectionId(u64);
 
 impl ConnectionId {
     /// The next number: 1, 2, …
-    fn next() -> Self {
+    pub(crate) fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
@@ -46,13 +47,19 @@ impl fmt::Display for ConnectionId {
 /// The socket's descriptor lives until the last handle is gone; the connection on it ends when its
 /// driver does.
 #[derive(Clone)]
-pub struct Handle(pub(super) Arc<Shared>);
+pub struct Handle(pub(crate) Arc<Shared>);
 
 impl Handle {
     /// The connection's number.
     #[must_use]
     pub fn id(&self) -> ConnectionId {
         self.0.id
+    }
+
+    /// What the ledger knows of it: addresses, bytes, age.
+    #[must_use]
+    pub fn entry(&self) -> &Entry {
+        self.0.stream.entry()
     }
 
     /// The stream, for writing from where the data is. Reading is the driver's.
@@ -93,23 +100,29 @@ impl fmt::Debug for Handle {
 }
 
 /// What handles and driver share.
-pub(super) struct Shared {
+pub(crate) struct Shared {
     id: ConnectionId,
     pub(super) stream: Stream,
     pub(super) waker: AtomicWaker,
     woken: AtomicBool,
     closing: AtomicBool,
+    /// The peer has ended its direction.
+    ended: AtomicBool,
+    /// Somebody gave the connection a new lifetime, which begins with that.
+    touched: AtomicBool,
     reason: Mutex<Option<CloseReason>>,
 }
 
 impl Shared {
     pub(super) fn new(stream: Stream) -> Self {
         Self {
-            id: ConnectionId::next(),
+            id: stream.entry().id(),
             stream,
             waker: AtomicWaker::new(),
             woken: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            touched: AtomicBool::new(false),
             reason: Mutex::new(None),
         }
     }
@@ -123,6 +136,24 @@ impl Shared {
         self.woken.swap(false, Ordering::AcqRel)
     }
 
+    /// The peer has ended its direction.
+    pub(super) fn note_end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Something other than a byte counts as activity.
+    pub(crate) fn touch(&self) {
+        self.touched.store(true, Ordering::Release);
+    }
+
+    pub(super) fn take_touched(&self) -> bool {
+        self.touched.swap(false, Ordering::AcqRel)
+    }
+
     /// Notes why the connection ends, unless that is known already; returns the reason that counts.
     pub(super) fn begin_close(&self, reason: CloseReason) -> CloseReason {
         let mut first = self.reason.lock();
@@ -132,7 +163,7 @@ impl Shared {
     }
 
     /// The reason somebody asked for, if anybody did.
-    pub(super) fn close_requested(&self) -> Option<CloseReason> {
+    pub(crate) fn close_requested(&self) -> Option<CloseReason> {
         if self.closing.load(Ordering::Acquire) { self.reason.lock().clone() } else { None }
     }
 }

@@ -31,6 +31,9 @@ pub enum CloseReason {
     /// Data waited and the peer took none of it for `send_timeout`.
     #[error("the peer took no data for too long")]
     SendTimeout,
+    /// A message took too long to arrive, or came in too many pieces.
+    #[error("too slow: {0}")]
+    TooSlow(Cow<'static, str>),
     /// The peer did not show in time that it speaks the protocol.
     #[error("no valid request in time")]
     HandshakeTimeout,

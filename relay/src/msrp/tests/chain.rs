@@ -141,7 +141,8 @@ fn an_outdated_nonce_at_the_next_relay_is_no_failure() {
     world.advance(Duration::from_secs(31));
     for nc in 1..=10 {
         let value = answer(&asked, "alice", OUTER, nc);
-        world.write(id, auth_request("t0001", &to, &own_uri("alice"), &format!("Authorization: {value}\r\n")));
+        world
+            .write(id, auth_request("t0001", &to, &own_uri("alice"), &format!("Authorization: {value}\r\n")));
         assert!(Challenge::parse(world.take_one(id).field("WWW-Authenticate")).unwrap().stale());
     }
     world.assert_open(id);
@@ -171,11 +172,15 @@ fn messages_go_both_ways_with_a_200_on_each_hop_and_reports_from_end_to_end() {
         assert_eq!(message.from(), format!("{} {}", path_back.join(" "), from.uri));
         world.write(to.id, respond(&message, "200 OK"));
         world.nothing_for(from.id);
-        world.write(to.id, format!(
-            "MSRP r0001 REPORT\r\nTo-Path: {}\r\nFrom-Path: {}\r\nMessage-ID: m1\r\nByte-Range: 1-5/5\r\n\
+        world.write(
+            to.id,
+            format!(
+                "MSRP r0001 REPORT\r\nTo-Path: {}\r\nFrom-Path: {}\r\nMessage-ID: m1\r\nByte-Range: 1-5/5\r\n\
              Status: 000 200 OK\r\n-------r0001$\r\n",
-            message.from(), to.uri
-        ));
+                message.from(),
+                to.uri
+            ),
+        );
         let report = world.take_one(from.id);
         assert_eq!((report.method(), report.field("Status")), ("REPORT", "000 200 OK"));
         assert_eq!(report.to(), from.uri);
@@ -192,12 +197,19 @@ fn messages_go_both_ways_with_a_200_on_each_hop_and_reports_from_end_to_end() {
 
 #[test]
 fn an_error_at_the_far_end_comes_back_as_a_report_with_its_code_through_both() {
-    for (status, reported) in [("413 enough", "000 413 Stop Sending"), ("481 gone", "000 481 No Such Session"), ("499 odd", "000 499 ")] {
+    for (status, reported) in [
+        ("413 enough", "000 413 Stop Sending"),
+        ("481 gone", "000 481 No Such Session"),
+        ("499 odd", "000 499 "),
+    ] {
         let mut world = two_relays();
         let alice = alice(&mut world);
         let bob = bob(&mut world);
         let to_bob = format!("{} {}", alice.relay, bob.path());
-        let head = format!("To-Path: {to_bob}\r\nFrom-Path: {}\r\nMessage-ID: m1\r\nByte-Range: 3-7/9\r\n", alice.uri);
+        let head = format!(
+            "To-Path: {to_bob}\r\nFrom-Path: {}\r\nMessage-ID: m1\r\nByte-Range: 3-7/9\r\n",
+            alice.uri
+        );
         world.write(alice.id, send("t0001", &head, "hello", '+'));
         world.take(alice.id);
         let message = world.take_one(bob.id);
@@ -243,7 +255,9 @@ fn a_relays_session_outlives_its_connection_and_is_served_by_any_verified_one() 
 
     // Without a connection to it, one is opened, to it and nobody else.
     let peer = world.connect();
-    let paths = |to: &str| format!("To-Path: {session} {to}\r\nFrom-Path: msrps://p.test:1/p;tcp\r\nMessage-ID: m1\r\n");
+    let paths = |to: &str| {
+        format!("To-Path: {session} {to}\r\nFrom-Path: msrps://p.test:1/p;tcp\r\nMessage-ID: m1\r\n")
+    };
     let other = paths("msrps://victim.test:2855/s1;tcp msrps://a.test:1/a;tcp");
     world.write(peer, send("t0001", &other, "hi", '$'));
     assert_eq!(world.take_one(peer).status(), Some(403));
@@ -255,7 +269,8 @@ fn a_relays_session_outlives_its_connection_and_is_served_by_any_verified_one() 
     let second = world.connect_with(0, TLS, verified(&["inner.test"]));
     world.write(peer, send("t0003", &paths(&from), "again", '$'));
     assert_eq!(world.take_one(second).body, b"again");
-    let head = format!("To-Path: {session} msrps://q.test:7/q;tcp\r\nFrom-Path: {from}\r\nMessage-ID: m2\r\n");
+    let head =
+        format!("To-Path: {session} msrps://q.test:7/q;tcp\r\nFrom-Path: {from}\r\nMessage-ID: m2\r\n");
     world.write(second, send("t0004", &head, "out", '$'));
     assert_eq!(world.dial(0).target().unwrap().to_string(), "msrps://q.test:7");
     // A client that merely says so is none.

@@ -126,7 +126,10 @@ fn a_byte_range_is_added_only_where_it_is_needed() {
     for body in [content(0), content(1), content(2048)] {
         world.write(alice.id, send("t0001", &head, &body, '$'));
         let message = world.take_one(bob.id);
-        assert_eq!((lines(&message).as_str(), &message.body), ("Message-ID: m1\r\nContent-Type: text/plain\r\n", &body));
+        assert_eq!(
+            (lines(&message).as_str(), &message.body),
+            ("Message-ID: m1\r\nContent-Type: text/plain\r\n", &body)
+        );
     }
     // It may have to be interrupted.
     world.write(alice.id, send("t0002", &head, content(2049), '$'));
@@ -221,7 +224,10 @@ fn a_response_interrupts_a_chunk_that_waits_for_its_sender() {
     world.write(bob.id, send("t0002", &(bob.paths_to(&alice) + "Message-ID: m2\r\n"), "x", '$'));
     let messages = world.take(bob.id);
     assert_eq!(messages.len(), 2);
-    assert_eq!((messages[0].flag, &*messages[0].body, messages[0].range()), (Some(Flag::More), b"hello".as_slice(), "1-*/12"));
+    assert_eq!(
+        (messages[0].flag, &*messages[0].body, messages[0].range()),
+        (Some(Flag::More), b"hello".as_slice(), "1-*/12")
+    );
     assert_eq!(messages[1].status(), Some(200));
     assert!(world.coming(bob.id).is_none());
 
@@ -290,7 +296,9 @@ fn two_senders_to_one_connection_take_turns() {
     for (from, relay, id) in [(&alice, &first, "from-alice"), (&carol, &second, "from-carol")] {
         let head = format!(
             "To-Path: {} {relay} {}\r\nFrom-Path: {}\r\nMessage-ID: {id}\r\nByte-Range: 1-200000/200000\r\n",
-            from.relay, own_uri("bob"), from.uri
+            from.relay,
+            own_uri("bob"),
+            from.uri
         );
         world.write(from.id, send("t0001", &head, content(200_000), '$'));
     }
@@ -319,7 +327,12 @@ fn a_short_message_overtakes_a_long_one_of_another_session() {
     let (first, second) = (world.auth(bob, "bob"), world.auth(bob, "bob"));
     let (alice, carol) = (world.member("alice"), world.member("carol"));
     let head = |from: &Node, relay: &str, id: &str| {
-        format!("To-Path: {} {relay} {}\r\nFrom-Path: {}\r\nMessage-ID: {id}\r\n", from.relay, own_uri("bob"), from.uri)
+        format!(
+            "To-Path: {} {relay} {}\r\nFrom-Path: {}\r\nMessage-ID: {id}\r\n",
+            from.relay,
+            own_uri("bob"),
+            from.uri
+        )
     };
     world.write(alice.id, [send_begin("t0001", &head(&alice, &first, "long")), content(5000)].concat());
     assert!(world.coming(bob).is_some());
@@ -389,10 +402,12 @@ fn chunks_of_two_messages_keep_their_order() {
     world.stop_reading(bob.id, 10);
     for at in 0..50 {
         let (id, start) = (if at % 2 == 0 { "even" } else { "odd" }, at / 2 * 3 + 1);
-        let head = format!("{}Message-ID: {id}\r\nByte-Range: {start}-{}/75\r\n", alice.paths_to(&bob), start + 2);
+        let head =
+            format!("{}Message-ID: {id}\r\nByte-Range: {start}-{}/75\r\n", alice.paths_to(&bob), start + 2);
         world.write(alice.id, send("t0001", &head, format!("{at:03}"), if at < 48 { '+' } else { '$' }));
     }
     world.resume_reading(bob.id);
-    let bodies: Vec<_> = world.take(bob.id).into_iter().map(|message| String::from_utf8(message.body).unwrap()).collect();
+    let bodies: Vec<_> =
+        world.take(bob.id).into_iter().map(|message| String::from_utf8(message.body).unwrap()).collect();
     assert_eq!(bodies, (0..50).map(|at| format!("{at:03}")).collect::<Vec<_>>());
 }

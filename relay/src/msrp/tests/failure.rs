@@ -30,7 +30,10 @@ fn what_was_answered_and_cannot_be_sent_is_reported() {
     for (wish, errors, success) in WISHES {
         let mut world = World::new();
         let alice = world.member("alice");
-        world.write(alice.id, send("t0001", &to_peer(&alice, &format!("Byte-Range: 3-7/9\r\n{wish}")), "hello", '+'));
+        world.write(
+            alice.id,
+            send("t0001", &to_peer(&alice, &format!("Byte-Range: 3-7/9\r\n{wish}")), "hello", '+'),
+        );
         let dial = world.dial(0);
         assert_eq!(world.take(alice.id).len(), usize::from(success), "{wish}");
         world.fail_dial(0, &dial);
@@ -93,7 +96,7 @@ fn every_chunk_that_waits_for_a_failed_dial_is_accounted_for() {
     let dial = world.dial(0);
     world.fail_dial(0, &dial);
     let mut ranges: Vec<_> = world.take(alice.id).iter().map(|report| report.range().to_owned()).collect();
-    ranges.sort_by_key(|range| range.len());
+    ranges.sort_by_key(String::len);
     assert_eq!(ranges, (1..=10).map(|at| format!("{at}-{at}/*")).collect::<Vec<_>>());
 }
 
@@ -139,7 +142,8 @@ fn the_30_seconds_run_from_the_last_byte_that_was_written() {
     let (alice, bob) = world.pair();
     // All but the end of it is taken at once.
     world.stop_reading(bob.id, 20_000);
-    world.write(alice.id, send("t0001", &(alice.paths_to(&bob) + "Message-ID: m1\r\n"), content(40_000), '$'));
+    world
+        .write(alice.id, send("t0001", &(alice.paths_to(&bob) + "Message-ID: m1\r\n"), content(40_000), '$'));
     assert_eq!(world.take_one(alice.id).status(), Some(200));
     world.advance(Duration::from_secs(20));
     world.resume_reading(bob.id);
@@ -156,7 +160,7 @@ fn each_message_has_its_own_30_seconds() {
     let (alice, bob) = world.pair();
     let mut unanswered = Vec::new();
     for at in 0..10 {
-        let head = format!("{}Message-ID: m1\r\nByte-Range: {1}-{1}/*\r\n", alice.paths_to(&bob), at + 1, );
+        let head = format!("{}Message-ID: m1\r\nByte-Range: {1}-{1}/*\r\n", alice.paths_to(&bob), at + 1,);
         world.write(alice.id, send("t0001", &head, "x", '+'));
         assert_eq!(world.take_one(alice.id).status(), Some(200));
         let message = world.take_one(bob.id);
@@ -329,7 +333,9 @@ fn partial_messages_that_were_sent_are_not_reported_when_the_connection_ends() {
 
 #[test]
 fn a_sender_that_vanishes_within_a_chunk_leaves_an_abandoned_one() {
-    for (declared, sent) in [("1-*/*", 5000), ("1-1000/1000", 500), ("1-100000/100000", 50_000), ("1-*/10", 0)] {
+    for (declared, sent) in
+        [("1-*/*", 5000), ("1-1000/1000", 500), ("1-100000/100000", 50_000), ("1-*/10", 0)]
+    {
         let mut world = World::new();
         let (alice, bob) = world.pair();
         let head = format!("{}Message-ID: m1\r\nByte-Range: {declared}\r\n", alice.paths_to(&bob));
@@ -376,10 +382,14 @@ fn an_owner_that_vanishes_before_auth_is_done_leaves_nothing() {
     world.hang_up(alice.id);
     let outer = world.complete_dial(0, &dial);
     let request = world.take_one(outer);
-    world.write(outer, format!(
-        "MSRP {0} 401 no\r\nTo-Path: {1}\r\nFrom-Path: msrps://outer.test:2855;tcp\r\n-------{0}$\r\n",
-        request.tid(), request.from()
-    ));
+    world.write(
+        outer,
+        format!(
+            "MSRP {0} 401 no\r\nTo-Path: {1}\r\nFrom-Path: msrps://outer.test:2855;tcp\r\n-------{0}$\r\n",
+            request.tid(),
+            request.from()
+        ),
+    );
     world.assert_open(outer);
     assert!(world.relay(0).sessions().is_empty());
 }
@@ -425,7 +435,9 @@ fn a_session_that_expires_within_a_chunk_ends_it() {
             assert_eq!(world.take_one(bob.id).flag, Some(Flag::Abort), "{wish} {end_comes} {late}");
             let responses = world.take(alice.id);
             assert_eq!(responses.len(), usize::from(errors));
-            assert!(responses.iter().all(|response| response.status() == Some(481) && response.tid() == "t0001"));
+            assert!(
+                responses.iter().all(|response| response.status() == Some(481) && response.tid() == "t0001")
+            );
             if !end_comes {
                 world.write(alice.id, end("t0001", '$'));
             }

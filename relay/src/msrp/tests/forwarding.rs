@@ -42,7 +42,10 @@ fn between_two_clients_of_this_relay_both_uris_move_to_from_path() {
         );
         world.write(to.id, report);
         let report = world.take_one(from.id);
-        assert_eq!((report.method(), report.field("Status"), report.range()), ("REPORT", "000 200 OK", "1-2/2"));
+        assert_eq!(
+            (report.method(), report.field("Status"), report.range()),
+            ("REPORT", "000 200 OK", "1-2/2")
+        );
         assert_eq!(report.to(), from.uri);
         assert_eq!(report.from(), format!("{} {} {}", from.relay, to.relay, to.uri));
         assert_ne!(report.tid(), "r0001");
@@ -63,7 +66,7 @@ fn the_owner_reaches_anybody_and_the_answers_come_back_the_same_way() {
     assert_eq!(world.take_one(alice.id).status(), Some(200));
     let peer = world.complete_dial(0, &dial);
     let message = world.take_one(peer);
-    assert_eq!((message.to(), &*message.from()), (PEER, &*format!("{} {}", alice.relay, alice.uri)));
+    assert_eq!((message.to(), message.from()), (PEER, &*format!("{} {}", alice.relay, alice.uri)));
     world.write(peer, respond(&message, "200 OK"));
 
     // What the peer sends over this connection is of this session.
@@ -81,9 +84,11 @@ fn the_owner_reaches_anybody_and_the_answers_come_back_the_same_way() {
 fn hosts_are_dialled_in_lower_case_with_the_default_port_and_once() {
     let mut world = World::new();
     let alice = world.member("alice");
-    for (tid, uri) in
-        [("t0001", "msrp://PEER.test/p1;tcp"), ("t0002", "msrp://peer.TEST:2855/p2;tcp"), ("t0003", "msrps://peer.test/p3;tcp")]
-    {
+    for (tid, uri) in [
+        ("t0001", "msrp://PEER.test/p1;tcp"),
+        ("t0002", "msrp://peer.TEST:2855/p2;tcp"),
+        ("t0003", "msrps://peer.test/p3;tcp"),
+    ] {
         world.write(alice.id, send(tid, &head(&format!("{} {uri}", alice.relay), &alice.uri), "hi", '$'));
     }
     let targets: Vec<_> = world.dials(0).iter().map(|link| link.target().unwrap().to_string()).collect();
@@ -224,7 +229,10 @@ fn a_session_ends_at_its_expiry() {
                 let asked = msrp_proto::digest::Challenge::parse(asked.field("WWW-Authenticate")).unwrap();
                 let value = answer(&asked, "alice", "msrps://relay.test:2855;tcp", 1);
                 let lines = format!("Expires: 60\r\nAuthorization: {value}\r\n");
-                world.write(id, auth_request("t0002", "msrps://relay.test:2855;tcp", &own_uri("alice"), &lines));
+                world.write(
+                    id,
+                    auth_request("t0002", "msrps://relay.test:2855;tcp", &own_uri("alice"), &lines),
+                );
                 let relay = world.take_one(id).field("Use-Path").to_owned();
                 let alice = Node { id, relay, uri: own_uri("alice") };
                 world.advance(Duration::from_millis(millis));
@@ -418,7 +426,10 @@ fn an_unknown_method_is_forwarded_whole_and_its_response_comes_back() {
     let (alice, bob) = world.pair();
     let lines = "Use-Nickname: \"Al\"\r\nX-Other:  spaced \r\n";
     let head = format!("{}{lines}", alice.paths_to(&bob));
-    world.write(alice.id, format!("MSRP t0001 NICKNAME\r\n{head}Content-Type: a/b\r\n\r\nbody\r\n-------t0001$\r\n"));
+    world.write(
+        alice.id,
+        format!("MSRP t0001 NICKNAME\r\n{head}Content-Type: a/b\r\n\r\nbody\r\n-------t0001$\r\n"),
+    );
     let request = world.take_one(bob.id);
     assert_eq!((request.method(), &*request.body), ("NICKNAME", b"body".as_slice()));
     assert_eq!(request.head.bytes_after_paths(), format!("{lines}Content-Type: a/b\r\n").as_bytes());
@@ -501,7 +512,10 @@ fn responses_that_answer_nothing_are_dropped() {
         (&"msrps://other.test:1/x;tcp".to_owned(), &alice.uri),
     ] {
         for status in ["200 OK", "481 gone", "999"] {
-            world.write(alice.id, format!("MSRP t0001 {status}\r\nTo-Path: {to}\r\nFrom-Path: {from}\r\n-------t0001$\r\n"));
+            world.write(
+                alice.id,
+                format!("MSRP t0001 {status}\r\nTo-Path: {to}\r\nFrom-Path: {from}\r\n-------t0001$\r\n"),
+            );
         }
     }
     world.nothing_for(alice.id);

@@ -221,7 +221,6 @@ struct ClientNode {
     decoder: Decoder,
     buf: BytesMut,
     messages: VecDeque<Message>,
-    raw: Vec<u8>,
     reads: bool,
 }
 
@@ -382,7 +381,6 @@ impl World {
             decoder: Decoder::default(),
             buf: BytesMut::new(),
             messages: VecDeque::new(),
-            raw: Vec::new(),
             reads: true,
         });
         ClientId(self.clients.len() - 1)
@@ -702,12 +700,6 @@ impl World {
         self.clients[client.0].messages.back().filter(|message| message.flag.is_none()).cloned()
     }
 
-    /// All that came since the last call, as it was written.
-    pub(super) fn take_raw(&mut self, client: ClientId) -> Vec<u8> {
-        self.run();
-        std::mem::take(&mut self.clients[client.0].raw)
-    }
-
     /// The records that the relay wrote to the client.
     pub(super) fn take_records(&mut self, client: ClientId) -> Vec<Vec<u8>> {
         let conn = self.clients[client.0].conn;
@@ -743,16 +735,6 @@ impl World {
         self.clients[client.0].reads = true;
         self.socket_of(client).0.lock().room = usize::MAX;
         self.run();
-    }
-
-    /// How much of what the relay wrote the socket may hold.
-    pub(super) fn set_room(&mut self, client: ClientId, room: usize) {
-        self.socket_of(client).0.lock().room = room;
-    }
-
-    /// What the socket holds that the client has not read.
-    pub(super) fn unread(&self, client: ClientId) -> usize {
-        self.socket_of(client).0.lock().unread.len()
     }
 
     /// The client closes its connection.
@@ -871,7 +853,6 @@ impl Node {
 
 impl ClientNode {
     fn receive(&mut self, bytes: &[u8]) {
-        self.raw.extend_from_slice(bytes);
         self.buf.extend_from_slice(bytes);
         while let Some(event) = self.decoder.decode(&mut self.buf).expect("what a relay writes is MSRP") {
             match event {

@@ -82,7 +82,8 @@ fn a_paused_source_resumes_when_half_of_the_buffer_has_gone() {
             read += 4096;
             assert!(read < 300_000, "it never resumes");
         }
-        assert!(read > 100_000, "it resumes too early: {read}");
+        // Half of the buffer, but for what the wire takes.
+        assert!(read >= 128 * 1024 - FILL_TARGET, "it resumes too early: {read}");
         before = world.unsent(alice.id);
         pauses += 1;
     }
@@ -106,7 +107,8 @@ fn small_messages_to_a_stalled_receiver_are_bounded_with_their_heads() {
     let held = world.link(bob.id).queued_bytes();
     assert!(held < 256 * 1024 + FILL_TARGET + 64 * 1024, "{held}");
     world.resume_reading(bob.id);
-    let ids: Vec<_> = world.take(bob.id).iter().map(|message| message.field("Message-ID").to_owned()).collect();
+    let ids: Vec<_> =
+        world.take(bob.id).iter().map(|message| message.field("Message-ID").to_owned()).collect();
     // As many as may be without a response.
     assert_eq!(ids, (0..16 * 1024).map(|at| format!("m{at}")).collect::<Vec<_>>());
 }
@@ -134,7 +136,8 @@ fn on_a_shared_connection_a_stalled_message_ends_and_the_others_go_on() {
         world.write(gateway.id, [send_begin("t0001", &long), content(400_000)].concat());
         assert!(world.is_paused(gateway.id));
         world.write_later(gateway.id, [content(100_000), end("t0001", '$').into_bytes()].concat());
-        world.write_later(gateway.id, send("t0002", &(head(&other, &quick.relay, "carol") + wish), "hi", '$'));
+        world
+            .write_later(gateway.id, send("t0002", &(head(&other, &quick.relay, "carol") + wish), "hi", '$'));
         world.advance(Duration::from_millis(4_999));
         world.nothing_for(gateway.id);
         world.nothing_for(quick.id);
@@ -180,7 +183,8 @@ fn a_message_that_was_answered_before_the_stall_is_kept() {
     world.advance(Duration::from_secs(6));
     let told = world.take(gateway.id);
     world.resume_reading(slow.id);
-    let bodies: Vec<_> = world.take(slow.id).iter().map(|message| (message.body.len(), message.flag)).collect();
+    let bodies: Vec<_> =
+        world.take(slow.id).iter().map(|message| (message.body.len(), message.flag)).collect();
     let whole = bodies.iter().filter(|(len, flag)| *len == 400_000 && *flag == Some(Flag::Complete)).count();
     let good = told.iter().filter(|message| message.status() == Some(200)).count();
     assert_eq!(whole, good, "{bodies:?}");
@@ -324,7 +328,10 @@ fn requests_other_than_send_pause_their_source_when_they_pile_up() {
     let mut world = World::new();
     let (alice, bob) = world.pair();
     world.stop_reading(bob.id, 0);
-    let report = format!("MSRP t0001 REPORT\r\n{}Message-ID: m1\r\nStatus: 000 200 OK\r\n-------t0001$\r\n", alice.paths_to(&bob));
+    let report = format!(
+        "MSRP t0001 REPORT\r\n{}Message-ID: m1\r\nStatus: 000 200 OK\r\n-------t0001$\r\n",
+        alice.paths_to(&bob)
+    );
     world.write(alice.id, report.repeat(10_000));
     assert!(world.is_paused(alice.id));
     let held = world.link(bob.id).queued_bytes();

@@ -28,6 +28,9 @@ pub(crate) enum Start<'a> {
 pub(crate) fn start_line(line: &[u8]) -> Option<(TransactionId, Start<'_>)> {
     let response = map((status_code, opt(preceded(char(' '), rest))), |(code, _)| Start::Response { code });
     let request = map(take_while1(|byte: u8| byte.is_ascii_uppercase()), |method| Start::Request { method });
+    if !is_text(line) {
+        return None;
+    }
     let transaction = map_opt(take_while1(|byte| byte != b' '), |text| TransactionId::new(text).ok());
     finish(preceded(tag("MSRP "), separated_pair(transaction, char(' '), alt((response, request)))), line)
 }
@@ -37,8 +40,7 @@ pub(crate) fn start_line(line: &[u8]) -> Option<(TransactionId, Start<'_>)> {
 pub(crate) fn header_line(line: &[u8]) -> Option<(usize, Range<usize>)> {
     let name = verify(class1(TOKEN), |name: &[u8]| name[0].is_ascii_alphabetic());
     let (value, name) = terminated(name, char::<_, Error<&[u8]>>(':')).parse(line).ok()?;
-    // A control character other than a tab is no text in any encoding we may meet.
-    if value.iter().any(|&byte| byte < b' ' && byte != b'\t' || byte == 0x7f) {
+    if !is_text(value) {
         return None;
     }
     let before = value.iter().take_while(|&&byte| is_blank(byte)).count();
@@ -197,11 +199,11 @@ const CLASSES: [u8; 256] = {
             );
         let userinfo = host || b == b':';
         let session_id = userinfo || matches!(b, b'/' | b'@');
-        classes[byte] = alphanum as u8 * ALPHANUM
-            | host as u8 * HOST
-            | userinfo as u8 * USERINFO
-            | session_id as u8 * SESSION_ID
-            | is_token_byte(b) as u8 * TOKEN;
+        classes[byte] = (alphanum as u8 * ALPHANUM)
+            + (host as u8 * HOST)
+            + (userinfo as u8 * USERINFO)
+            + (session_id as u8 * SESSION_ID)
+            + (is_token_byte(b) as u8 * TOKEN);
         byte += 1;
     }
     classes
@@ -233,6 +235,11 @@ fn has_whole_escapes(text: &[u8]) -> bool {
 
 const fn is_token_byte(byte: u8) -> bool {
     matches!(byte, 0x21 | 0x23..=0x27 | 0x2a | 0x2b | 0x2d | 0x2e | 0x30..=0x39 | 0x41..=0x5a | 0x5e..=0x7e)
+}
+
+/// A control character other than a tab is no text in any encoding we may meet.
+fn is_text(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte >= b' ' && byte != 0x7f || byte == b'\t')
 }
 
 fn is_blank(byte: u8) -> bool {

@@ -509,3 +509,13 @@ fn the_reference_agrees_on_the_simplest() {
     assert_eq!((parsed.messages.len(), &parsed.messages[0].body[..]), (1, b"hello".as_slice()));
     reference::compare(&reference::decode(wire.as_bytes(), &[3, 1], Limits::default()), &parsed);
 }
+
+#[test]
+fn a_start_line_with_a_control_character_is_refused() {
+    for (comment, fits) in
+        [("all is \u{e9}ll\tright", true), ("a\rb", false), ("a\0b", false), ("a\x7fb", false)]
+    {
+        let seen = both(format!("MSRP abcd 200 {comment}\r\n{TO}{FROM}-------abcd$\r\n"));
+        assert_eq!(seen.error.is_none(), fits, "{comment:?}");
+    }
+}

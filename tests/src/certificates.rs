@@ -46,17 +46,17 @@ impl Site {
         site.issue("relay", &RELAY_NAMES);
         site.issue("relay-b", &["relay-b.test"]);
         site.issue("client", &["client.test"]);
-        site.write_identity("foreign", parameters(&RELAY_NAMES), &site.foreign);
+        site.write_identity("foreign", &parameters(&RELAY_NAMES), &site.foreign);
         let mut expired = parameters(&RELAY_NAMES);
         expired.not_before = date_time_ymd(2020, 1, 1);
         expired.not_after = date_time_ymd(2021, 1, 1);
-        site.write_identity("expired", expired, &site.authority);
+        site.write_identity("expired", &expired, &site.authority);
         site
     }
 
     /// Makes an identity with these subject alternative names; an IP literal becomes an iPAddress.
     pub fn issue(&self, name: &str, subject_alt_names: &[&str]) -> Identity {
-        self.write_identity(name, parameters(subject_alt_names), &self.authority)
+        self.write_identity(name, &parameters(subject_alt_names), &self.authority)
     }
 
     /// An identity made before.
@@ -87,7 +87,7 @@ impl Site {
     fn write_identity(
         &self,
         name: &str,
-        parameters: CertificateParams,
+        parameters: &CertificateParams,
         issuer: &CertifiedIssuer<'static, KeyPair>,
     ) -> Identity {
         let key = KeyPair::generate().expect("key");

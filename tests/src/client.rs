@@ -681,11 +681,8 @@ impl Listener {
     pub async fn refuse(&self) {
         let socket = self.accept_socket().await;
         let identity = self.identity.as_ref().expect("a TLS listener");
-        let mut stream = match within("a TLS handshake", tls_accept(identity, socket)).await {
-            Err(_) => return,
-            // In TLS 1.3 the client's refusal comes after the server is done.
-            Ok(stream) => stream,
-        };
+        // In TLS 1.3 the client's refusal comes after the server is done.
+        let Ok(mut stream) = within("a TLS handshake", tls_accept(identity, socket)).await else { return };
         let mut byte = [0];
         let read = within("the relay's refusal", stream.read(&mut byte)).await;
         assert!(

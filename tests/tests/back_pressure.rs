@@ -1,5 +1,7 @@
 //! Receivers that do not read: the relay's memory stays bounded, their senders wait, others do not.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,6 +1,8 @@
 //! Input that is wrong: each kind gets its answer, or a close with one line that says who and why,
 //! and the neighbours do not notice.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use msrp_proto::digest::{Answer, Authorization, Secret};
 use tests::{Client, Daemon, Neighbours, Scheme, Send, Session, Settings, Site, Stream, within};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -144,7 +146,7 @@ async fn uris_that_lead_nowhere() {
     scene.check("unknown method", |m| m.request("NICKNAME", &m.unknown_session(), id), Answered(481)).await;
     scene.check("no next hop", |m| m.request("SEND", &m.session.use_path[0], id), Answered(403)).await;
     let round = |m: &Mallory| {
-        m.request("SEND", &format!("{} {}", vec![&*m.session.use_path[0]; 9].join(" "), m.path), id)
+        m.request("SEND", &format!("{} {}", [&*m.session.use_path[0]; 9].join(" "), m.path), id)
     };
     scene.check("round and round", round, Answered(403)).await;
 

@@ -1,5 +1,7 @@
 //! Two daemons with mutual TLS between a client and its peer.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::process::Command;
 
 use tests::{

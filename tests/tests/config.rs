@@ -1,5 +1,7 @@
 //! The commands `check` and `run` and what they say of configurations.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};

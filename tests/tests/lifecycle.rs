@@ -1,5 +1,7 @@
 //! From the `ready` line to the end of the process.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::process::Command;
 

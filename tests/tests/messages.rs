@@ -1,10 +1,14 @@
 //! Chats and files between clients of one relay.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::ops::Range;
 
 use msrp_proto::decoder::Event;
 use msrp_proto::flag::Flag;
-use tests::{Client, Content, Daemon, Scheme, Send, Settings, Site, tls_config, tls_record_by_record};
+use tests::{
+    Client, Content, Daemon, Message, Scheme, Send, Settings, Site, tls_config, tls_record_by_record,
+};
 use tokio::net::TcpStream;
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
@@ -212,7 +216,7 @@ async fn a_response_comes_as_failure_report_wants_it() {
     assert_eq!(alice.send(&Send::text(&to_bob, "yes", "3").with("Failure-Report: yes")).await.status(), 200);
 
     let messages = [bob.rx.next().await, bob.rx.next().await, bob.rx.next().await];
-    assert_eq!(messages.each_ref().map(|message| message.text()), ["1", "2", "3"]);
+    assert_eq!(messages.each_ref().map(Message::text), ["1", "2", "3"]);
     for message in &messages {
         bob.tx.respond(message, 413).await;
     }

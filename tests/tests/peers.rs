@@ -1,5 +1,7 @@
 //! Peers without a relay: those that the relay connects to, and those that connect to it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use msrp_proto::flag::Flag;
 use tests::{Client, Daemon, Listener, Message, Scheme, Send, Session, Settings, Site};
 

@@ -1,6 +1,8 @@
 //! Owners and peers that vanish at every stage, in order or not: who waits for them is told, and
 //! nobody else notices.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use msrp_proto::flag::Flag;
 use tests::{Client, Content, Daemon, Listener, Neighbours, Scheme, Send, Session, Settings, Site, Stream};
 use tokio::io::AsyncWriteExt as _;
@@ -77,9 +79,9 @@ async fn during_the_tls_handshake() {
         socket.write_all(bytes).await.unwrap();
         let stream = Stream::Plain(socket);
         if reset {
-            stream.reset()
+            stream.reset();
         } else {
-            drop(stream)
+            drop(stream);
         }
         scene.daemon.log().wait_for_lines(&["connection closed", "TLS handshake", &address], 1).await;
         scene.neighbours.chat().await;
@@ -275,9 +277,9 @@ async fn a_peer_while_it_is_being_connected_to() {
         assert_eq!(alice.send(&message).await.status(), 200);
         let stream = Stream::Plain(listener.accept_socket().await);
         if reset {
-            stream.reset()
+            stream.reset();
         } else {
-            drop(stream)
+            drop(stream);
         }
         let report = alice.receive_report().await;
         assert_eq!((report.reported(), report.header("Byte-Range")), (408, "1-5/5".into()));

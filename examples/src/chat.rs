@@ -5,10 +5,10 @@
 //! message, unless it is given a path before that.
 //!
 //! **When the relay's time is over.** A new AUTH gives a new URI (RFC 4976 §5.1), so our path changes.
-//! SIP would send a re-INVITE. Here, shortly before the end, we log in again, show the new path, and
-//! go on with it as soon as no message is under way. The other side follows the From-Path of what it
-//! receives, as long as its last URI is the same. So the chat goes on if we say something; what the
-//! other side sends after the end and before that, fails, and it is told.
+//! SIP would send a re-INVITE. Here, shortly before the end, we log in again, show the new path, go on
+//! with it as soon as no message is under way, and send the shortest message that nobody sees: "I am
+//! not typing" (RFC 3994). The other side follows the From-Path of what it receives, as long as its
+//! last URI is the same. Clients that do not follow need the new path by hand.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use msrp_proto::endpoint::{Config, Event, IncomingMessage, Message, OutgoingHandle, Role, SessionHandle};
+use msrp_proto::header::FailureReport;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -28,6 +29,12 @@ pub const MAX_MESSAGE: u64 = 64 * 1024;
 
 /// How long the end waits for messages to be delivered: 10 s.
 pub const FAREWELL: Duration = Duration::from_secs(10);
+
+/// "I am not typing" (RFC 3994).
+const IDLE: (&str, &str) = (
+    "application/im-iscomposing+xml",
+    r#"<isComposing xmlns="urn:ietf:params:xml:ns:im-iscomposing"><state>idle</state></isComposing>"#,
+);
 
 /// Something to be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +100,16 @@ pub async fn run(
     if introduce {
         show(Shown::Path(line.path()));
     }
-    let mut chat = Chat { line, session: None, peer, stale: true, introduce, pending: HashMap::new(), show };
+    let mut chat = Chat {
+        line,
+        session: None,
+        peer,
+        stale: true,
+        introduce,
+        moved: false,
+        pending: HashMap::new(),
+        show,
+    };
     chat.reopen()?;
     let result = chat.talk(typed, ended, lines).await;
     chat.line.client.finish().await;
@@ -107,6 +123,8 @@ struct Chat<F> {
     /// The session is not the one that our path and the peer's make.
     stale: bool,
     introduce: bool,
+    /// Our path has changed, and the other side has not heard of it.
+    moved: bool,
     /// Lines that are not delivered yet.
     pending: HashMap<OutgoingHandle, String>,
     show: F,
@@ -194,7 +212,7 @@ impl<F: FnMut(Shown)> Chat<F> {
             }
             Event::Authenticated { use_path, .. } => {
                 self.line.use_path = use_path.uris().to_vec();
-                self.stale = true;
+                (self.stale, self.moved) = (true, true);
                 (self.show)(Shown::Path(self.line.path()));
             }
             Event::AuthFailed { error, .. } => bail!("the relay does not let us in again: {error}"),
@@ -213,7 +231,9 @@ impl<F: FnMut(Shown)> Chat<F> {
                 (self.peer, self.stale) = (Some(from), true);
             }
         }
-        (self.show)(Shown::Received(printable(&String::from_utf8_lossy(body))));
+        if !message.content_type.eq_ignore_ascii_case(IDLE.0) {
+            (self.show)(Shown::Received(printable(&String::from_utf8_lossy(body))));
+        }
     }
 
     fn left(&mut self) -> anyhow::Result<()> {
@@ -243,14 +263,20 @@ impl<F: FnMut(Shown)> Chat<F> {
         let role = if std::mem::take(&mut self.introduce) { Role::Active } else { Role::Passive };
         let mut options = self.line.session(&peer, role);
         limit(&mut options);
-        self.session = Some(self.line.client.endpoint().open_session(options)?);
+        let session = self.line.client.endpoint().open_session(options)?;
+        self.session = Some(session);
+        if std::mem::take(&mut self.moved) {
+            let mut message = Message::new(IDLE.0, IDLE.1);
+            message.failure_report = FailureReport::No;
+            self.line.client.endpoint().send(session, message)?;
+        }
         (self.show)(Shown::Peer(peer));
         Ok(())
     }
 }
 
 fn limit(options: &mut msrp_proto::endpoint::SessionOptions) {
-    options.accept_types = vec!["text/*".into()];
+    options.accept_types = vec!["text/*".into(), IDLE.0.into()];
     options.max_message_bytes = MAX_MESSAGE;
 }
 

@@ -116,7 +116,10 @@ pub fn in_order(mut records: Vec<SrvRecord>, mut random: impl FnMut(u32) -> u32)
 }
 
 async fn srv_records(name: &str) -> anyhow::Result<Vec<SrvRecord>> {
-    let resolver = TokioResolver::builder_tokio()?.build()?;
+    ask(&TokioResolver::builder_tokio()?.build()?, name).await
+}
+
+async fn ask(resolver: &TokioResolver, name: &str) -> anyhow::Result<Vec<SrvRecord>> {
     let lookup = tokio::time::timeout(SRV_TIMEOUT, resolver.srv_lookup(name)).await??;
     let records = lookup.answers().iter().filter_map(|record| match &record.data {
         RData::SRV(srv) => Some(SrvRecord {
@@ -251,6 +254,37 @@ mod tests {
         assert_eq!(places("msrps://[2001:db8::1]", &records).await, "- [2001:db8::1]:2855");
         let none = places("msrps://r.test", &[record(0, 0, ".")]).await;
         assert!(none.ends_with("has no MSRP relay"), "{none}");
+    }
+
+    /// A server that answers one question over UDP with these two records.
+    #[tokio::test]
+    async fn records_are_read_as_a_server_writes_them() {
+        use hickory_resolver::config::{NameServerConfig, ResolverConfig};
+        use hickory_resolver::net::runtime::TokioRuntimeProvider;
+
+        let server = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut config = NameServerConfig::udp("127.0.0.1".parse().unwrap());
+        config.connections[0].port = server.local_addr().unwrap().port();
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![config]);
+        let resolver =
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).build().unwrap();
+        tokio::spawn(async move {
+            let mut question = [0; 512];
+            let (len, from) = server.recv_from(&mut question).await.unwrap();
+            // The header, with two answers and nothing else, and the question, without what may follow.
+            let name = b"\x06_msrps\x04_tcp\x01r\x04test\0";
+            let mut answer = question[..len.min(12 + name.len() + 4)].to_vec();
+            answer[2..12].copy_from_slice(&[0x85, 0x80, 0, 1, 0, 2, 0, 0, 0, 0]);
+            for (priority, target) in [(2u8, b"\x02s2"), (1, b"\x02s1")] {
+                answer.extend([0xc0, 12, 0, 33, 0, 1, 0, 0, 0, 60, 0, 17, 0, priority, 0, 3, 0x23, 0x28]);
+                answer.extend([&target[..], b"\x01r\x04test\0"].concat());
+            }
+            server.send_to(&answer, from).await.unwrap();
+        });
+        let relay = "msrps://r.test".parse().unwrap();
+        let found = locate_by(&relay, async |name: &str| ask(&resolver, name).await, |_| 0).await.unwrap();
+        let found: Vec<_> = found.iter().map(Place::to_string).collect();
+        assert_eq!(found, ["s1.r.test:9000", "s2.r.test:9000"]);
     }
 
     #[tokio::test]

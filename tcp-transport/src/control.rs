@@ -83,7 +83,7 @@ impl Handle {
     /// # Errors
     /// Those of `setsockopt`: the connection is gone, or the system does not have it.
     pub fn keepalive_enable(&self, keepalive: KeepAlive) -> io::Result<()> {
-        keepalive.apply(&self.stream().socket())
+        keepalive.apply(&self.stream().options())
     }
 
     /// Turns TCP keep-alive off.
@@ -91,7 +91,7 @@ impl Handle {
     /// # Errors
     /// Those of `setsockopt`.
     pub fn keepalive_disable(&self) -> io::Result<()> {
-        self.stream().socket().set_keepalive(false)
+        self.stream().options().set_keepalive(false)
     }
 
     /// How long the connection may be idle from now on, before it is closed with

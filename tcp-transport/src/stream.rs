@@ -109,7 +109,9 @@ impl Stream {
         self.ticket.entry()
     }
 
-    pub(crate) fn socket(&self) -> SockRef<'_> {
+    /// The socket's options, to look at; to change them there is [`Handle`](crate::Handle).
+    #[must_use]
+    pub fn options(&self) -> SockRef<'_> {
         SockRef::from(&self.tcp)
     }
 

@@ -9,7 +9,7 @@
 //! # use tests::*;
 //! # async fn flow() {
 //! let site = Site::new();
-//! let daemon = Daemon::start(env!("CARGO"), &site, &Settings::default());
+//! let daemon = Daemon::start(env!("CARGO"), &site, &Settings::default()).await;
 //! let mut alice = Client::connect(&daemon, &site, Scheme::Msrps).await;
 //! let session = alice.auth("alice", "alicepw").await;
 //! # }
@@ -49,7 +49,7 @@ pub use self::settings::Settings;
 pub use self::stream::{Socket, Stream, tls_config, tls_handshake, tls_record_by_record};
 
 /// How long a test waits for anything: far longer than it can take on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Waits for something that must happen.
 ///

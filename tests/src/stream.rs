@@ -135,6 +135,8 @@ struct Record {
     header: Vec<u8>,
     /// What is left of the current one.
     left: usize,
+    /// It has been read: who asks on within the same read is told to come again.
+    done: bool,
 }
 
 /// Type, version and length (RFC 8446 §5.1).
@@ -144,6 +146,10 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self { tcp, record } = self.get_mut();
         let Some(record) = record else { return Pin::new(tcp).poll_read(cx, buf) };
+        if std::mem::take(&mut record.done) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let wanted = if record.left > 0 { record.left } else { RECORD_HEADER - record.header.len() };
         let mut part = vec![0; wanted.min(buf.remaining())];
         let mut part = ReadBuf::new(&mut part);
@@ -152,6 +158,7 @@ impl AsyncRead for Socket {
         buf.put_slice(part);
         if record.left > 0 {
             record.left -= part.len();
+            record.done = record.left == 0;
         } else {
             record.header.extend_from_slice(part);
             if let [_, _, _, high, low] = record.header[..] {

@@ -302,33 +302,33 @@ async fn an_end_line_is_in_one_tls_record() {
         }
     };
     let receive = async {
-        let (mut stream, mut boundaries) = (Vec::new(), Vec::new());
-        while end_lines(&stream).len() < lengths.len() + 200 {
+        let (mut stream, mut boundaries, mut end_lines) =
+            (Vec::new(), Vec::new(), Vec::<Range<usize>>::new());
+        while end_lines.len() < lengths.len() + 200 {
             stream.extend(bob.rx.raw().await);
             boundaries.push(stream.len());
+            let last = |end_lines: &[Range<usize>]| end_lines.last().map_or(0, |last| last.end);
+            while let Some(end_line) = end_line(&stream, last(&end_lines)) {
+                end_lines.push(end_line);
+            }
         }
-        (stream, boundaries)
+        (boundaries, end_lines)
     };
-    let ((), (), (stream, boundaries)) = tokio::join!(send, interject, receive);
+    let ((), (), (boundaries, end_lines)) = tokio::join!(send, interject, receive);
     let largest = boundaries.windows(2).map(|pair| pair[1] - pair[0]).max();
     assert!(largest <= Some(16_384), "one read gives one record: {largest:?}");
-    for end_line in end_lines(&stream) {
+    for end_line in end_lines {
         let split = boundaries.iter().find(|boundary| (end_line.start + 1..end_line.end).contains(*boundary));
         assert_eq!(split, None, "the end-line at {end_line:?} is split");
     }
     daemon.assert_well();
 }
 
-/// Where the end-lines are: seven hyphens to the line's end.
-fn end_lines(stream: &[u8]) -> Vec<Range<usize>> {
-    let mut found = Vec::new();
-    let mut place = 0;
-    while let Some(start) = find(&stream[place..], b"-------").map(|at| place + at) {
-        let Some(len) = find(&stream[start..], b"\r\n") else { break };
-        found.push(start..start + len + 2);
-        place = start + len + 2;
-    }
-    found
+/// Where the next end-line is: seven hyphens to the line's end.
+fn end_line(stream: &[u8], from: usize) -> Option<Range<usize>> {
+    let start = from + find(&stream[from..], b"-------")?;
+    let end = start + find(&stream[start..], b"\r\n")? + 2;
+    Some(start..end)
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {

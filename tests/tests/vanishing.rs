@@ -58,7 +58,7 @@ impl Scene {
 
     /// The relay has noted the end of a connection, in one line, and the neighbours have not noticed.
     async fn noted(&mut self, address: &str) {
-        self.daemon.log().wait_for_lines(&["connection closed", &format!("\"{address}\"")], 1).await;
+        self.daemon.log().wait_for_lines(&["connection closed", address], 1).await;
         self.neighbours.chat().await;
         self.daemon.assert_well();
     }

@@ -1,5 +1,5 @@
 //! Running the real programs.
-#![allow(dead_code, reason = "each test file uses some of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test file is a crate of its own, and uses some of it")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ pub const SEND_FILE: &str = env!("CARGO_BIN_EXE_send-file");
 pub const RECEIVE_FILE: &str = env!("CARGO_BIN_EXE_receive-file");
 
 /// Far more than anything takes.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A program that runs; it is killed with the test.
 pub struct Running {

@@ -145,7 +145,8 @@ fn start_line(line: &[u8]) -> Option<Head> {
     let is_method = !after_id.is_empty() && after_id.iter().all(u8::is_ascii_uppercase);
     let is_status = after_id.len() >= 3
         && after_id[..3].iter().all(u8::is_ascii_digit)
-        && matches!(after_id.get(3), None | Some(b' '));
+        && matches!(after_id.get(3), None | Some(b' '))
+        && !after_id.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t');
     (is_ident && (is_method || is_status)).then(|| Head {
         id: id.to_vec(),
         after_id: after_id.to_vec(),

@@ -13,8 +13,9 @@
 //!
 //! while the lane the chunk goes to is full, while the control backlog of a link this one sends to is
 //! over its limit, and while this link's own answers pile up because its peer does not read. Whoever
-//! drains the queue in question wakes this link. After `stall_timeout` in front of a full lane, and
-//! only if other sessions use this connection too, the chunk is ended (`#`, 408) and reading goes on.
+//! drains the queue in question wakes this link. After `stall_timeout` in front of another link's queue,
+//! and only if other sessions use this connection too, the chunk is ended (`#`, 408), or what is no SEND
+//! is refused, and reading goes on.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -56,6 +57,9 @@ pub struct Inbound {
     decoder: Decoder,
     current: Current,
     waiting: Option<Waiting>,
+    /// The link whose control backlog has held up others here for too long: until that goes down, what
+    /// would wait for it is refused.
+    overfull: Option<u64>,
     /// Links with something new to write, flushed once at the end of a batch.
     touched: SmallVec<[Arc<Link>; 4]>,
     /// Until when the first good request must have come.
@@ -133,6 +137,7 @@ impl Inbound {
             decoder,
             current: Current::None,
             waiting: None,
+            overfull: None,
             touched: SmallVec::new(),
             probation,
             last_read: now,
@@ -160,7 +165,7 @@ impl Inbound {
         let stalled = self
             .waiting
             .as_ref()
-            .filter(|waiting| matches!(waiting.on, WaitingOn::Lane(..)) && self.link.sessions() > 1)
+            .filter(|_| self.link.sessions() > 1)
             .map(|waiting| waiting.since + timeouts.stall_timeout);
         let session_end = match &self.current {
             Current::Forward(forward) => Some(forward.expires),
@@ -274,7 +279,19 @@ impl Inbound {
     }
 
     fn give_up_waiting(&mut self, now: Instant) {
-        let Some(Waiting { on: WaitingOn::Lane(target, key), .. }) = self.waiting.take() else { return };
+        let (target, key) = match self.waiting.take().map(|waiting| waiting.on) {
+            Some(WaitingOn::Lane(target, key)) => (target, key),
+            Some(WaitingOn::Control(target)) => {
+                info!(
+                    link = self.link.id(),
+                    target = target.id(),
+                    "a session holds up others: it is refused"
+                );
+                self.overfull = Some(target.id());
+                return;
+            }
+            None => return,
+        };
         info!(link = self.link.id(), target = target.id(), "a session holds up others: its message is ended");
         let _ = target.with_queue(|queue| queue.stall(key));
         if let Current::Forward(forward) = std::mem::replace(&mut self.current, Current::None) {
@@ -553,9 +570,16 @@ impl Inbound {
         self.probation = None;
         let transaction = self.link.new_transaction();
         let link = &self.link;
+        let overfull = &mut self.overfull;
         let pushed = route.link.with_queue(|queue| {
             if method != Method::Report && queue.is_full_of_transactions() {
                 return None;
+            }
+            if *overfull == Some(route.link.id()) {
+                if queue.control_len() >= CONTROL_LIMIT / 2 {
+                    return None;
+                }
+                *overfull = None;
             }
             let mut origin = queue.spare_origin();
             origin.set(Arc::clone(link), head, route.own_hops);
@@ -586,9 +610,11 @@ impl Inbound {
                 info!(
                     link = self.link.id(),
                     target = route.link.id(),
-                    "too many requests without a response"
+                    "request refused: too many wait there"
                 );
-                self.respond_along_path(head, StatusCode::REQUEST_TIMEOUT);
+                if method != Method::Report {
+                    self.respond_along_path(head, StatusCode::REQUEST_TIMEOUT);
+                }
             }
             Err(Closed) if method == Method::Report => {
                 debug!(link = self.link.id(), "REPORT dropped: the next hop is gone");

@@ -6,7 +6,8 @@ use std::sync::{Arc, Weak};
 use msrp_proto::uri::Scheme;
 use tcp_transport::tls::{ClientDomain, HandshakeError, PeerCertificate};
 use tcp_transport::{
-    Acceptor, ConnectSettings, Connector, DialOptions, DriverSettings, Registry, Stream, Target, Transport, connection,
+    Acceptor, ConnectSettings, Connector, DialOptions, DriverSettings, Registry, Stream, Target, Transport,
+    connection,
 };
 use tracing::{debug, info, warn};
 

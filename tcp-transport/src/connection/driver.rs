@@ -387,7 +387,7 @@ impl Idle {
         let entry = shared.stream.entry();
         let Some(lifetime) = entry.lifetime() else { return ControlFlow::Continue(None) };
         let moved = entry.bytes_in().wrapping_add(entry.bytes_out());
-        if moved != self.moved || shared.take_touched() {
+        if shared.take_touched() || moved != self.moved {
             (self.moved, self.since) = (moved, now);
         }
         let end = self.since + lifetime;

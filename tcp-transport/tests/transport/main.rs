@@ -4,8 +4,11 @@
 
 mod common;
 mod connector;
+mod control;
 mod domains;
 mod driver;
+mod events;
 mod handshake;
 mod listener;
+mod settings;
 mod tls_stream;

@@ -266,6 +266,33 @@ fn a_connection_between_relays_is_shared_by_the_sessions_that_go_over_it() {
 }
 
 #[test]
+fn sessions_of_a_relay_that_lead_elsewhere_share_its_connection_too() {
+    for sessions in [1, 2] {
+        let mut world = World::new();
+        let relay = world.connect_with(0, TLS, verified(&["inner.test"]));
+        let mut peers = Vec::new();
+        for number in 0..sessions {
+            let from = format!("msrps://inner.test:2855/s{number};tcp {}", own_uri("alice"));
+            let (session, _) = world.auth_along(relay, "alice", "msrps://relay.test:2855;tcp", &from);
+            let session = session.split(' ').next_back().unwrap();
+            let lines = format!(
+                "To-Path: {session} msrps://peer{number}.test:7/p;tcp\r\nFrom-Path: {from}\r\nMessage-ID: m1\r\n"
+            );
+            world.write(relay, send("t0001", &lines, "hi", '$'));
+            let dial = world.dial(0);
+            peers.push((world.complete_dial(0, &dial), lines));
+        }
+        world.stop_reading(peers[0].0, 0);
+        world.take(relay);
+        world.write(relay, send("t0002", &peers[0].1, content(3_000_000), '$'));
+        assert!(world.is_paused(relay));
+        world.advance(Duration::from_secs(6));
+        assert_eq!(world.is_paused(relay), sessions == 1);
+        assert_eq!(world.take(relay).len(), sessions - 1);
+    }
+}
+
+#[test]
 fn the_send_timeout_is_the_configured_one_and_runs_from_the_last_byte_taken() {
     let mut settings = settings();
     settings.timeouts.send_timeout = Duration::from_secs(7);
@@ -339,6 +366,32 @@ fn requests_other_than_send_pause_their_source_when_they_pile_up() {
     world.resume_reading(bob.id);
     assert!(!world.is_paused(alice.id));
     assert_eq!(world.take(bob.id).len(), 10_000);
+}
+
+#[test]
+fn on_a_shared_connection_requests_that_pile_up_are_refused_and_the_others_go_on() {
+    let Shared { mut world, gateway, other, slow, quick } = shared(settings());
+    world.stop_reading(slow.id, 0);
+    let request =
+        |method: &str| format!("MSRP t0001 {method}\r\n{}-------t0001$\r\n", gateway.paths_to(&slow));
+    world.read_size = 4096;
+    world.write(gateway.id, request("REPORT").repeat(1_500));
+    assert!(world.is_paused(gateway.id));
+    world.write_later(gateway.id, request("NICKNAME"));
+    world.write_later(gateway.id, send("t0002", &head(&other, &quick.relay, "carol"), "hi", '$'));
+    world.advance(Duration::from_millis(4_999));
+    world.nothing_for(quick.id);
+    world.advance(Duration::from_millis(1));
+    assert_eq!(world.take_one(quick.id).body, b"hi");
+    let statuses: Vec<_> =
+        world.take(gateway.id).iter().map(|message| (message.tid(), message.status())).collect();
+    assert_eq!(statuses, [("t0001".into(), Some(408)), ("t0002".into(), Some(200))]);
+    assert!(world.link(slow.id).queued_bytes() <= 2 * (CONTROL_LIMIT + FILL_TARGET));
+    // When they have gone, others may follow.
+    world.resume_reading(slow.id);
+    world.take(slow.id);
+    world.write(gateway.id, request("REPORT"));
+    assert_eq!(world.take_one(slow.id).method(), "REPORT");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
 use msrp_proto::endpoint::{Config, Event, IncomingMessage, Message, OutgoingHandle, Role, SessionHandle};
 use msrp_proto::header::FailureReport;
+use msrp_proto::uri::MsrpUri;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -100,6 +101,7 @@ pub async fn run(
     if introduce {
         show(Shown::Path(line.path()));
     }
+    let ours = line.use_path.clone();
     let mut chat = Chat {
         line,
         session: None,
@@ -107,6 +109,8 @@ pub async fn run(
         stale: true,
         introduce,
         moved: false,
+        ours,
+        shown: None,
         pending: HashMap::new(),
         show,
     };
@@ -125,6 +129,10 @@ struct Chat<F> {
     introduce: bool,
     /// Our path has changed, and the other side has not heard of it.
     moved: bool,
+    /// All that our relay ever gave us: the other side hears of the latest after a while.
+    ours: Vec<MsrpUri>,
+    /// Who was shown last.
+    shown: Option<MsrpPath>,
     /// Lines that are not delivered yet.
     pending: HashMap<OutgoingHandle, String>,
     show: F,
@@ -177,7 +185,7 @@ impl<F: FnMut(Shown)> Chat<F> {
             match text.parse() {
                 Ok(path) => (self.peer, self.stale, self.introduce) = (Some(path), true, true),
                 Err(error) => {
-                    (self.show)(Shown::Note(format!("the other side's path is wanted first: {error:#}")))
+                    (self.show)(Shown::Note(format!("the other side's path is wanted first: {error:#}")));
                 }
             }
             // Nothing is under way without a peer.
@@ -212,6 +220,7 @@ impl<F: FnMut(Shown)> Chat<F> {
             }
             Event::Authenticated { use_path, .. } => {
                 self.line.use_path = use_path.uris().to_vec();
+                self.ours.extend_from_slice(use_path.uris());
                 (self.stale, self.moved) = (true, true);
                 (self.show)(Shown::Path(self.line.path()));
             }
@@ -222,7 +231,7 @@ impl<F: FnMut(Shown)> Chat<F> {
     }
 
     fn received(&mut self, message: &IncomingMessage, body: &[u8]) {
-        if let Ok(from) = message.from_path.parse::<MsrpPath>() {
+        if let Ok(Some(from)) = MsrpPath::to_sender(&message.from_path, &self.ours) {
             let new = match &self.peer {
                 None => true,
                 Some(peer) => *peer != from && peer.last() == from.last(),
@@ -270,7 +279,10 @@ impl<F: FnMut(Shown)> Chat<F> {
             message.failure_report = FailureReport::No;
             self.line.client.endpoint().send(session, message)?;
         }
-        (self.show)(Shown::Peer(peer));
+        if self.shown.as_ref() != Some(&peer) {
+            self.shown = Some(peer.clone());
+            (self.show)(Shown::Peer(peer));
+        }
         Ok(())
     }
 }

@@ -17,6 +17,18 @@ impl MsrpPath {
         Self(use_path.iter().rev().chain([own]).cloned().collect())
     }
 
+    /// The path to the sender of a request, out of the From-Path it came with. That begins with our
+    /// own relays, as To-Path of an answer has to; `ours` are the URIs they gave us. `None`: nothing is
+    /// left.
+    ///
+    /// # Errors
+    /// It is no path.
+    pub fn to_sender(from_path: &str, ours: &[MsrpUri]) -> anyhow::Result<Option<Self>> {
+        let Self(uris) = from_path.parse()?;
+        let uris: Vec<_> = uris.into_iter().skip_while(|uri| ours.contains(uri)).collect();
+        Ok((!uris.is_empty()).then_some(Self(uris)))
+    }
+
     /// Its URIs in order.
     pub fn uris(&self) -> &[MsrpUri] {
         &self.0
@@ -83,6 +95,19 @@ mod tests {
         for text in ["", "a=path:", "hello", "msrp://a.test:1/x;tcp hello"] {
             assert!(text.parse::<MsrpPath>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_way_back_begins_behind_our_own_relays() {
+        let uri = |text: &str| text.parse::<MsrpUri>().unwrap();
+        let ours = [uri("msrps://r.test:1/old;tcp"), uri("msrps://r.test:1/new;tcp")];
+        let peer = "msrps://r.test:1/hers;tcp msrps://client.invalid:2855/her;tcp";
+        for before in ["", "msrps://r.test:1/new;tcp ", "msrps://R.test:1/old;tcp "] {
+            let back = MsrpPath::to_sender(&format!("{before}{peer}"), &ours).unwrap().unwrap();
+            assert_eq!(back.to_string(), peer);
+        }
+        assert!(MsrpPath::to_sender(ours[0].as_str(), &ours).unwrap().is_none());
+        assert!(MsrpPath::to_sender("hello", &ours).is_err());
     }
 
     #[test]

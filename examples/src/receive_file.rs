@@ -69,6 +69,9 @@ async fn receive(
     mut show_path: impl FnMut(&MsrpPath),
 ) -> anyhow::Result<StoredFile> {
     let stall = Duration::from_secs(options.stall_timeout);
+    // One for all rounds: a signal between two of them must not be lost.
+    let interrupt = tokio::signal::ctrl_c();
+    tokio::pin!(interrupt);
     loop {
         let has_begun = arriving.is_some();
         let stalled = async {
@@ -80,7 +83,7 @@ async fn receive(
         let event = tokio::select! {
             event = line.client.next() => event?,
             () = stalled => bail!("the file has not gone on for {stall:?}"),
-            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            _ = &mut interrupt => bail!("interrupted"),
         };
         match event {
             // One file at a time.

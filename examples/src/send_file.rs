@@ -42,6 +42,9 @@ async fn send(line: &mut Line, facts: &FileFacts, options: &SendFileOptions) -> 
     let mut source = FileSource::open(facts)?;
     let progress = Progress::new(&facts.name, Some(facts.size));
     let mut report_due = None;
+    // One for all rounds: a signal between two of them must not be lost.
+    let interrupt = tokio::signal::ctrl_c();
+    tokio::pin!(interrupt);
     loop {
         let late = async {
             match report_due {
@@ -52,7 +55,7 @@ async fn send(line: &mut Line, facts: &FileFacts, options: &SendFileOptions) -> 
         let event = tokio::select! {
             event = line.client.next() => event?,
             () = late => bail!("all is sent, and the receiver has not reported it as received"),
-            _ = tokio::signal::ctrl_c() => {
+            _ = &mut interrupt => {
                 // Tells the receiver, with `#`.
                 line.client.endpoint().abort(message)?;
                 bail!("interrupted");

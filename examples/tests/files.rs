@@ -1,4 +1,5 @@
 //! send-file and receive-file without a relay.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -221,6 +222,27 @@ fn a_wrong_hash_a_wrong_size_and_an_abandoned_file_are_failures() {
         assert!(!status.success() && errors.contains(reason), "{reason}: {errors}");
         assert!(names(&folders.to).is_empty(), "{reason}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_sender_tells_the_receiver() {
+    let folders = Folders::make();
+    let file = folders.file("huge", &content(8_000_000));
+    let mut receiver = folders.receive(&[]);
+    let path = receiver.path();
+    let mut sender = Running::start(SEND_FILE, &[text(&file), "--to", &path, "--chunk-size", "1"]);
+    let until = std::time::Instant::now() + common::PATIENCE;
+    while names(&folders.to).is_empty() {
+        assert!(std::time::Instant::now() < until);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    sender.interrupt();
+    let (status, errors) = sender.end();
+    assert!(!status.success() && errors.contains("interrupted"), "{errors}");
+    let (status, errors) = receiver.end();
+    assert!(!status.success() && errors.contains("given up"), "{errors}");
+    assert!(names(&folders.to).is_empty());
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::demo::{self, DemoArgs};
@@ -22,7 +23,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the relay until SIGTERM or SIGINT.
+    /// Run the relay until SIGTERM or SIGINT; SIGHUP reads the TLS domains and certificates again.
     Run {
         /// The YAML configuration.
         #[arg(long, short, value_name = "FILE")]
@@ -44,13 +45,14 @@ enum Command {
 /// Whatever keeps the command from doing its work; to be shown to the user.
 pub fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
-        Command::Run { config } => run(&Config::load(&config)?),
+        Command::Run { config } => run(&config),
         Command::Check { config } => check(&Config::load(&config)?),
         Command::Demo(args) => demo::run(&args),
     }
 }
 
-fn run(config: &Config) -> anyhow::Result<ExitCode> {
+fn run(path: &Path) -> anyhow::Result<ExitCode> {
+    let config = Config::load(path)?;
     logging::install(&config.log)?;
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => info!(limit, "open files"),
@@ -60,13 +62,17 @@ fn run(config: &Config) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let server = Server::start(config.clone()).await?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let server = Server::start(config).await?;
         let addresses: Vec<_> =
             server.addresses().iter().map(|(scheme, address)| format!("{scheme}://{address}")).collect();
         info!(listening = addresses.join(" "), "ready");
-        let signal = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+        let signal = loop {
+            tokio::select! {
+                _ = terminate.recv() => break "SIGTERM",
+                _ = interrupt.recv() => break "SIGINT",
+                _ = hangup.recv() => reload(&server, path),
+            }
         };
         info!(signal, "stopping");
         let again = async {
@@ -81,12 +87,33 @@ fn run(config: &Config) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Reads the configuration again and takes over what can be taken over while running.
+fn reload(server: &Server, path: &Path) {
+    let reloaded = Config::load(path).and_then(|config| server.reload_tls(&config));
+    match reloaded {
+        Ok(reloaded) => {
+            info!("TLS reloaded: {reloaded}");
+            if !reloaded.needs_restart.is_empty() {
+                let sections = reloaded.needs_restart.join(", ");
+                warn!(sections, "changed in the file, and taken over only when the relay starts again");
+            }
+        }
+        Err(errors) => {
+            for error in errors.errors() {
+                error!("not reloaded, everything stays as it was: {error}");
+            }
+        }
+    }
+}
+
 #[expect(clippy::print_stdout, reason = "this is the command's answer")]
 fn check(config: &Config) -> anyhow::Result<ExitCode> {
-    tls::server_domains(config)?;
-    tls::client_domain(config)?;
+    let (servers, clients) = (tls::server_domains(config)?, tls::client_domains(config)?);
     for warning in &config.warnings {
         println!("warning: {warning}");
+    }
+    for warning in tls::expiry_warnings(&servers, &clients, SystemTime::now(), config.tls.expiry_warning) {
+        println!("warning: TLS {warning}");
     }
     println!("{}: ok", config.source.file_name());
     Ok(ExitCode::SUCCESS)

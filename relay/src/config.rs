@@ -30,15 +30,17 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 pub use self::auth::{Auth, Expires};
+pub use self::connections::{ClosedEvent, Destination, Dial, EventSettings, Tcp};
 pub use self::error::{ConfigError, ConfigErrors, Position};
 pub use self::limits::{Limits, Timeouts};
 pub use self::listener::{Listener, ListenerTransport};
 pub use self::log::{Log, LogFormat, LogLevel};
 pub use self::outbound::{Denied, Network, OutboundPolicy};
-pub use self::tls::{ClientCertificates, ClientDomain, Identity, ServerDomain, Tls};
+pub use self::tls::{ClientCertificates, ClientDomain, Identity, Negotiation, ServerDomain, Tls, Trust};
 pub use self::value::{ByteSize, Host, HostPort, Secret};
 
 use self::auth::FileAuth;
+use self::connections::FileTcp;
 use self::error::{KeyPath, Problem, Segment, Spot};
 use self::listener::FileListener;
 use self::outbound::FileOutbound;
@@ -46,6 +48,7 @@ use self::tls::FileTls;
 use self::value::FileSecret;
 
 mod auth;
+mod connections;
 mod document;
 mod error;
 mod limits;
@@ -77,8 +80,14 @@ pub struct Config {
     pub limits: Limits,
     /// How long it waits for others.
     pub timeouts: Timeouts,
+    /// What is set on its connections.
+    pub tcp: Tcp,
+    /// What is told of them.
+    pub events: EventSettings,
     /// What it connects to.
     pub outbound: OutboundPolicy,
+    /// How it connects.
+    pub dial: Dial,
     /// How it logs.
     pub log: Log,
     /// What is permitted but probably not meant, to be logged at start.
@@ -116,6 +125,25 @@ pub struct Source {
 }
 
 impl Source {
+    /// The keys at the top whose values are not the same in `other`, as they are written: what a reload has to
+    /// look at.
+    pub fn changed_sections(&self, other: &Self) -> Vec<String> {
+        let sections = |source: &Self| match document::parse(&source.file, &source.text) {
+            Ok(document::Node::Map(sections)) => sections,
+            // It has been read before.
+            _ => Vec::new(),
+        };
+        let (old, new) = (sections(self), sections(other));
+        let shown = |sections: &[(String, document::Node)], key: &str| {
+            sections.iter().find(|(known, _)| known == key).map(|(_, value)| format!("{value:?}"))
+        };
+        let mut keys: Vec<_> = old.iter().chain(&new).map(|(key, _)| key.clone()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys.retain(|key| shown(&old, key) != shown(&new, key));
+        keys
+    }
+
     /// An error about the value at `key`, which is given as its path: `&["tls", "server_domains", "relay",
     /// "certificate"]`. A list's item is named by its number, from 0.
     pub fn error_at(&self, key: &[&str], message: impl Into<String>) -> ConfigError {
@@ -153,6 +181,10 @@ struct FileConfig {
     #[serde(default)]
     timeouts: Timeouts,
     #[serde(default)]
+    tcp: FileTcp,
+    #[serde(default)]
+    events: EventSettings,
+    #[serde(default)]
     outbound: FileOutbound,
     #[serde(default)]
     log: Log,
@@ -162,9 +194,12 @@ impl FileConfig {
     fn validate(self, base_dir: &Path, source: Source) -> Result<Config, ConfigErrors> {
         let mut check = Check::new(base_dir);
         let tls = self.tls.validate(&mut check);
-        let listeners = FileListener::validate_all(self.listeners, &tls, &mut check);
+        let tcp = self.tcp.validate(self.timeouts.idle_timeout, &mut check);
+        let listeners = FileListener::validate_all(self.listeners, &tls, &tcp, &mut check);
+        tls.check_listeners(&listeners, &mut check);
         let auth = self.auth.validate(&self.domain, &mut check);
         self.limits.validate(&mut check);
+        let dial = self.outbound.dial(&listeners, &tcp, &self.timeouts, &mut check);
         let outbound = self.outbound.validate(&listeners, &mut check);
 
         let Check { errors, warnings, .. } = check;
@@ -180,7 +215,10 @@ impl FileConfig {
             auth,
             limits: self.limits,
             timeouts: self.timeouts,
+            tcp,
+            events: self.events,
             outbound,
+            dial,
             log: self.log,
             warnings,
             source,

@@ -8,28 +8,36 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use msrp_proto::uri::Scheme;
+use parking_lot::Mutex;
 use rand::Rng as _;
 use tcp_transport::connection::CloseReason;
 use tcp_transport::tls::ServerDomains;
-use tcp_transport::{BindError, BoundListener, ListenerSettings, Transport};
+use tcp_transport::{BindError, BoundListener, Ledger, ListenerSettings, Transport};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::{Config, ConfigErrors, Host, Listener, ListenerTransport};
+use crate::config::{Config, ConfigErrors, Host, Listener, ListenerTransport, Timeouts};
 use crate::msrp::{Advertised, Random, Relay, Settings, SettingsError, WallClock};
 
 mod connection;
 mod network;
+mod pace;
 pub mod tls;
 
 use self::network::{ListenerAcceptor, Network, RelayDialer};
+pub use self::tls::Reloaded;
 
 /// How often expired sessions are looked for. They forward nothing from the moment they expire; this
 /// only frees what they hold.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What the core is told of `idle_timeout`: the driver keeps it, for each connection its own
+/// ([`Handle::set_lifetime`](tcp_transport::Handle::set_lifetime)).
+const NO_IDLE_TIMEOUT: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// How often a stopping relay looks whether messages are still under way.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -45,7 +53,7 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigErrors),
     /// A listener's host does not resolve.
-    #[error("cannot resolve the listener {listener}: {source}")]
+    #[error("cannot resolve the listener {listener}")]
     Resolve {
         /// The listener.
         listener: String,
@@ -64,6 +72,11 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Server {
     network: Arc<Network>,
+    domains: Arc<ServerDomains>,
+    /// `tls.expiry_warning`.
+    expiry_warning: Arc<Mutex<Duration>>,
+    /// What it was started with.
+    config: Config,
     drain_timeout: Duration,
     addresses: Vec<(Scheme, SocketAddr)>,
     tasks: JoinSet<()>,
@@ -79,7 +92,8 @@ impl Server {
             warn!("{warning}");
         }
         let domains = Arc::new(tls::server_domains(&config)?);
-        let client_domain = tls::client_domain(&config)?;
+        let client_domains = tls::client_domains(&config)?;
+        tls::warn_of_expiry(&domains, &client_domains, config.tls.expiry_warning);
 
         let mut bound = Vec::new();
         let mut advertised = Vec::new();
@@ -96,10 +110,10 @@ impl Server {
             listeners: advertised,
             auth: config.auth.clone(),
             limits: config.limits.clone(),
-            timeouts: config.timeouts.clone(),
+            timeouts: Timeouts { idle_timeout: NO_IDLE_TIMEOUT, ..config.timeouts.clone() },
         };
         let relay = Relay::new(settings, Arc::new(SystemRandom), Box::new(SystemClock))?;
-        let network = Arc::new(Network::new(relay, &config, client_domain));
+        let network = Arc::new(Network::new(relay, &config, client_domains));
         network.relay.set_dialer(Box::new(RelayDialer::new(&network)));
 
         let mut tasks = JoinSet::new();
@@ -107,7 +121,7 @@ impl Server {
         for (index, scheme, socket) in bound {
             addresses.push((scheme, socket.local_addr()));
             let acceptor = ListenerAcceptor::new(Arc::clone(&network), index, socket.local_addr());
-            tasks.spawn(socket.run(Arc::new(acceptor)));
+            tasks.spawn(socket.with_ledger(Arc::clone(network.ledger())).run(Arc::new(acceptor)));
         }
         let sweeper = Arc::clone(&network.relay);
         tasks.spawn(async move {
@@ -116,12 +130,63 @@ impl Server {
                 sweeper.sweep(now());
             }
         });
-        Ok(Self { network, drain_timeout, addresses, tasks })
+        let expiry_warning = Arc::new(Mutex::new(config.tls.expiry_warning));
+        let (servers, clients, window) = (domains.clone(), network.clone(), expiry_warning.clone());
+        tasks.spawn(async move {
+            loop {
+                tokio::time::sleep(tls::EXPIRY_INTERVAL).await;
+                let window = *window.lock();
+                tls::warn_of_expiry(&servers, &clients.client_domains, window);
+            }
+        });
+        Ok(Self { network, domains, expiry_warning, config, drain_timeout, addresses, tasks })
+    }
+
+    /// Puts the TLS domains of `config`, read again from its file, in the place of those there are:
+    /// connections from now on use them, those there are go on as they are. What else has changed since
+    /// the start is told, not done.
+    ///
+    /// # Errors
+    /// What is wrong, at its line; nothing has changed then.
+    pub fn reload_tls(&self, config: &Config) -> Result<Reloaded, ConfigErrors> {
+        for listener in &self.config.listeners {
+            let ListenerTransport::Tls { domain } = &listener.transport else { continue };
+            if !config.tls.server_domains.contains_key(domain) {
+                let message = format!(
+                    "there is no `{domain}` any more, which the running listener {listener} serves; the relay has \
+                     to be restarted for that"
+                );
+                return Err(config.source.error_at(&["tls", "server_domains"], message).into());
+            }
+        }
+        let (servers, clients) = (tls::server_domains(config)?, tls::client_domains(config)?);
+        for warning in &config.warnings {
+            warn!("{warning}");
+        }
+        tls::warn_of_expiry(&servers, &clients, config.tls.expiry_warning);
+        *self.expiry_warning.lock() = config.tls.expiry_warning;
+        let reuse = &self.network.cert_check_on_conn_reusage;
+        reuse.store(config.tls.cert_check_on_conn_reusage, Ordering::Relaxed);
+        let mut needs_restart = self.config.source.changed_sections(&config.source);
+        needs_restart.retain(|section| section != "tls");
+        if config.tls.tls_handshake_timeout != self.config.tls.tls_handshake_timeout {
+            needs_restart.push("tls.tls_handshake_timeout".to_owned());
+        }
+        Ok(Reloaded {
+            server_domains: self.domains.replace(servers),
+            client_domains: self.network.client_domains.replace(clients),
+            needs_restart,
+        })
     }
 
     /// Where it listens, in the order of the configuration.
     pub fn addresses(&self) -> &[(Scheme, SocketAddr)] {
         &self.addresses
+    }
+
+    /// All connections: limits, events, and those that are not up yet.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        self.network.ledger()
     }
 
     /// The relay itself.
@@ -174,19 +239,29 @@ async fn bind(
         // One port is advertised, so there is one socket.
         addresses.truncate(1);
     }
-    let open = |addr| {
-        let (transport, tls_domain) = match &listener.transport {
-            ListenerTransport::Tcp => (Transport::Tcp, None),
-            ListenerTransport::Tls { domain } => (Transport::Tls, Some(domain.clone())),
-        };
-        let settings = ListenerSettings {
-            tls_domain,
-            tls_handshake_timeout: config.tls.tls_handshake_timeout,
-            ..ListenerSettings::new(addr, transport)
-        };
-        BoundListener::bind(settings, Arc::clone(domains))
-    };
+    let open = |addr| BoundListener::bind(listener_settings(listener, config, addr), Arc::clone(domains));
     Ok(addresses.into_iter().map(open).collect::<Result<_, _>>()?)
+}
+
+fn listener_settings(listener: &Listener, config: &Config, addr: SocketAddr) -> ListenerSettings {
+    let (transport, tls_domain) = match &listener.transport {
+        ListenerTransport::Tcp => (Transport::Tcp, None),
+        ListenerTransport::Tls { domain } => (Transport::Tls, Some(domain.clone())),
+    };
+    ListenerSettings {
+        addr,
+        transport,
+        tls_domain,
+        tls_handshake_timeout: config.tls.tls_handshake_timeout,
+        backlog: listener.backlog,
+        scheme: Some(network::transport_scheme(listener.scheme())),
+        ipv6_only: listener.ipv6_only,
+        reuse_port: listener.reuse_port,
+        max_connections: listener.max_connections,
+        socket: listener.tcp.socket,
+        lifetime: Some(listener.tcp.lifetime),
+        proxy_from: listener.proxy_from.clone(),
+    }
 }
 
 /// The clock of all connections: tokio's.
@@ -209,5 +284,30 @@ impl WallClock for SystemClock {
     fn unix_millis(&self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_setting_of_a_listener_reaches_its_socket() {
+        let text = "domain: a\nlisteners:\n  - { uri: 'msrp://[::1]:1', max_connections: 7, backlog: 9, ipv6_only: false, \
+                    reuse_port: true, proxy_from: 10.0.0.0/8, tcp: { lifetime: 5m, keepidle: 30s, nodelay: false, dscp: 26 } }\n\
+                    tls: { tls_handshake_timeout: 2s }\n";
+        let config =
+            Config::parse(text, Path::new(""), "relay.yaml").unwrap_or_else(|errors| panic!("{errors}"));
+        let settings = listener_settings(&config.listeners[0], &config, "[::1]:1".parse().unwrap());
+        assert_eq!((settings.max_connections, settings.backlog), (Some(7), 9));
+        assert!(!settings.ipv6_only && settings.reuse_port && !settings.socket.nodelay);
+        assert_eq!(settings.proxy_from, ["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!(settings.lifetime, Some(Duration::from_secs(300)));
+        assert_eq!(settings.socket.keepalive.unwrap().idle, Duration::from_secs(30));
+        assert_eq!(settings.socket.dscp, tcp_transport::Dscp::new(26));
+        assert_eq!(settings.scheme, Some(tcp_transport::Scheme::Msrp));
+        assert_eq!(settings.tls_handshake_timeout, Duration::from_secs(2));
     }
 }

@@ -16,7 +16,7 @@ use crate::listener::Transport;
 use crate::scheme::Scheme;
 use crate::socket::{self, SocketOptions, Source};
 use crate::stream::Stream;
-use crate::tls::{self, ClientDomain, DEFAULT_HANDSHAKE_TIMEOUT, HandshakeError};
+use crate::tls::{self, ChooseClientDomain, ClientDomain, DEFAULT_HANDSHAKE_TIMEOUT, HandshakeError};
 
 /// How long one address may take to accept a TCP connection: 3 s, which is two lost SYNs (1 s and
 /// 2 s apart on Linux); then the next address gets its turn.
@@ -277,18 +277,20 @@ impl<R: Resolver> Connector<R> {
         target: &Target,
         tls_domain: Option<&ClientDomain>,
     ) -> Result<Stream, ConnectError> {
+        let tls_domain = tls_domain.map(|domain| domain as &dyn ChooseClientDomain);
         self.connect_for(target, tls_domain, None).await
     }
 
     /// As [`connect`](Self::connect), for a connection that will carry `scheme`, which events and look-ups
-    /// then know.
+    /// then know, and with one TLS domain or [several](tls::ClientDomains::for_listener) to choose from by
+    /// the address.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
     pub async fn connect_for(
         &self,
         target: &Target,
-        tls_domain: Option<&ClientDomain>,
+        tls_domain: Option<&dyn ChooseClientDomain>,
         scheme: Option<Scheme>,
     ) -> Result<Stream, ConnectError> {
         // Outside of the future, for the error to know them if the time is over.
@@ -304,7 +306,7 @@ impl<R: Resolver> Connector<R> {
     async fn try_all(
         &self,
         target: &Target,
-        tls_domain: Option<&ClientDomain>,
+        tls_domain: Option<&dyn ChooseClientDomain>,
         scheme: Option<Scheme>,
         attempts: &Mutex<Vec<Attempt>>,
     ) -> Result<Stream, ConnectError> {
@@ -352,7 +354,7 @@ impl<R: Resolver> Connector<R> {
         &self,
         address: SocketAddr,
         host: &str,
-        tls_domain: Option<&ClientDomain>,
+        tls_domain: Option<&dyn ChooseClientDomain>,
         scheme: Option<Scheme>,
     ) -> Result<Stream, AttemptError> {
         let transport = if tls_domain.is_some() { Transport::Tls } else { Transport::Tcp };
@@ -370,10 +372,8 @@ impl<R: Resolver> Connector<R> {
                 Ok(stream)
             }
             Err(error) => {
-                let timed_out = matches!(
-                    error,
-                    AttemptError::Timeout(_) | AttemptError::Tls(HandshakeError::Timeout(_))
-                );
+                let timed_out =
+                    matches!(error, AttemptError::Timeout(_) | AttemptError::Tls(HandshakeError::Timeout(_)));
                 ticket.failed(timed_out, &error);
                 Err(error)
             }
@@ -384,7 +384,7 @@ impl<R: Resolver> Connector<R> {
         &self,
         address: SocketAddr,
         host: &str,
-        tls_domain: Option<&ClientDomain>,
+        tls_domain: Option<&dyn ChooseClientDomain>,
         dial: &DialOptions,
         ticket: &Ticket,
     ) -> Result<Stream, AttemptError> {
@@ -398,9 +398,12 @@ impl<R: Resolver> Connector<R> {
         }
         match tls_domain {
             None => Stream::plain(tcp, address).map_err(AttemptError::Io),
-            Some(domain) => tls::connect(tcp, address, domain, host, self.settings.tls_handshake_timeout)
-                .await
-                .map_err(AttemptError::Tls),
+            Some(choice) => {
+                let domain = choice.choose(host, address);
+                tls::connect(tcp, address, &domain, host, self.settings.tls_handshake_timeout)
+                    .await
+                    .map_err(AttemptError::Tls)
+            }
         }
     }
 }

@@ -43,10 +43,9 @@ impl State {
     fn of_closing(reason: &CloseReason) -> Self {
         match reason {
             CloseReason::PeerClosed => Self::Eof,
-            CloseReason::Reset
-            | CloseReason::Io { .. }
-            | CloseReason::Tls(_)
-            | CloseReason::SendTimeout => Self::Error,
+            CloseReason::Reset | CloseReason::Io { .. } | CloseReason::Tls(_) | CloseReason::SendTimeout => {
+                Self::Error
+            }
             CloseReason::IdleTimeout
             | CloseReason::HandshakeTimeout
             | CloseReason::TooSlow(_)

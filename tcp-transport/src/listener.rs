@@ -113,7 +113,7 @@ impl ListenerSettings {
 #[non_exhaustive]
 pub enum BindError {
     /// The socket cannot be made, bound or listened on.
-    #[error("cannot listen on {addr}: {source}")]
+    #[error("cannot listen on {addr}")]
     Socket {
         /// The address.
         addr: SocketAddr,

@@ -219,8 +219,7 @@ impl FromStr for IpNetwork {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let no_network = || format!("`{text}` is not a network, such as `10.0.0.0/8`");
-        let (ip, prefix) =
-            text.split_once('/').map_or((text, None), |(ip, prefix)| (ip, Some(prefix)));
+        let (ip, prefix) = text.split_once('/').map_or((text, None), |(ip, prefix)| (ip, Some(prefix)));
         let ip: IpAddr = ip.parse().map_err(|_| no_network())?;
         let longest = if ip.is_ipv4() { 32 } else { 128 };
         let prefix = match prefix {
@@ -338,7 +337,9 @@ mod tests {
 
     #[test]
     fn version_2_is_refused_where_it_is_wrong() {
-        for bytes in [v2(2, 0x11, &[0; 12]), v2(1, 0x11, &[0; 11]), v2(1, 0x21, &[0; 35]), v2(1, 0x12, &[0; 12])] {
+        for bytes in
+            [v2(2, 0x11, &[0; 12]), v2(1, 0x11, &[0; 11]), v2(1, 0x21, &[0; 35]), v2(1, 0x12, &[0; 12])]
+        {
             assert!(matches!(parse(&bytes), Err(ProxyError::Malformed(_))), "{bytes:?}");
         }
         let mut version_3 = v2(1, 0x11, &[0; 12]);

@@ -14,18 +14,28 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
 
+mod certificate;
 mod client;
+mod clients;
+mod domain;
 mod error;
+mod expiry;
 mod handshake;
 mod load;
+mod negotiation;
 mod peer;
 mod select;
 mod server;
 
+pub use certificate::{CertificateFacts, SubjectFacts};
 pub use client::{ClientDomain, ClientDomainSettings};
+pub use clients::{ChooseClientDomain, ChosenDomain, ClientDomains, ForListener};
+pub use domain::Changes;
 pub use error::{HandshakeError, TlsConfigError};
+pub use expiry::{DEFAULT_EXPIRY_WARNING, Expiry, ExpiryKind};
 pub use handshake::{DEFAULT_HANDSHAKE_TIMEOUT, accept, connect};
-pub use peer::{PeerCertificate, TlsInfo};
+pub use negotiation::{CipherSuite, Curve, NegotiationError, TlsMethod, TlsVersion};
+pub use peer::{PeerCertificate, PeerFacts, TlsInfo, Verification, VerifyFailure};
 pub use select::{AddressPattern, PatternError, SniPattern};
 pub use server::{ServerDomain, ServerDomainSettings, ServerDomains};
 

@@ -1,5 +1,6 @@
 //! Running the real programs.
 #![allow(dead_code, unreachable_pub, reason = "each test file is a crate of its own, and uses some of it")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -76,6 +77,12 @@ impl Running {
     /// Ctrl-D.
     pub fn close_input(&mut self) {
         self.input = None;
+    }
+
+    /// Ctrl-C.
+    pub fn interrupt(&mut self) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     }
 
     pub fn kill(&mut self) {

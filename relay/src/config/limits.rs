@@ -43,7 +43,19 @@ pub struct Limits {
     /// The most connections open at once, accepted and opened; one more is closed as soon as it is accepted.
     /// Default: none but the system's.
     #[serde(deserialize_with = "optional_count")]
-    pub connections: Option<usize>,
+    pub max_connections: Option<usize>,
+    /// The most connections accepted from one IPv4 address or IPv6 /64. Default: no limit, as thousands may share
+    /// the address of one NAT.
+    #[serde(deserialize_with = "optional_count")]
+    pub max_connections_per_address: Option<usize>,
+    /// The most reads in which one head may arrive; more close the connection. Default: no limit, as a bad mobile
+    /// link cuts a head in any number of pieces; `timeouts.head_timeout` is what protects.
+    #[serde(deserialize_with = "optional_count")]
+    pub max_msg_chunks: Option<usize>,
+    /// What a message must bring at least in each `timeouts.progress_timeout` once it has begun. Default 100 bytes:
+    /// about one TCP segment of the smallest kind, and less than any head.
+    #[serde(deserialize_with = "size")]
+    pub min_progress: usize,
 }
 
 impl Default for Limits {
@@ -57,7 +69,10 @@ impl Default for Limits {
             interrupt_size: 2048,
             sessions_per_connection: 1000,
             own_hops: 8,
-            connections: None,
+            max_connections: None,
+            max_connections_per_address: None,
+            max_msg_chunks: None,
+            min_progress: 100,
         }
     }
 }
@@ -70,6 +85,7 @@ impl Limits {
             ("non_send_body_size", self.non_send_body_size, 1, 1024 * 1024),
             ("session_buffer", self.session_buffer, 4096, 1024 * 1024 * 1024),
             ("interrupt_size", self.interrupt_size, 1, usize::MAX),
+            ("min_progress", self.min_progress, 1, 1024 * 1024),
         ];
         for (key, value, min, max) in sizes {
             if value < min || value > max {
@@ -98,6 +114,15 @@ pub struct Timeouts {
     /// From accepting a connection to its first good request; then it is closed. Default 30 s (RFC 4976 §6.1).
     #[serde(deserialize_with = "duration")]
     pub probation: Duration,
+    /// How long a head may take from its first byte to its end; then the connection is closed. Default 30 s: three
+    /// lost segments in a row and their retransmissions.
+    #[serde(deserialize_with = "duration")]
+    pub head_timeout: Duration,
+    /// In which time a message must bring `limits.min_progress` once it has begun, while it is read at all; then
+    /// the connection is closed. Peers with a verified certificate (relays) are exempt. Default 2 min: longer than
+    /// a tunnel.
+    #[serde(deserialize_with = "duration")]
+    pub progress_timeout: Duration,
     /// How long one session may hold up a connection that others share; then its message is ended (`#` and a
     /// failure report) and the rest goes on. Default 5 s.
     #[serde(deserialize_with = "duration")]
@@ -126,6 +151,8 @@ impl Default for Timeouts {
         let seconds = Duration::from_secs;
         Self {
             probation: seconds(30),
+            head_timeout: seconds(30),
+            progress_timeout: seconds(120),
             stall_timeout: seconds(5),
             send_timeout: seconds(30),
             response_timeout: seconds(30),

@@ -6,11 +6,17 @@ use std::str::FromStr;
 
 use msrp_proto::uri::{DEFAULT_PORT, Scheme};
 use serde::{Deserialize, Deserializer};
+use tcp_transport::listener::DEFAULT_BACKLOG;
+use tcp_transport::proxy_protocol::IpNetwork;
 
 use super::Check;
+use super::connections::{FileTcp, Tcp};
 use super::error::KeyPath;
 use super::tls::Tls;
-use super::value::{Host, HostPort, from_text};
+use super::value::{Host, HostPort, from_text, one_or_many, optional_count};
+
+/// The longest backlog: more than a second of a storm of returning clients, and more than the kernel gives.
+const MAX_BACKLOG: usize = 65_535;
 
 /// One listening socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +30,18 @@ pub struct Listener {
     /// What clients and relays see in URIs, where it differs from `domain` and the port: behind NAT, or a load
     /// balancer. See [`Listener::advertised`].
     pub advertise: Option<HostPort>,
+    /// The most connections of this listener at once. Default: no limit of its own.
+    pub max_connections: Option<usize>,
+    /// How many connections may wait to be accepted. Default 4096.
+    pub backlog: i32,
+    /// Whether an IPv6 address takes IPv6 alone, the default, or IPv4 too.
+    pub ipv6_only: bool,
+    /// Whether others may listen on the same address and port, and connections be opened from it. Default false.
+    pub reuse_port: bool,
+    /// Proxies that name their clients by the PROXY protocol; default none.
+    pub proxy_from: Vec<IpNetwork>,
+    /// What is set on its connections.
+    pub tcp: Tcp,
 }
 
 /// What the connections of a [`Listener`] carry.
@@ -71,6 +89,22 @@ pub(super) struct FileListener {
     advertise: Option<HostPort>,
     #[serde(default)]
     tls_domain: Option<String>,
+    #[serde(default, deserialize_with = "optional_count")]
+    max_connections: Option<usize>,
+    #[serde(default, deserialize_with = "optional_count")]
+    backlog: Option<usize>,
+    #[serde(default = "yes")]
+    ipv6_only: bool,
+    #[serde(default)]
+    reuse_port: bool,
+    #[serde(default, deserialize_with = "one_or_many")]
+    proxy_from: Vec<IpNetwork>,
+    #[serde(default)]
+    tcp: FileTcp,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// `msrp://host:port` or `msrps://host:port`.
@@ -103,6 +137,11 @@ impl<'de> Deserialize<'de> for ListenUri {
     }
 }
 
+/// A listener's `uri` as [`Listener`] shows it, for those who refer to one.
+pub(super) fn normal_uri(text: &str) -> Result<String, String> {
+    text.parse().map(|ListenUri { scheme, host, port }| format!("{scheme}://{host}:{port}"))
+}
+
 pub(super) fn parse_scheme(text: &str) -> Result<Scheme, String> {
     match text.to_ascii_lowercase().as_str() {
         "msrp" => Ok(Scheme::Msrp),
@@ -112,7 +151,12 @@ pub(super) fn parse_scheme(text: &str) -> Result<Scheme, String> {
 }
 
 impl FileListener {
-    pub(super) fn validate_all(listeners: Vec<Self>, tls: &Tls, check: &mut Check<'_>) -> Vec<Listener> {
+    pub(super) fn validate_all(
+        listeners: Vec<Self>,
+        tls: &Tls,
+        tcp: &Tcp,
+        check: &mut Check<'_>,
+    ) -> Vec<Listener> {
         let path = KeyPath::new(&["listeners"]);
         if listeners.is_empty() {
             check.error(path.clone(), "is empty: at least one listener is needed");
@@ -126,12 +170,17 @@ impl FileListener {
             {
                 check.error(path.clone().key("uri"), format!("listeners[{first}] has the same address"));
             }
-            listener.validate(&path, tls, check)
+            listener.validate(&path, tls, tcp, check)
         });
         validated.collect()
     }
 
-    fn validate(self, path: &KeyPath, tls: &Tls, check: &mut Check<'_>) -> Option<Listener> {
+    fn validate(self, path: &KeyPath, tls: &Tls, tcp: &Tcp, check: &mut Check<'_>) -> Option<Listener> {
+        let tcp = self.tcp.over(tcp, &path.clone().key("tcp"), check);
+        if self.backlog.is_some_and(|backlog| backlog > MAX_BACKLOG) {
+            check.error(path.clone().key("backlog"), format!("is more than {MAX_BACKLOG}"));
+        }
+        let backlog = self.backlog.and_then(|backlog| i32::try_from(backlog).ok()).unwrap_or(DEFAULT_BACKLOG);
         let ListenUri { scheme, host, port } = self.uri;
         if matches!(self.advertise, Some(HostPort { port: Some(0), .. })) {
             check.error(path.clone().key("advertise"), "port 0 cannot be reached");
@@ -158,7 +207,38 @@ impl FileListener {
                 return None;
             }
         };
-        Some(Listener { host, port, transport, advertise: self.advertise })
+        Some(Listener {
+            host,
+            port,
+            transport,
+            advertise: self.advertise,
+            max_connections: self.max_connections,
+            backlog,
+            ipv6_only: self.ipv6_only,
+            reuse_port: self.reuse_port,
+            proxy_from: self.proxy_from,
+            tcp,
+        })
+    }
+}
+
+#[cfg(test)]
+impl Listener {
+    /// A plain listener with the defaults.
+    pub(super) fn for_test(host: &str, port: u16) -> Self {
+        let mut check = Check::new(std::path::Path::new(""));
+        Self {
+            host: host.parse().unwrap(),
+            port,
+            transport: ListenerTransport::Tcp,
+            advertise: None,
+            max_connections: None,
+            backlog: DEFAULT_BACKLOG,
+            ipv6_only: true,
+            reuse_port: false,
+            proxy_from: Vec::new(),
+            tcp: FileTcp::default().validate(std::time::Duration::from_secs(3600), &mut check),
+        }
     }
 }
 
@@ -192,12 +272,7 @@ mod tests {
     #[test]
     fn the_advertised_address_falls_back_on_domain_and_bound_port() {
         let domain = Host::Name("relay.test".to_owned());
-        let mut listener = Listener {
-            host: "127.0.0.1".parse().unwrap(),
-            port: 0,
-            transport: ListenerTransport::Tcp,
-            advertise: None,
-        };
+        let mut listener = Listener::for_test("127.0.0.1", 0);
         assert_eq!(listener.advertised(&domain, 4711), (domain.clone(), 4711));
         listener.advertise = Some("msrp.example.com".parse().unwrap());
         assert_eq!(listener.advertised(&domain, 4711), ("msrp.example.com".parse().unwrap(), 4711));

@@ -1,7 +1,7 @@
 //! `outbound`: which addresses this relay connects to.
 //!
-//! A relay dials what a path tells it, and a path comes from a client. Without a policy, a client could reach
-//! through the relay what it cannot reach itself.
+//! A relay dials what a path tells it, and a path comes from a client. Without a policy, a client can reach
+//! through the relay what it cannot reach itself: `examples/outbound-public.yaml` has one for the public network.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,36 +10,32 @@ use std::str::FromStr;
 
 use msrp_proto::uri::Scheme;
 use serde::{Deserialize, Deserializer};
+use tcp_transport::DialOptions;
 
 use super::Check;
+use super::connections::{Destination, Dial, FileDestination, FileDial, Tcp, addresses};
 use super::error::KeyPath;
+use super::limits::Timeouts;
 use super::listener::{Listener, parse_scheme};
 use super::value::{Host, from_text, port_number};
 
-/// Never the address of another relay or a client: link-local (where clouds keep their metadata), multicast,
-/// "this network", broadcast.
-const ALWAYS_DENIED: [(IpAddr, u8); 7] = [
+/// Nobody's address: multicast, "this network" (which Linux takes for its own loopback), broadcast.
+const ALWAYS_DENIED: [(IpAddr, u8); 5] = [
     (IpAddr::V4(Ipv4Addr::new(0, 0, 0, 0)), 8),
-    (IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16),
     (IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 4),
     (IpAddr::V4(Ipv4Addr::BROADCAST), 32),
     (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 128),
-    (IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10),
     (IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), 8),
 ];
-
-/// Denied unless the relay itself listens there: what else runs on this machine trusts its loopback.
-const LOOPBACK: [(IpAddr, u8); 2] =
-    [(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)];
 
 /// Which addresses this relay connects to: every one, except
 ///
 /// - over a scheme that is not in `schemes`,
-/// - in the networks of `deny`,
-/// - link-local, multicast, unspecified and broadcast addresses, and
-/// - loopback, unless one of the listeners is on a loopback address (or `localhost`),
+/// - in the networks of `deny`, and
+/// - multicast, unspecified and broadcast addresses, which are nobody's,
 ///
-/// where the last two give way to the networks of `allow`. Of several networks that an address is in, the one
+/// where the last ones give way to the networks of `allow`. A relay that is reached from outside and has neither
+/// `allow` nor `deny` gets a warning. Of several networks that an address is in, the one
 /// with the longest prefix decides; of equally long ones, one with ports; then `deny` before `allow`, before what
 /// is built in. So `deny: ["0.0.0.0/0", "::/0"], allow: ["10.0.0.0/8"]` connects to 10.0.0.0/8 only.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -214,12 +210,25 @@ pub(super) struct FileOutbound {
     schemes: Vec<FileScheme>,
     allow: Vec<Network>,
     deny: Vec<Network>,
+    #[serde(deserialize_with = "addresses")]
+    bind_address: Option<Vec<IpAddr>>,
+    source_port: Option<u16>,
+    no_new_connections: bool,
+    destinations: Vec<FileDestination>,
 }
 
 impl Default for FileOutbound {
     fn default() -> Self {
         let schemes = [Scheme::Msrp, Scheme::Msrps].map(FileScheme).into();
-        Self { schemes, allow: Vec::new(), deny: Vec::new() }
+        Self {
+            schemes,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            bind_address: None,
+            source_port: None,
+            no_new_connections: false,
+            destinations: Vec::new(),
+        }
     }
 }
 
@@ -241,17 +250,50 @@ impl<'de> Deserialize<'de> for FileScheme {
 }
 
 impl FileOutbound {
+    /// How connections are opened.
+    pub(super) fn dial(
+        &self,
+        listeners: &[Listener],
+        tcp: &Tcp,
+        timeouts: &Timeouts,
+        check: &mut Check<'_>,
+    ) -> Dial {
+        let path = KeyPath::new(&["outbound"]);
+        let own = FileDial {
+            connect_timeout: Some(timeouts.connect_timeout),
+            bind_address: self.bind_address.as_ref(),
+            source_port: self.source_port,
+            no_new_connections: Some(self.no_new_connections),
+            tcp: None,
+        };
+        let default = own.over(&DialOptions::default(), tcp, listeners, &path, check);
+        let destinations = self.destinations.iter().enumerate().map(|(index, destination)| {
+            let path = path.clone().key("destinations").index(index);
+            if destination.to.is_empty() {
+                check.error(path.clone().key("to"), "is empty");
+            }
+            let dial = destination.dial().over(&default, tcp, listeners, &path, check);
+            Destination { to: destination.to.clone(), dial: dial.into() }
+        });
+        let destinations = destinations.collect();
+        Dial { default, destinations }
+    }
+
     pub(super) fn validate(self, listeners: &[Listener], check: &mut Check<'_>) -> OutboundPolicy {
-        let mut built_in = ALWAYS_DENIED.to_vec();
-        if !listeners.iter().any(|listener| is_loopback(&listener.host)) {
-            built_in.extend(LOOPBACK);
+        let reached_from_outside = listeners.iter().any(|listener| !is_loopback(&listener.host));
+        let silent = self.allow.is_empty() && self.deny.is_empty() && !self.schemes.is_empty();
+        if reached_from_outside && silent {
+            let message = "has no `allow` or `deny`: whoever has a session makes this relay connect to any address, \
+                           this machine's and its network's included; examples/outbound-public.yaml has rules \
+                           against that (`allow: [\"0.0.0.0/0\", \"::/0\"]` if it is meant)";
+            check.warn(KeyPath::new(&["outbound"]), message);
         }
         if self.schemes.is_empty() {
             let message =
                 "is empty: the relay connects to nobody, and forwards only between those who connect to it";
             check.warn(KeyPath::new(&["outbound", "schemes"]), message);
         }
-        let built_in = built_in.into_iter().map(|(address, prefix)| Rule {
+        let built_in = ALWAYS_DENIED.into_iter().map(|(address, prefix)| Rule {
             network: Network { address, prefix, ports: None },
             verdict: Verdict::DenyByDefault,
         });
@@ -275,15 +317,12 @@ fn is_loopback(host: &Host) -> bool {
 mod tests {
     use std::path::Path;
 
-    use super::super::listener::ListenerTransport;
     use super::*;
 
     fn policy(listen: &str, allow: &[&str], deny: &[&str]) -> OutboundPolicy {
         let networks = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect();
         let file = FileOutbound { allow: networks(allow), deny: networks(deny), ..FileOutbound::default() };
-        let host = listen.parse().unwrap();
-        let listener = Listener { host, port: 2855, transport: ListenerTransport::Tcp, advertise: None };
-        file.validate(&[listener], &mut Check::new(Path::new("")))
+        file.validate(&[Listener::for_test(listen, 2855)], &mut Check::new(Path::new("")))
     }
 
     fn permits(policy: &OutboundPolicy, address: &str) -> bool {
@@ -316,31 +355,28 @@ mod tests {
     }
 
     #[test]
-    fn public_and_private_addresses_are_dialled_by_default() {
+    fn every_address_is_dialled_by_default_that_is_somebodys() {
         let policy = policy("0.0.0.0", &[], &[]);
-        for address in ["192.0.2.1:2855", "10.0.0.1:1", "[2001:db8::1]:2855", "[fd00::1]:2855"] {
+        for address in [
+            "192.0.2.1:2855",
+            "10.0.0.1:1",
+            "127.0.0.1:22",
+            "169.254.169.254:80",
+            "[2001:db8::1]:2855",
+            "[fd00::1]:2855",
+            "[::1]:22",
+            "[fe80::1]:2855",
+        ] {
             assert!(permits(&policy, address), "{address}");
         }
-    }
-
-    #[test]
-    fn special_addresses_are_not_dialled_by_default() {
-        let policy = policy("0.0.0.0", &[], &[]);
         for address in [
             "0.0.0.0:2855",
             "0.1.2.3:2855",
-            "127.0.0.1:22",
-            "127.255.0.1:2855",
-            "169.254.169.254:80",
             "224.0.0.1:2855",
             "239.255.255.255:2855",
             "255.255.255.255:2855",
             "[::]:2855",
-            "[::1]:22",
-            "[::ffff:127.0.0.1]:22",
-            "[::ffff:169.254.169.254]:80",
-            "[fe80::1]:2855",
-            "[febf::1]:2855",
+            "[::ffff:0.0.0.0]:22",
             "[ff02::1]:2855",
         ] {
             assert!(!permits(&policy, address), "{address}");
@@ -348,21 +384,65 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_dialled_by_a_relay_that_listens_there() {
-        for listen in ["127.0.0.1", "[::1]", "localhost"] {
-            let policy = policy(listen, &[], &[]);
-            assert!(permits(&policy, "127.0.0.1:2855") && permits(&policy, "[::1]:2855"), "{listen}");
-            assert!(!permits(&policy, "169.254.169.254:80"), "{listen}");
+    fn a_relay_reached_from_outside_is_warned_of_having_no_rules() {
+        let warnings = |listen: &str, allow: &[&str], schemes: usize| {
+            let mut check = Check::new(Path::new(""));
+            let mut file = FileOutbound::default();
+            file.allow = allow.iter().map(|text| text.parse().unwrap()).collect();
+            file.schemes.truncate(schemes);
+            file.validate(&[Listener::for_test(listen, 2855)], &mut check);
+            check.warnings.iter().filter(|warning| warning.message.contains("outbound-public.yaml")).count()
+        };
+        assert_eq!(warnings("0.0.0.0", &[], 2), 1);
+        assert_eq!(warnings("relay.test", &[], 2), 1);
+        for listen in ["127.0.0.1", "::1", "localhost"] {
+            let host = if listen == "::1" { "[::1]" } else { listen };
+            assert_eq!(warnings(host, &[], 2), 0, "{listen}: only this machine reaches it");
         }
+        assert_eq!(warnings("0.0.0.0", &["0.0.0.0/0"], 2), 0, "it is meant");
+        assert_eq!(warnings("0.0.0.0", &[], 0), 0, "it dials nobody");
+    }
+
+    #[test]
+    fn the_ready_rules_close_what_is_not_public() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/outbound-public.yaml");
+        let config = super::super::Config::load(&file).unwrap_or_else(|errors| panic!("{errors}"));
+        assert!(!config.warnings.iter().any(|warning| warning.key.starts_with("outbound")));
+        for address in [
+            "127.0.0.1:22",
+            "10.0.0.1:2855",
+            "172.16.0.1:2855",
+            "172.31.255.255:1",
+            "192.168.0.1:2855",
+            "169.254.169.254:80",
+            "100.64.0.1:2855",
+            "0.0.0.0:1",
+            "224.0.0.1:1",
+            "198.18.0.1:1",
+            "[::1]:22",
+            "[fe80::1]:2855",
+            "[fd00::1]:2855",
+            "[ff02::1]:1",
+            "[::ffff:127.0.0.1]:22",
+            "[64:ff9b::7f00:1]:22",
+            "[2002:7f00:1::]:22",
+        ] {
+            assert!(!permits(&config.outbound, address), "{address}");
+        }
+        for address in ["8.8.8.8:2855", "172.32.0.1:2855", "[2a00::1]:2855"] {
+            assert!(permits(&config.outbound, address), "{address}");
+        }
+        assert!(!permits(&config.outbound, "8.8.8.8:25"), "ports below 1024 are other services");
+        assert!(permits(&config.outbound, "8.8.8.8:443"));
     }
 
     #[test]
     fn allow_opens_what_is_closed_by_default_and_only_by_naming_it() {
-        let named = policy("0.0.0.0", &["169.254.0.0/16", "127.0.0.1:2855"], &[]);
-        assert!(permits(&named, "169.254.1.1:1") && permits(&named, "127.0.0.1:2855"));
-        assert!(!permits(&named, "127.0.0.1:22") && !permits(&named, "127.0.0.2:2855"));
+        let named = policy("0.0.0.0", &["224.0.0.0/8", "0.0.0.1:2855"], &[]);
+        assert!(permits(&named, "224.1.1.1:1") && permits(&named, "0.0.0.1:2855"));
+        assert!(!permits(&named, "0.0.0.1:22") && !permits(&named, "0.0.0.2:2855"));
         let everything = policy("0.0.0.0", &["0.0.0.0/0"], &[]);
-        assert!(!permits(&everything, "127.0.0.1:2855"));
+        assert!(!permits(&everything, "0.0.0.1:2855"));
     }
 
     #[test]
@@ -387,7 +467,7 @@ mod tests {
         let refusal =
             |address: &str| policy.permits(Scheme::Msrp, address.parse().unwrap()).unwrap_err().to_string();
         assert_eq!(refusal("10.0.0.1:22"), "10.0.0.1:22 is in 10.0.0.0/8:22, denied by outbound.deny");
-        assert_eq!(refusal("[fe80::1]:22"), "[fe80::1]:22 is in [fe80::]/10, denied by default");
+        assert_eq!(refusal("[ff02::1]:22"), "[ff02::1]:22 is in [ff00::]/8, denied by default");
 
         let tls_only = OutboundPolicy { schemes: vec![Scheme::Msrps], ..policy.clone() };
         let address = "192.0.2.1:2855".parse().unwrap();

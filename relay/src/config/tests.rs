@@ -90,7 +90,7 @@ fn the_documented_shape_is_accepted_as_it_stands() {
     assert_eq!(relay.identity.certificate, dir.path().join("relay.crt"));
     assert_eq!(relay.client_certificates, ClientCertificates::Requested);
     let (_, client) = config.tls.client_domain();
-    assert_eq!(client.ca_list, Some(dir.path().join("ca.pem")));
+    assert_eq!(client.trust.ca_list, Some(dir.path().join("ca.pem")));
     assert_eq!(client.identity.as_ref(), Some(&relay.identity));
     assert_eq!(config.auth.expires, Expires::default());
     assert_eq!(config.auth.nonce_expire, Duration::from_secs(30));
@@ -123,10 +123,16 @@ fn the_example_runs_as_it_is() {
     assert_eq!(config.timeouts, default.timeouts);
     assert_eq!(config.log, default.log);
     assert_eq!(config.outbound, default.outbound);
+    assert_eq!(config.tcp, default.tcp);
+    assert_eq!(config.dial, default.dial);
+    assert_eq!(config.events, default.events);
+    assert_eq!(config.listeners[0].tcp, default.listeners[0].tcp);
     assert_eq!(config.auth.expires, default.auth.expires);
     assert_eq!(config.auth.nonce_expire, default.auth.nonce_expire);
     assert_eq!(config.auth.max_failures, default.auth.max_failures);
     assert_eq!(config.tls.tls_handshake_timeout, default.tls.tls_handshake_timeout);
+    assert_eq!(config.tls.cert_check_on_conn_reusage, default.tls.cert_check_on_conn_reusage);
+    assert_eq!(config.tls.expiry_warning, default.tls.expiry_warning);
 }
 
 #[test]
@@ -140,7 +146,8 @@ fn the_example_runs_with_its_commented_settings_too() {
         };
         let key = setting.trim_start().trim_start_matches("- ").split(':').next().unwrap_or_default();
         let is_setting = setting.contains(':') && known_keys().iter().any(|known| known.ends_with(key));
-        let is_name = matches!(setting.trim(), "relay:" | "default:") || setting.starts_with("carol: ");
+        let is_name =
+            matches!(setting.trim(), "relay:" | "default:" | "partner:") || setting.starts_with("carol: ");
         if !key.contains(' ') && (is_setting || is_name) {
             format!("{indent}{setting}")
         } else {
@@ -156,15 +163,22 @@ fn the_example_runs_with_its_commented_settings_too() {
         ("carol.sha256", &"ab".repeat(32)),
         ("users.htdigest", "dave:localhost:0123456789abcdef0123456789abcdef\n"),
     ]);
+    for directory in ["ca", "crl"] {
+        fs::create_dir(dir.path().join(directory)).unwrap();
+    }
     let config =
         Config::parse(&text, dir.path(), "relay.yaml").unwrap_or_else(|errors| panic!("{errors}\n{text}"));
     assert_eq!(config.listeners.len(), 2);
     assert_eq!(config.listeners[0].advertise, Some("relay.example.com:2855".parse().unwrap()));
-    assert_eq!((config.tls.server_domains.len(), config.tls.client_domains.len()), (1, 1));
+    assert_eq!((config.tls.server_domains.len(), config.tls.client_domains.len()), (1, 2));
+    let relay = &config.tls.server_domains["relay"];
+    assert_eq!((relay.negotiation.ciphers_list.len(), relay.negotiation.ec_curve.len()), (2, 3));
+    assert_eq!(config.tls.client_domains["partner"].match_listener, ["msrps://0.0.0.0:2856"]);
     assert_eq!(config.auth.nonce_secret.as_ref().map(Secret::reveal), Some("0123456789abcdef"));
     assert!(config.auth.credentials.ha1("carol", "localhost", Algorithm::Sha256).is_some());
-    assert_eq!(config.limits.connections, Some(10000));
-    assert_eq!(warnings(&config).len(), 1, "carol cannot answer MD5: {:?}", warnings(&config));
+    assert_eq!(config.limits.max_connections, Some(10000));
+    let found = warnings(&config);
+    assert_eq!(found.len(), 2, "carol cannot answer MD5, and anything is dialled: {found:?}");
 }
 
 #[test]
@@ -321,7 +335,7 @@ fn wrong_listeners_are_located() {
         ("listeners: msrp://a", "2:12: listeners: expected a list, found text"),
         (
             "listeners:\n  - msrp://a",
-            "3:5: listeners[0]: expected a mapping with keys among `uri`, `advertise`, `tls_domain`, found text",
+            "3:5: listeners[0]: expected a mapping with keys among `uri`, `advertise`, `tls_domain`, ",
         ),
         ("listeners:\n  - advertise: a", "3:5: listeners[0]: missing key `uri`"),
         ("listeners:\n  - uri: 127.0.0.1:2855", "3:10: listeners[0].uri: `127.0.0.1:2855` has no scheme"),
@@ -522,6 +536,117 @@ fn tls_domains_are_checked() {
     assert_eq!(relay.match_ip_address, ["::1".parse().unwrap(), "192.0.2.1:1".parse().unwrap()]);
 }
 
+/// tls_mgm's rows that are about settings: what is taken, and what is refused with the reason.
+#[test]
+fn tls_parameters_are_read_or_refused_with_the_reason() {
+    let dir = directory(&[("c", ""), ("k", "")]);
+    for name in ["ca", "crl"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    let server = |rest: &str| {
+        minimal(&format!(
+            "tls:\n  server_domains:\n    relay: {{ certificate: c, private_key: k, {rest} }}\n"
+        ))
+    };
+    let client = |rest: &str| minimal(&format!("tls:\n  client_domains:\n    hop: {{ {rest} }}\n"));
+    for (rest, key, reason) in [
+        ("tls_method: TLSv1", "tls_method", "`TLSv1` asks for TLS 1.0 or 1.1"),
+        ("tls_method: SSLv23", "tls_method", "`SSLv23` asks for SSL"),
+        ("tls_method: 1.2", "tls_method", "expected a TLS version or a range"),
+        ("ciphers_list: TLS_RSA_WITH_AES_128_CBC_SHA", "ciphers_list", "RFC 4976 §9.2"),
+        ("ciphers_list: 'HIGH:!aNULL'", "ciphers_list", "an OpenSSL rule"),
+        ("ciphers_list: nonsense", "ciphers_list", "is not a cipher suite there is. Known are TLS_AES_256"),
+        (
+            "tls_method: TLSv1_3, ciphers_list: ECDHE-RSA-AES128-GCM-SHA256",
+            "ciphers_list",
+            "has no suite of TLSv1.3",
+        ),
+        ("ec_curve: secp521r1", "ec_curve", "Known are X25519, P-256, P-384"),
+        ("dh_params: dh.pem", "dh_params", "no Diffie-Hellman over prime fields"),
+        ("verify_depth: 3", "verify_depth", "six intermediates"),
+        ("ca_dir: none", "ca_dir", "cannot read the directory"),
+        ("ca_dir: c", "ca_dir", "cannot read the directory"),
+        ("crl_dir: none", "crl_dir", "cannot read the directory"),
+        ("crl_check_all: true", "crl_check_all", "needs `crl_dir`"),
+        ("db_url: mysql", "db_url", "unknown key `db_url`"),
+        ("tls_library: openssl", "tls_library", "unknown key `tls_library`"),
+        ("client_tls_domain_avp: x", "client_tls_domain_avp", "unknown key"),
+    ] {
+        for (text, domain) in [(server(rest), "server_domains.relay"), (client(rest), "client_domains.hop")] {
+            let found = errors_in(dir.path(), &text);
+            assert!(
+                found.contains(&format!("tls.{domain}.{key}")) && found.contains(reason),
+                "{rest}: {found}"
+            );
+            assert!(found.starts_with("relay.yaml:5:"), "{found}");
+        }
+    }
+    let all = "ca_list: c, ca_dir: ca, crl_dir: crl, crl_check_all: true, tls_method: '1.2-1.3', \
+               ciphers_list: 'TLS_AES_128_GCM_SHA256:ECDHE-ECDSA-AES128-GCM-SHA256', ec_curve: [X25519, prime256v1]";
+    let trust = Trust {
+        ca_list: Some(dir.path().join("c")),
+        ca_dir: Some(dir.path().join("ca")),
+        crl_dir: Some(dir.path().join("crl")),
+        crl_check_all: true,
+    };
+    let negotiation = Negotiation {
+        tls_method: "-".parse().unwrap(),
+        ciphers_list: ["TLS_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"]
+            .map(|name| name.parse().unwrap())
+            .to_vec(),
+        ec_curve: ["X25519", "P-256"].map(|name| name.parse().unwrap()).to_vec(),
+    };
+    let parse = |text: &str| {
+        Config::parse(text, dir.path(), "relay.yaml").unwrap_or_else(|errors| panic!("{errors}\n{text}"))
+    };
+    let domain = parse(&server(all)).tls.server_domains["relay"].clone();
+    assert_eq!((domain.trust, domain.negotiation), (trust.clone(), negotiation.clone()));
+    let domain = parse(&client(all)).tls.client_domains["hop"].clone();
+    assert_eq!((domain.trust, domain.negotiation), (trust, negotiation));
+    let unused = parse(&client("verify_cert: false, ca_dir: ca, crl_dir: crl"));
+    assert_eq!(warnings(&unused).iter().filter(|text| text.contains("is not used")).count(), 2);
+
+    let settings = parse(&minimal("tls: { cert_check_on_conn_reusage: true, expiry_warning: 0s }"));
+    assert!(settings.tls.cert_check_on_conn_reusage);
+    assert_eq!(settings.tls.expiry_warning, Duration::ZERO);
+}
+
+#[test]
+fn client_domains_are_for_hosts_addresses_and_listeners() {
+    let domains = |text: &str| minimal(&format!("tls:\n  client_domains:\n{text}\n"));
+    for (text, expected) in [
+        (
+            "    a: { match_sip_domain: none }",
+            "5:28: tls.client_domains.a.match_sip_domain: `none` is for server",
+        ),
+        (
+            "    a: { match_listener: 'msrp://b' }",
+            "5:26: tls.client_domains.a.match_listener: there is no `msrp://b:2855` in listeners, those are msrp://127.0.0.1:0",
+        ),
+        ("    a: { match_listener: b }", "5:26: tls.client_domains.a.match_listener: `b` has no scheme"),
+        (
+            "    default: { match_sip_domain: b }",
+            "5:5: tls.client_domains.default: is what is used where no other",
+        ),
+        ("    a: { require_cert: true }", "5:10: tls.client_domains.a.require_cert: unknown key"),
+    ] {
+        let found = errors(&domains(text));
+        assert!(found.starts_with(&format!("relay.yaml:{expected}")), "{found}");
+    }
+    let config = accepted(&domains(
+        "    a: { match_sip_domain: 'a.test, *.b.test', match_ip_address: '192.0.2.1:5', match_listener: ['*', 'MSRP://127.0.0.1:0'] }\n    b: { verify_cert: false }",
+    ));
+    let a = &config.tls.client_domains["a"];
+    assert_eq!(a.match_sip_domain, ["a.test".parse().unwrap(), "*.b.test".parse().unwrap()]);
+    assert_eq!(a.match_ip_address, ["192.0.2.1:5".parse().unwrap()]);
+    assert_eq!(a.match_listener, ["*", "msrp://127.0.0.1:0"]);
+    let conditional: Vec<_> = config.tls.conditional_client_domains().map(|(name, _)| name).collect();
+    assert_eq!((conditional, config.tls.client_domain().0), (vec!["a"], "b"));
+    // Only a conditional one: what it is not for goes the built-in way.
+    let config = accepted(&domains("    a: { match_sip_domain: a.test, verify_cert: false }"));
+    assert!(config.tls.client_domain().1.verify_cert);
+}
+
 #[test]
 fn the_client_domain_is_default_or_the_only_one_or_built_in() {
     let chosen = |domains: &str| {
@@ -568,8 +693,12 @@ fn defaults_are_those_documented() {
     assert_eq!((config.limits.head_size, config.limits.interrupt_size), (16384, 2048));
     assert_eq!((config.timeouts.stall_timeout.as_secs(), config.timeouts.send_timeout.as_secs()), (5, 30));
     let loopback: SocketAddr = "127.0.0.1:22".parse().unwrap();
-    assert!(config.outbound.permits(Scheme::Msrp, loopback).is_err());
-    assert!(accepted(&minimal("")).outbound.permits(Scheme::Msrp, loopback).is_ok());
+    assert!(config.outbound.permits(Scheme::Msrp, loopback).is_ok());
+    assert!(warnings(&config).iter().any(|warning| warning.contains("outbound-public.yaml")));
+    assert_eq!(
+        (config.timeouts.head_timeout.as_secs(), config.timeouts.progress_timeout.as_secs()),
+        (30, 120)
+    );
     assert_eq!(accepted(&minimal("timeouts: { drain_timeout: 0s }")).timeouts.drain_timeout, Duration::ZERO);
 }
 
@@ -612,6 +741,14 @@ fn files_that_cannot_be_read_say_why() {
     assert!(load("big.yaml").ends_with("is larger than 1024 KiB"), "{}", load("big.yaml"));
     fs::write(dir.path().join("relay.yaml"), b"domain: a\n# \xff\n").unwrap();
     assert!(load("relay.yaml").ends_with("is not UTF-8 text, see its line 2"), "{}", load("relay.yaml"));
+}
+
+#[test]
+fn a_reload_sees_which_sections_differ() {
+    let (old, new) = ("log: { level: info }\ntls:\n", "log: { level: 'info' }\nlimits: { headers: 50 }\n");
+    let (old, new) = (accepted(&minimal(old)), accepted(&minimal(new)));
+    assert_eq!(old.source.changed_sections(&new.source), ["limits", "tls"]);
+    assert_eq!(old.source.changed_sections(&old.source), [""; 0]);
 }
 
 #[test]

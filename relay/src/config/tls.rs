@@ -2,18 +2,23 @@
 //! tls_mgm.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use serde::Deserialize;
-use tcp_transport::tls::{AddressPattern, SniPattern};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
+use tcp_transport::tls::{
+    AddressPattern, CipherSuite, Curve, DEFAULT_EXPIRY_WARNING, NegotiationError, SniPattern, TlsMethod,
+};
 
-use super::Check;
 use super::error::KeyPath;
-use super::value::{duration, one_or_many};
+use super::listener::Listener;
+use super::value::{duration, duration_or_zero, from_text, one_or_many};
+use super::{Check, listener};
 
-/// The client domain taken when there are several.
+/// The client domain taken where no other one is for a connection.
 const DEFAULT_CLIENT_DOMAIN: &str = "default";
 
 /// The TLS settings.
@@ -26,17 +31,45 @@ pub struct Tls {
     /// How long a handshake may take, either way. Default 5 s: several round trips on a poor mobile network; a
     /// connection that is not done by then is closed.
     pub tls_handshake_timeout: Duration,
+    /// Whether a connection this relay opened is used again only for what would be sent with the same client
+    /// domain. Default false, as in OpenSIPS: scheme, host and port decide. Connections accepted always match.
+    pub cert_check_on_conn_reusage: bool,
+    /// How long before the end of a certificate the log warns. Default 30 days; zero: only when it is over.
+    pub expiry_warning: Duration,
 }
 
 impl Tls {
-    /// The domain for connections this relay opens, and its name: the one named `default`, else the only one, else
-    /// [`ClientDomain::default`].
+    /// The domain for connections this relay opens that no other one is for, and its name: the one named
+    /// `default`, else the only one if it has no `match_…`, else [`ClientDomain::default`].
     pub fn client_domain(&self) -> (&str, ClientDomain) {
         let named = self.client_domains.get_key_value(DEFAULT_CLIENT_DOMAIN);
-        let only = self.client_domains.iter().next().filter(|_| self.client_domains.len() == 1);
+        let mut unconditional = self.client_domains.iter().filter(|(_, domain)| !domain.is_conditional());
+        let only = unconditional.next().filter(|_| unconditional.next().is_none());
         match named.or(only) {
             Some((name, domain)) => (name, domain.clone()),
             None => (DEFAULT_CLIENT_DOMAIN, ClientDomain::default()),
+        }
+    }
+
+    /// The client domains that are for certain hosts, addresses or listeners, by name.
+    pub fn conditional_client_domains(&self) -> impl Iterator<Item = (&str, &ClientDomain)> {
+        let conditional = self.client_domains.iter().filter(|(_, domain)| domain.is_conditional());
+        conditional.map(|(name, domain)| (name.as_str(), domain))
+    }
+
+    /// Says which `match_listener` names no listener.
+    pub(super) fn check_listeners(&self, listeners: &[Listener], check: &mut Check<'_>) {
+        let known: Vec<_> = listeners.iter().map(Listener::to_string).collect();
+        for (name, domain) in &self.client_domains {
+            for wanted in
+                domain.match_listener.iter().filter(|wanted| *wanted != "*" && !known.contains(wanted))
+            {
+                let path = KeyPath::new(&["tls", "client_domains", name, "match_listener"]);
+                check.error(
+                    path,
+                    format!("there is no `{wanted}` in listeners, those are {}", known.join(", ")),
+                );
+            }
         }
     }
 }
@@ -50,13 +83,40 @@ pub struct Identity {
     pub private_key: PathBuf,
 }
 
+/// Whose certificates verify.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// The PEM file of the authorities that certificates are verified against; neither it nor `ca_dir`: the
+    /// system's.
+    pub ca_list: Option<PathBuf>,
+    /// A directory of PEM files with such authorities, in addition.
+    pub ca_dir: Option<PathBuf>,
+    /// A directory of PEM files with revocation lists.
+    pub crl_dir: Option<PathBuf>,
+    /// Whether they are asked about the whole chain, not about the peer's own certificate alone. Default false.
+    pub crl_check_all: bool,
+}
+
+/// What a handshake may settle on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Negotiation {
+    /// The versions of TLS. Default 1.2 and 1.3.
+    pub tls_method: TlsMethod,
+    /// The cipher suites; empty: all there are.
+    pub ciphers_list: Vec<CipherSuite>,
+    /// The curves for the key exchange; empty: all there are, X25519 first.
+    pub ec_curve: Vec<Curve>,
+}
+
 /// A TLS domain for connections accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerDomain {
     /// What this relay shows.
     pub identity: Identity,
-    /// The PEM file of the authorities that client certificates are verified against; nothing: the system's.
-    pub ca_list: Option<PathBuf>,
+    /// Whose client certificates verify.
+    pub trust: Trust,
+    /// What a handshake may settle on.
+    pub negotiation: Negotiation,
     /// What is asked of clients.
     pub client_certificates: ClientCertificates,
     /// Server names (SNI) this domain is for, besides those that reach it by a listener's `tls_domain`.
@@ -81,17 +141,43 @@ pub enum ClientCertificates {
 /// shows no certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientDomain {
-    /// The PEM file of the authorities that the server's certificate is verified against; nothing: the system's.
-    pub ca_list: Option<PathBuf>,
+    /// Whose server certificates verify.
+    pub trust: Trust,
+    /// What a handshake may settle on.
+    pub negotiation: Negotiation,
     /// Whether the server's certificate is verified, its name included. Default true; false is for trying out.
     pub verify_cert: bool,
     /// What this relay shows to be recognised as a relay (mutual TLS, RFC 4976 §6.1).
     pub identity: Option<Identity>,
+    /// Next hops it is for, as their URIs name them; empty: any. Of several domains that fit, the most specific
+    /// host decides, then the most specific address, then the listener.
+    pub match_sip_domain: Vec<SniPattern>,
+    /// Addresses of next hops it is for; empty: any.
+    pub match_ip_address: Vec<AddressPattern>,
+    /// Listeners, by their `uri`, of the messages it is for; empty: any.
+    pub match_listener: Vec<String>,
+}
+
+impl ClientDomain {
+    /// Whether it is for certain connections only.
+    pub fn is_conditional(&self) -> bool {
+        !self.match_sip_domain.is_empty()
+            || !self.match_ip_address.is_empty()
+            || !self.match_listener.is_empty()
+    }
 }
 
 impl Default for ClientDomain {
     fn default() -> Self {
-        Self { ca_list: None, verify_cert: true, identity: None }
+        Self {
+            trust: Trust::default(),
+            negotiation: Negotiation::default(),
+            verify_cert: true,
+            identity: None,
+            match_sip_domain: Vec::new(),
+            match_ip_address: Vec::new(),
+            match_listener: Vec::new(),
+        }
     }
 }
 
@@ -102,6 +188,9 @@ pub(super) struct FileTls {
     client_domains: BTreeMap<String, FileClientDomain>,
     #[serde(deserialize_with = "duration")]
     tls_handshake_timeout: Duration,
+    cert_check_on_conn_reusage: bool,
+    #[serde(deserialize_with = "duration_or_zero")]
+    expiry_warning: Duration,
 }
 
 impl Default for FileTls {
@@ -110,6 +199,8 @@ impl Default for FileTls {
             server_domains: BTreeMap::new(),
             client_domains: BTreeMap::new(),
             tls_handshake_timeout: Duration::from_secs(5),
+            cert_check_on_conn_reusage: false,
+            expiry_warning: DEFAULT_EXPIRY_WARNING,
         }
     }
 }
@@ -121,6 +212,22 @@ struct FileServerDomain {
     private_key: PathBuf,
     #[serde(default)]
     ca_list: Option<PathBuf>,
+    #[serde(default)]
+    ca_dir: Option<PathBuf>,
+    #[serde(default)]
+    crl_dir: Option<PathBuf>,
+    #[serde(default)]
+    crl_check_all: bool,
+    #[serde(default, deserialize_with = "method")]
+    tls_method: TlsMethod,
+    #[serde(default, deserialize_with = "suites")]
+    ciphers_list: Vec<CipherSuite>,
+    #[serde(default, deserialize_with = "one_or_many")]
+    ec_curve: Vec<Curve>,
+    #[serde(default)]
+    dh_params: Option<IgnoredAny>,
+    #[serde(default)]
+    verify_depth: Option<IgnoredAny>,
     #[serde(default = "yes")]
     verify_cert: bool,
     #[serde(default)]
@@ -136,16 +243,73 @@ struct FileServerDomain {
 struct FileClientDomain {
     #[serde(default)]
     ca_list: Option<PathBuf>,
+    #[serde(default)]
+    ca_dir: Option<PathBuf>,
+    #[serde(default)]
+    crl_dir: Option<PathBuf>,
+    #[serde(default)]
+    crl_check_all: bool,
+    #[serde(default, deserialize_with = "method")]
+    tls_method: TlsMethod,
+    #[serde(default, deserialize_with = "suites")]
+    ciphers_list: Vec<CipherSuite>,
+    #[serde(default, deserialize_with = "one_or_many")]
+    ec_curve: Vec<Curve>,
+    #[serde(default)]
+    dh_params: Option<IgnoredAny>,
+    #[serde(default)]
+    verify_depth: Option<IgnoredAny>,
     #[serde(default = "yes")]
     verify_cert: bool,
     #[serde(default)]
     certificate: Option<PathBuf>,
     #[serde(default)]
     private_key: Option<PathBuf>,
+    #[serde(default, deserialize_with = "one_or_many")]
+    match_sip_domain: Vec<SniPattern>,
+    #[serde(default, deserialize_with = "one_or_many")]
+    match_ip_address: Vec<AddressPattern>,
+    #[serde(default, deserialize_with = "one_or_many")]
+    match_listener: Vec<ListenerPattern>,
 }
 
 fn yes() -> bool {
     true
+}
+
+fn method<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TlsMethod, D::Error> {
+    from_text(deserializer, "a TLS version or a range, such as `TLSv1_2-TLSv1_3` (in quotes, if it is `1.2`)")
+}
+
+/// Suites in a list, or in one text as OpenSSL writes them, with colons.
+fn suites<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<CipherSuite>, D::Error> {
+    struct Suites(Vec<CipherSuite>);
+
+    impl FromStr for Suites {
+        type Err = NegotiationError;
+
+        fn from_str(text: &str) -> Result<Self, NegotiationError> {
+            text.split(':').map(str::parse).collect::<Result<_, _>>().map(Self)
+        }
+    }
+
+    let lists: Vec<Suites> = one_or_many(deserializer)?;
+    Ok(lists.into_iter().flat_map(|list| list.0).collect())
+}
+
+/// A listener's `uri`, or `*`.
+#[derive(Debug)]
+struct ListenerPattern(String);
+
+impl FromStr for ListenerPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "*" => Ok(Self(text.to_owned())),
+            uri => listener::normal_uri(uri).map(Self),
+        }
+    }
 }
 
 impl FileTls {
@@ -158,20 +322,92 @@ impl FileTls {
         let server_domains = server_domains.collect();
 
         let path = KeyPath::new(&["tls", "client_domains"]);
-        if self.client_domains.len() > 1 && !self.client_domains.contains_key(DEFAULT_CLIENT_DOMAIN) {
-            let message = "none of the domains is named `default`, so none is used: the relay connects without a \
-                           certificate of its own and trusts the system's authorities";
-            check.warn(path.clone(), message);
+        let client_domains: BTreeMap<_, _> = self
+            .client_domains
+            .into_iter()
+            .map(|(name, domain)| {
+                let domain = domain.validate(&path.clone().key(&name), check);
+                (name, domain)
+            })
+            .collect();
+        if let Some(default) = client_domains.get(DEFAULT_CLIENT_DOMAIN) {
+            if default.is_conditional() {
+                let message = "is what is used where no other domain fits, so it has no `match_…` of its own";
+                check.error_at_key(path.key(DEFAULT_CLIENT_DOMAIN), message);
+            }
+        } else if client_domains.values().filter(|domain| !domain.is_conditional()).count() > 1 {
+            let message = "several domains have no `match_…` and none of them is named `default`, so none of these \
+                           is used: the relay connects without a certificate of its own and trusts the system's \
+                           authorities";
+            check.warn(path, message);
         }
-        let client_domains = self.client_domains.into_iter().map(|(name, domain)| {
-            let domain = domain.validate(&path.clone().key(&name), check);
-            (name, domain)
-        });
         Tls {
             server_domains,
-            client_domains: client_domains.collect(),
+            client_domains,
             tls_handshake_timeout: self.tls_handshake_timeout,
+            cert_check_on_conn_reusage: self.cert_check_on_conn_reusage,
+            expiry_warning: self.expiry_warning,
         }
+    }
+}
+
+/// What server and client domains have in common, before it is looked at.
+struct FileTrust {
+    ca_list: Option<PathBuf>,
+    ca_dir: Option<PathBuf>,
+    crl_dir: Option<PathBuf>,
+    crl_check_all: bool,
+}
+
+impl FileTrust {
+    fn validate(self, verify_cert: bool, path: &KeyPath, check: &mut Check<'_>) -> Trust {
+        if !verify_cert {
+            let given = [
+                ("ca_list", self.ca_list.is_some()),
+                ("ca_dir", self.ca_dir.is_some()),
+                ("crl_dir", self.crl_dir.is_some()),
+            ];
+            for (key, _) in given.into_iter().filter(|(_, given)| *given) {
+                check.warn(path.clone().key(key), "is not used, since `verify_cert` is false");
+            }
+        }
+        if self.crl_check_all && self.crl_dir.is_none() {
+            check.error(path.clone().key("crl_check_all"), "needs `crl_dir`, where the lists are");
+        }
+        Trust {
+            ca_list: self.ca_list.map(|file| readable(file, path, "ca_list", check)),
+            ca_dir: self.ca_dir.map(|file| directory(file, path, "ca_dir", check)),
+            crl_dir: self.crl_dir.map(|file| directory(file, path, "crl_dir", check)),
+            crl_check_all: self.crl_check_all,
+        }
+    }
+}
+
+/// Refuses what tls_mgm, or Kamailio, has and rustls has not.
+fn refuse(
+    dh_params: Option<IgnoredAny>,
+    verify_depth: Option<IgnoredAny>,
+    path: &KeyPath,
+    check: &mut Check<'_>,
+) {
+    if dh_params.is_some() {
+        let message = "is not taken: there is no Diffie-Hellman over prime fields here, the key exchange is always \
+                       over elliptic curves, see `ec_curve`";
+        check.error_at_key(path.clone().key("dh_params"), message);
+    }
+    if verify_depth.is_some() {
+        let message = "is not taken: a chain may have six intermediates, and who may sign them is said by \
+                       `ca_list` and the CAs' own path length";
+        check.error_at_key(path.clone().key("verify_depth"), message);
+    }
+}
+
+/// Refuses suites that no version spoken has; `TlsMethod` and `ciphers_list` each are fine then.
+fn check_suites(negotiation: &Negotiation, path: &KeyPath, check: &mut Check<'_>) {
+    let Negotiation { tls_method, ciphers_list, .. } = negotiation;
+    if !ciphers_list.is_empty() && !ciphers_list.iter().any(|suite| tls_method.includes(suite.version())) {
+        let message = format!("has no suite of {tls_method}, which `tls_method` asks for");
+        check.error(path.clone().key("ciphers_list"), message);
     }
 }
 
@@ -186,12 +422,22 @@ impl FileServerDomain {
                 ClientCertificates::Required
             }
         };
+        refuse(self.dh_params, self.verify_depth, path, check);
+        let Self { ca_list, ca_dir, crl_dir, crl_check_all, .. } = self;
+        let trust = FileTrust { ca_list, ca_dir, crl_dir, crl_check_all };
+        let negotiation = Negotiation {
+            tls_method: self.tls_method,
+            ciphers_list: self.ciphers_list,
+            ec_curve: self.ec_curve,
+        };
+        check_suites(&negotiation, path, check);
         ServerDomain {
             identity: Identity {
                 certificate: readable(self.certificate, path, "certificate", check),
                 private_key: readable(self.private_key, path, "private_key", check),
             },
-            ca_list: self.ca_list.map(|file| readable(file, path, "ca_list", check)),
+            trust: trust.validate(self.verify_cert, path, check),
+            negotiation,
             client_certificates,
             match_sip_domain: self.match_sip_domain,
             match_ip_address: self.match_ip_address,
@@ -216,11 +462,28 @@ impl FileClientDomain {
                 None
             }
         };
-        let ca_list = self.ca_list.map(|file| readable(file, path, "ca_list", check));
-        if !self.verify_cert && ca_list.is_some() {
-            check.warn(path.clone().key("ca_list"), "is not used, since `verify_cert` is false");
+        refuse(self.dh_params, self.verify_depth, path, check);
+        if self.match_sip_domain.contains(&SniPattern::None) {
+            let message = "`none` is for server domains: every next hop has a host";
+            check.error(path.clone().key("match_sip_domain"), message);
         }
-        ClientDomain { ca_list, verify_cert: self.verify_cert, identity }
+        let Self { ca_list, ca_dir, crl_dir, crl_check_all, .. } = self;
+        let trust = FileTrust { ca_list, ca_dir, crl_dir, crl_check_all };
+        let negotiation = Negotiation {
+            tls_method: self.tls_method,
+            ciphers_list: self.ciphers_list,
+            ec_curve: self.ec_curve,
+        };
+        check_suites(&negotiation, path, check);
+        ClientDomain {
+            trust: trust.validate(self.verify_cert, path, check),
+            negotiation,
+            verify_cert: self.verify_cert,
+            identity,
+            match_sip_domain: self.match_sip_domain,
+            match_ip_address: self.match_ip_address,
+            match_listener: self.match_listener.into_iter().map(|pattern| pattern.0).collect(),
+        }
     }
 }
 
@@ -234,6 +497,16 @@ fn readable(file: PathBuf, domain: &KeyPath, key: &str, check: &mut Check<'_>) -
     };
     if let Some(problem) = problem {
         check.error(domain.clone().key(key), format!("cannot read {}: {problem}", full.display()));
+    }
+    full
+}
+
+/// The directory's full path, after a look that it can be read.
+fn directory(directory: PathBuf, domain: &KeyPath, key: &str, check: &mut Check<'_>) -> PathBuf {
+    let full = check.base_dir.join(directory);
+    if let Err(problem) = fs::read_dir(&full) {
+        let message = format!("cannot read the directory {}: {problem}", full.display());
+        check.error(domain.clone().key(key), message);
     }
     full
 }

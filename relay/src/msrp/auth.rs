@@ -185,7 +185,7 @@ impl Relay {
         let session = self.sessions.insert(id, uri, owner, authorization.username(), now + lifetime);
         info!(
             link = link.id(),
-            peer = link.peer().map(|peer| &*peer.address),
+            peer = link.address(),
             user = session.user(),
             session = %session.uri(),
             expires = lifetime.as_secs(),
@@ -214,7 +214,7 @@ impl Relay {
         let listeners = &self.settings.listeners;
         let own = match link.kind() {
             LinkKind::Accepted { listener } => listeners.get(*listener),
-            LinkKind::Dialled(target) => listeners.iter().find(|own| own.scheme == target.scheme),
+            LinkKind::Dialled { target, .. } => listeners.iter().find(|own| own.scheme == target.scheme),
         };
         let own =
             own.or_else(|| listeners.iter().find(|own| own.scheme == Scheme::Msrps)).or(listeners.first())?;
@@ -228,7 +228,7 @@ impl Relay {
     }
 
     fn deny(&self, head: &Head, link: &Link, denial: &Denial) {
-        let peer = link.peer().map(|peer| &*peer.address);
+        let peer = link.address();
         match denial {
             Denial::Challenge => {}
             Denial::Stale => info!(link = link.id(), peer, "AUTH with an outdated nonce: challenged anew"),

@@ -145,6 +145,11 @@ impl Inbound {
         }
     }
 
+    /// Whether the last read ended within a message whose head is known.
+    pub fn is_within_message(&self) -> bool {
+        !matches!(self.current, Current::None)
+    }
+
     /// The link whose receiving side this is.
     pub fn link(&self) -> &Arc<Link> {
         &self.link
@@ -284,6 +289,7 @@ impl Inbound {
             Some(WaitingOn::Control(target)) => {
                 info!(
                     link = self.link.id(),
+                    peer = self.link.address(),
                     target = target.id(),
                     "a session holds up others: it is refused"
                 );
@@ -292,7 +298,12 @@ impl Inbound {
             }
             None => return,
         };
-        info!(link = self.link.id(), target = target.id(), "a session holds up others: its message is ended");
+        info!(
+            link = self.link.id(),
+            peer = self.link.address(),
+            target = target.id(),
+            "a session holds up others: its message is ended"
+        );
         let _ = target.with_queue(|queue| queue.stall(key));
         if let Current::Forward(forward) = std::mem::replace(&mut self.current, Current::None) {
             let held_up = forward.key == key && forward.target.id() == target.id();
@@ -337,7 +348,7 @@ impl Inbound {
                 if !head.to_path().next().is_some_and(|uri| self.relay.is_us(&uri)) {
                     return Err(foreign(&head));
                 }
-                info!(link = self.link.id(), %error, "SEND refused");
+                info!(link = self.link.id(), peer = self.link.address(), %error, "SEND refused");
                 let wanted = head.failure_report().unwrap_or_default();
                 self.refuse(&head, wanted, StatusCode::BAD_REQUEST);
                 return Ok(());
@@ -347,7 +358,7 @@ impl Inbound {
             Ok(route) => route,
             Err(Refusal::Foreign) => return Err(foreign(&head)),
             Err(Refusal::Status(status, reason)) => {
-                info!(link = self.link.id(), %status, reason, uri = first_hop(&head), "SEND refused");
+                info!(link = self.link.id(), peer = self.link.address(), %status, reason, uri = first_hop(&head), "SEND refused");
                 self.refuse(&head, wanted, status);
                 return Ok(());
             }
@@ -493,7 +504,7 @@ impl Inbound {
 
     /// The session ended while a chunk was under way (RFC 4976 §6.3).
     fn session_over(&mut self) {
-        info!(link = self.link.id(), "a session expired within a chunk");
+        info!(link = self.link.id(), peer = self.link.address(), "a session expired within a chunk");
         self.refuse_current(StatusCode::NO_SUCH_SESSION);
     }
 
@@ -560,7 +571,7 @@ impl Inbound {
             Err(Refusal::Foreign) => return Err(foreign(head)),
             Err(Refusal::Status(status, reason)) => {
                 let method = method.as_str();
-                info!(link = self.link.id(), method, %status, reason, uri = first_hop(head), "request refused");
+                info!(link = self.link.id(), peer = self.link.address(), method, %status, reason, uri = first_hop(head), "request refused");
                 if method != "REPORT" {
                     self.respond_along_path(head, status);
                 }
@@ -609,6 +620,7 @@ impl Inbound {
             Ok(None) => {
                 info!(
                     link = self.link.id(),
+                    peer = self.link.address(),
                     target = route.link.id(),
                     "request refused: too many wait there"
                 );

@@ -47,6 +47,8 @@ pub struct Target {
     pub host: Box<str>,
     /// The port.
     pub port: u16,
+    /// What it must have in common with another connection there besides: see [`Dialer::reuse_key`](super::Dialer::reuse_key).
+    pub reuse_key: Option<Box<str>>,
 }
 
 impl fmt::Display for Target {
@@ -68,7 +70,12 @@ pub enum LinkKind {
         listener: usize,
     },
     /// Opened by us.
-    Dialled(Target),
+    Dialled {
+        /// Where to.
+        target: Target,
+        /// The listener of the message it was opened for.
+        listener: Option<usize>,
+    },
 }
 
 /// Who is at the other end, known once the link is open.
@@ -111,7 +118,6 @@ pub struct Link {
     settings: LinkSettings,
     random: Arc<dyn Random>,
     peer: OnceLock<Peer>,
-    wire: OnceLock<Box<dyn Wire>>,
     state: Mutex<State>,
     /// The sessions that use the link (its client's own, its peer's, those of the relay it leads to),
     /// and how often each does.
@@ -122,6 +128,9 @@ pub struct Link {
 }
 
 struct State {
+    /// The writing side while the link is open. It goes with the closing, since sessions and
+    /// transactions may remember the link for long, and a wire keeps a descriptor.
+    wire: Option<Arc<dyn Wire>>,
     queue: Outbound,
     open: bool,
     /// A write was refused; the link's own task waits for the socket.
@@ -150,8 +159,8 @@ impl Link {
             settings,
             random,
             peer: OnceLock::new(),
-            wire: OnceLock::new(),
             state: Mutex::new(State {
+                wire: None,
                 queue: Outbound::new(
                     settings.session_buffer,
                     settings.interrupt_size,
@@ -183,14 +192,27 @@ impl Link {
     /// Where it leads, if we opened it.
     pub fn target(&self) -> Option<&Target> {
         match &self.kind {
-            LinkKind::Dialled(target) => Some(target),
+            LinkKind::Dialled { target, .. } => Some(target),
             LinkKind::Accepted { .. } => None,
+        }
+    }
+
+    /// The listener it belongs to: that accepted it, or whose message it was opened for.
+    pub fn listener(&self) -> Option<usize> {
+        match self.kind {
+            LinkKind::Accepted { listener } => Some(listener),
+            LinkKind::Dialled { listener, .. } => listener,
         }
     }
 
     /// Who is at the other end; `None` while it is being connected.
     pub fn peer(&self) -> Option<&Peer> {
         self.peer.get()
+    }
+
+    /// The other end's address, for logs.
+    pub(crate) fn address(&self) -> Option<&str> {
+        self.peer().map(|peer| &*peer.address)
     }
 
     /// Whether the other end has proved to be the relay of this name (RFC 4976 §6.3).
@@ -217,7 +239,14 @@ impl Link {
     /// The connection is up: gives it to the link, and writes what has been waiting.
     pub fn attach(&self, peer: Peer, wire: Box<dyn Wire>, now: Instant) {
         let _ = self.peer.set(peer);
-        let _ = self.wire.set(wire);
+        {
+            let mut state = self.state.lock();
+            if !state.open {
+                drop(state);
+                return wire.close(CloseReason::Local("not needed any more".into()));
+            }
+            state.wire = Some(Arc::from(wire));
+        }
         self.flush(now);
     }
 
@@ -228,9 +257,13 @@ impl Link {
 
     /// Makes the task that drives the connection look again.
     pub fn wake(&self) {
-        if let Some(wire) = self.wire.get() {
+        if let Some(wire) = self.wire() {
             wire.wake();
         }
+    }
+
+    fn wire(&self) -> Option<Arc<dyn Wire>> {
+        self.state.lock().wire.clone()
     }
 
     /// A transaction id of our own (RFC 4975 §7.1).
@@ -280,12 +313,10 @@ impl Link {
 
     fn write(&self, now: Instant) -> io::Result<Written> {
         const NOTHING: Written = Written { flushed: Flushed::Idle, unannounced: false };
-        let Some(wire) = self.wire.get() else { return Ok(NOTHING) };
         let mut state = self.state.lock();
-        if !state.open {
-            return Ok(NOTHING);
-        }
-        let result = state.write_to(&**wire, &*self.random, now);
+        // Not open yet, or not any more.
+        let Some(wire) = state.wire.clone() else { return Ok(NOTHING) };
+        let result = state.write_to(&*wire, &*self.random, now);
         let unannounced = state
             .queue
             .deadline()
@@ -337,6 +368,7 @@ impl Link {
                 return;
             }
             state.open = false;
+            state.wire = None;
             state.stuck_since = None;
             state.announced = None;
             state.queue.close()
@@ -413,7 +445,7 @@ impl Link {
 
     /// Asks the task that drives the connection to close it.
     pub(crate) fn request_close(&self, reason: CloseReason) {
-        if let Some(wire) = self.wire.get() {
+        if let Some(wire) = self.wire() {
             wire.close(reason);
         }
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use hashbrown::HashMap;
 use msrp_proto::head::Head;
 use msrp_proto::status::StatusCode;
-use msrp_proto::uri::{DEFAULT_PORT, UriRef};
+use msrp_proto::uri::{DEFAULT_PORT, Scheme, UriRef};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tcp_transport::tls::PeerCertificate;
@@ -52,9 +52,10 @@ impl Routes {
         self.dialled.lock().get(target).cloned()
     }
 
-    /// The link of the relay with this name that was verified last.
-    fn verified(&self, host: &str) -> Option<Arc<Link>> {
-        self.verified.lock().get(&*host.to_ascii_lowercase()).and_then(|links| links.last()).cloned()
+    /// The links of the relay with this name, those verified first first.
+    fn verified(&self, host: &str) -> SmallVec<[Arc<Link>; 2]> {
+        let verified = self.verified.lock();
+        verified.get(&*host.to_ascii_lowercase()).into_iter().flatten().cloned().collect()
     }
 
     /// Remembers a link by the names its certificate proves.
@@ -138,7 +139,7 @@ impl Relay {
                 (true, true) => {}
                 // After a hop inside it is on its way to the owner, even if that is who sent it: two
                 // users behind one connection.
-                (true, false) if own_hops == 1 => break (self.outgoing(&session, &next, now)?, id),
+                (true, false) if own_hops == 1 => break (self.outgoing(&session, &next, from, now)?, id),
                 (false, true) => {
                     // On its way to the owner through another session of the same owner.
                     let further = self.sessions.find(&next, now).ok_or(NO_SESSION)?;
@@ -148,7 +149,7 @@ impl Relay {
                     claims.push((session, previous));
                 }
                 (_, false) => {
-                    let link = self.towards_owner(&session, &next, now).ok_or(NOT_THE_OWNER)?;
+                    let link = self.towards_owner(&session, &next, from, now).ok_or(NOT_THE_OWNER)?;
                     claims.push((session, previous));
                     break (link, id);
                 }
@@ -164,7 +165,13 @@ impl Relay {
     }
 
     /// The connection for what the owner of `session` sends to `next`.
-    fn outgoing(&self, session: &Session, next: &UriRef<'_>, now: Instant) -> Result<Arc<Link>, Refusal> {
+    fn outgoing(
+        &self,
+        session: &Session,
+        next: &UriRef<'_>,
+        from: &Link,
+        now: Instant,
+    ) -> Result<Arc<Link>, Refusal> {
         if let Some(link) = session.link_to(next) {
             return Ok(link);
         }
@@ -174,37 +181,57 @@ impl Relay {
                 "next hop's transport is not one we can open",
             ));
         }
-        let link = self.link_to(next, now);
+        let link = self.link_to(next, from.listener(), now);
         session.bind(next, &link);
         Ok(link)
     }
 
     /// The connection towards the owner of `session`; `None` if `next` is not on it.
-    fn towards_owner(&self, session: &Session, next: &UriRef<'_>, now: Instant) -> Option<Arc<Link>> {
+    fn towards_owner(
+        &self,
+        session: &Session,
+        next: &UriRef<'_>,
+        from: &Link,
+        now: Instant,
+    ) -> Option<Arc<Link>> {
         match session.owner() {
             Owner::Client(link) => Some(Arc::clone(link)),
             Owner::Relay { host } => {
                 // If the relay closed all its connections, we open one, to it and nobody else.
                 let leads_there = next.is_tcp() && next.host().eq_ignore_ascii_case(host);
-                let link =
-                    self.routes.verified(host).or_else(|| leads_there.then(|| self.link_to(next, now)))?;
+                let listener = from.listener();
+                let mut known = self.routes.verified(host).into_iter().rev();
+                let link = known
+                    .find(|link| self.may_reuse(link, listener))
+                    .or_else(|| leads_there.then(|| self.link_to(next, listener, now)))?;
                 session.serve_over(&link);
                 Some(link)
             }
         }
     }
 
-    /// The connection we opened to the URI's host and port, or open now.
-    fn link_to(&self, uri: &UriRef<'_>, now: Instant) -> Arc<Link> {
-        let target = Target {
-            scheme: uri.scheme(),
-            host: uri.host().to_ascii_lowercase().into(),
-            port: uri.port().unwrap_or(DEFAULT_PORT),
-        };
+    /// Whether a connection that is there may carry what came in on `listener`. One that we accepted
+    /// always may.
+    fn may_reuse(&self, link: &Link, listener: Option<usize>) -> bool {
+        link.target().is_none_or(|target| {
+            self.reuse_key(target.scheme, &target.host, target.port, listener) == target.reuse_key
+        })
+    }
+
+    fn reuse_key(&self, scheme: Scheme, host: &str, port: u16, listener: Option<usize>) -> Option<Box<str>> {
+        self.dialer.get().and_then(|dialer| dialer.reuse_key(scheme, host, port, listener))
+    }
+
+    /// The connection we opened to the URI's host and port, or open now, for what came in on `listener`.
+    fn link_to(&self, uri: &UriRef<'_>, listener: Option<usize>, now: Instant) -> Arc<Link> {
+        let (scheme, port) = (uri.scheme(), uri.port().unwrap_or(DEFAULT_PORT));
+        let host: Box<str> = uri.host().to_ascii_lowercase().into();
+        let reuse_key = self.reuse_key(scheme, &host, port, listener);
+        let target = Target { scheme, host, port, reuse_key };
         if let Some(link) = self.routes.open_to(&target).filter(|link| link.is_open()) {
             return link;
         }
-        let link = self.new_link(LinkKind::Dialled(target.clone()));
+        let link = self.new_link(LinkKind::Dialled { target: target.clone(), listener });
         // Two requests may come here at once: one connection serves both.
         let winner = {
             let mut dialled = self.routes.dialled.lock();
@@ -216,7 +243,7 @@ impl Relay {
         }
         if winner.id() != link.id() {
             self.routes.remove(&winner);
-            return self.link_to(uri, now);
+            return self.link_to(uri, listener, now);
         }
         debug!(link = link.id(), target = link.target().map(tracing::field::display), "opening a connection");
         match self.dialer.get() {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
+use msrp_proto::uri::Scheme;
 use tcp_transport::connection::CloseReason;
 
 use super::link::Link;
@@ -45,6 +46,14 @@ pub trait Dialer: Send + Sync {
     /// Begins to connect to the link's [`target`](Link::target). The outcome comes as
     /// [`Link::attach`] or [`Link::close`].
     fn dial(&self, link: Arc<Link>);
+
+    /// What a connection to this scheme, host and port must have in common with another one to be used in
+    /// its place, for what came in on `listener`: the TLS client domain, if the settings ask for that.
+    /// `None`: any connection there will do.
+    fn reuse_key(&self, scheme: Scheme, host: &str, port: u16, listener: Option<usize>) -> Option<Box<str>> {
+        let _ = (scheme, host, port, listener);
+        None
+    }
 }
 
 /// The time of day, in milliseconds since the Unix epoch: nonces carry it, so that relays that share

@@ -11,6 +11,7 @@ use tcp_transport::connection::{CloseReason, Flow, Handle, Protocol, Transmit};
 use tracing::{info, warn};
 
 use super::network::Network;
+use super::pace::{Pace, Place};
 use crate::msrp::{Flushed, Inbound, Wire};
 
 /// A connection's writing side, for whoever has something to send over it.
@@ -43,17 +44,37 @@ pub(super) struct MsrpConnection {
     network: Arc<Network>,
     handle: Handle,
     inbound: Inbound,
+    pace: Pace,
 }
 
 impl MsrpConnection {
     pub(super) fn new(network: Arc<Network>, handle: Handle, inbound: Inbound) -> Self {
-        Self { network, handle, inbound }
+        let link = inbound.link();
+        let trusted = link.peer().is_some_and(|peer| peer.certificate.is_verified());
+        let settings = network.relay.settings();
+        let pace = Pace::new(&settings.limits, &settings.timeouts, trusted);
+        Self { network, handle, inbound, pace }
     }
 }
 
 impl Protocol for MsrpConnection {
     fn received(&mut self, buf: &mut BytesMut, now: Instant) -> Flow {
-        self.inbound.received(buf, now)
+        let received = self.handle.entry().bytes_in();
+        if let Err(reason) = self.pace.arrives(received) {
+            return Flow::Close(reason);
+        }
+        let flow = self.inbound.received(buf, now);
+        if flow == Flow::Pause {
+            self.pace.paused();
+            return flow;
+        }
+        let place = match (self.inbound.is_within_message(), buf.len()) {
+            (true, _) => Place::Message,
+            (false, 0) => Place::Between,
+            (false, len) => Place::Head(len),
+        };
+        self.pace.read(place, received, now);
+        flow
     }
 
     fn transmit(&mut self, _: &Stream, now: Instant) -> io::Result<Transmit> {
@@ -64,12 +85,18 @@ impl Protocol for MsrpConnection {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.inbound.deadline(), self.inbound.link().deadline()].into_iter().flatten().min()
+        [self.inbound.deadline(), self.inbound.link().deadline(), self.pace.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn expired(&mut self, now: Instant) -> Flow {
         if self.inbound.link().expire(now) {
             return Flow::Close(CloseReason::SendTimeout);
+        }
+        if let Err(reason) = self.pace.expired(now) {
+            return Flow::Close(reason);
         }
         self.inbound.expired(now)
     }

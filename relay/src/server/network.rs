@@ -1,19 +1,21 @@
 //! Where connections come from: accepted by a listener, or opened for a link that waits for one.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use msrp_proto::uri::Scheme;
-use tcp_transport::tls::{ClientDomain, HandshakeError, PeerCertificate};
+use tcp_transport::proxy_protocol::ProxyError;
+use tcp_transport::tls::{ClientDomains, HandshakeError, PeerCertificate};
 use tcp_transport::{
-    Acceptor, ConnectSettings, Connector, DialOptions, DriverSettings, Registry, Stream, Target, Transport,
-    connection,
+    Acceptor, ConnectSettings, ConnectionLimits, Connector, DialOptions, DriverSettings, Events, Ledger,
+    LimitReached, OutboundPolicy, Registry, ReuseKey, Stream, Target, Transport, connection,
 };
 use tracing::{debug, info, warn};
 
 use super::connection::{ConnectionWire, MsrpConnection};
 use super::now;
-use crate::config::Config;
+use crate::config::{Config, Dial};
 use crate::msrp::{Dialer, Inbound, Link, Peer, Relay};
 
 /// All connections of the process, and what opening one needs.
@@ -22,41 +24,53 @@ pub(super) struct Network {
     pub(super) relay: Arc<Relay>,
     pub(super) connections: Registry<Arc<Link>>,
     connector: Connector,
-    client_domain: ClientDomain,
-    /// The most connections at once.
-    limit: Option<usize>,
+    pub(super) client_domains: ClientDomains,
+    /// `tls.cert_check_on_conn_reusage`.
+    pub(super) cert_check_on_conn_reusage: AtomicBool,
+    /// The listeners as the configuration names them, in its order.
+    listener_names: Vec<String>,
 }
 
 impl Network {
-    pub(super) fn new(relay: Arc<Relay>, config: &Config, client_domain: ClientDomain) -> Self {
-        let policy = config.outbound.clone();
-        let permits = move |address: SocketAddr, transport: Transport| {
-            let scheme = match transport {
-                Transport::Tcp => Scheme::Msrp,
-                Transport::Tls => Scheme::Msrps,
-            };
-            let permitted = policy.permits(scheme, address);
-            if let Err(denied) = &permitted {
-                warn!(%address, %denied, "the outbound policy forbids a connection");
-            }
-            permitted.is_ok()
-        };
+<<<<<<< HEAD
+    pub(super) fn new(relay: Arc<Relay>, config: &Config, client_domains: ClientDomains) -> Self {
+        let policy = Policy { rules: config.outbound.clone(), dial: config.dial.clone() };
         let settings = ConnectSettings {
-            dial: DialOptions { connect_timeout: config.timeouts.connect_timeout, ..DialOptions::default() },
+            dial: config.dial.default.clone(),
             tls_handshake_timeout: config.tls.tls_handshake_timeout,
             ..ConnectSettings::default()
         };
+=======
+    pub(super) fn new(relay: Arc<Relay>, config: &Config, client_domain: ClientDomain) -> Self {
+>>>>>>> base
+        let limits = ConnectionLimits {
+            max_connections: config.limits.max_connections,
+            max_connections_per_address: config.limits.max_connections_per_address,
+        };
+        let events = Events::new(config.events.queue, config.events.closed_event.0);
+        let ledger = Ledger::new(limits, events);
         Self {
             relay,
-            connections: Registry::new(),
-            connector: Connector::new(settings, permits),
+            connections: Registry::with_ledger(Arc::clone(&ledger)),
+<<<<<<< HEAD
+            connector: Connector::new(settings, policy).with_ledger(ledger),
+            client_domains,
+            cert_check_on_conn_reusage: AtomicBool::new(config.tls.cert_check_on_conn_reusage),
+            listener_names: config.listeners.iter().map(ToString::to_string).collect(),
+=======
+            connector: connector(config).with_ledger(ledger),
             client_domain,
-            limit: config.limits.connections,
+>>>>>>> base
         }
     }
 
-    fn has_room(&self) -> bool {
-        self.limit.is_none_or(|limit| self.connections.len() < limit)
+    /// All connections, those included that are not up yet.
+    pub(super) fn ledger(&self) -> &Arc<Ledger> {
+        self.connections.ledger()
+    }
+
+    fn listener_name(&self, listener: Option<usize>) -> Option<&str> {
+        self.listener_names.get(listener?).map(String::as_str)
     }
 
     fn accept(self: &Arc<Self>, listener: usize, stream: Stream) {
@@ -64,7 +78,8 @@ impl Network {
         let (handle, driver) = connection::open(stream, DriverSettings::default());
         let now = now();
         let link = self.relay.accepted(listener, peer, Box::new(ConnectionWire(handle.clone())), now);
-        debug!(link = link.id(), connection = %handle.id(), peer = ?link.peer(), "accepted");
+        let tls = handle.stream().tls().map(tracing::field::display);
+        debug!(link = link.id(), connection = %handle.id(), peer = ?link.peer(), tls, "accepted");
         self.connections.insert(handle.clone(), None, Arc::clone(&link));
         let inbound = Inbound::new(Arc::clone(&self.relay), link, now);
         tokio::spawn(driver.run(MsrpConnection::new(Arc::clone(self), handle, inbound)));
@@ -72,18 +87,18 @@ impl Network {
 
     async fn connect(self: Arc<Self>, link: Arc<Link>) {
         let Some(target) = link.target() else { return };
-        if !self.has_room() {
-            warn!(link = link.id(), %target, "not connecting: `limits.connections` is reached");
-            return self.relay.connect_failed(&link, now());
-        }
         let transport = if target.scheme.is_secure() { Transport::Tls } else { Transport::Tcp };
         let to = Target { host: target.host.to_string(), port: target.port, transport };
-        match self.connector.connect(&to, Some(&self.client_domain)).await {
+        let scheme = transport_scheme(target.scheme);
+        let domains = self.client_domains.for_listener(self.listener_name(link.listener()));
+        match self.connector.connect_for(&to, Some(&domains), Some(scheme)).await {
             Ok(stream) => {
                 let peer = peer_of(&stream);
                 let (handle, driver) = connection::open(stream, DriverSettings::default());
-                info!(link = link.id(), connection = %handle.id(), %target, address = peer.address, "connected");
-                self.connections.insert(handle.clone(), None, Arc::clone(&link));
+                let tls = handle.stream().tls().map(tracing::field::display);
+                info!(link = link.id(), connection = %handle.id(), %target, address = peer.address, tls, "connected");
+                let key = ReuseKey::new(target.scheme.as_str(), &target.host, target.port);
+                self.connections.insert(handle.clone(), Some(key), Arc::clone(&link));
                 let now = now();
                 let inbound = Inbound::new(Arc::clone(&self.relay), Arc::clone(&link), now);
                 let protocol = MsrpConnection::new(Arc::clone(&self), handle.clone(), inbound);
@@ -95,6 +110,49 @@ impl Network {
                 self.relay.connect_failed(&link, now());
             }
         }
+    }
+}
+
+/// Opens connections as the configuration says.
+fn connector(config: &Config) -> Connector {
+    let policy = Policy { rules: config.outbound.clone(), dial: config.dial.clone() };
+    let settings = ConnectSettings {
+        dial: config.dial.default.clone(),
+        tls_handshake_timeout: config.tls.tls_handshake_timeout,
+        ..ConnectSettings::default()
+    };
+    Connector::new(settings, policy)
+}
+
+/// What may be dialled, and how.
+struct Policy {
+    rules: crate::config::OutboundPolicy,
+    dial: Dial,
+}
+
+impl OutboundPolicy for Policy {
+    fn allows(&self, address: SocketAddr, transport: Transport) -> bool {
+        let scheme = match transport {
+            Transport::Tcp => Scheme::Msrp,
+            Transport::Tls => Scheme::Msrps,
+        };
+        let permitted = self.rules.permits(scheme, address);
+        if let Err(denied) = &permitted {
+            warn!(%address, %denied, "the outbound policy forbids a connection");
+        }
+        permitted.is_ok()
+    }
+
+    fn dial(&self, address: SocketAddr, _transport: Transport) -> Option<Arc<DialOptions>> {
+        self.dial.to(address).cloned()
+    }
+}
+
+/// The scheme of the connections of an MSRP listener or target.
+pub(super) fn transport_scheme(scheme: Scheme) -> tcp_transport::Scheme {
+    match scheme {
+        Scheme::Msrp => tcp_transport::Scheme::Msrp,
+        Scheme::Msrps => tcp_transport::Scheme::Msrps,
     }
 }
 
@@ -111,25 +169,33 @@ pub(super) struct ListenerAcceptor {
     network: Arc<Network>,
     index: usize,
     local: SocketAddr,
+    /// A limit is reached, and that was logged.
+    full: AtomicBool,
 }
 
 impl ListenerAcceptor {
     pub(super) fn new(network: Arc<Network>, index: usize, local: SocketAddr) -> Self {
-        Self { network, index, local }
+        Self { network, index, local, full: AtomicBool::new(false) }
     }
 }
 
 impl Acceptor for ListenerAcceptor {
-    fn admit(&self, peer: SocketAddr) -> bool {
-        let room = self.network.has_room();
-        if !room {
-            warn!(%peer, local = %self.local, "connection closed: `limits.connections` is reached");
-        }
-        room
+    fn accepted(&self, stream: Stream) {
+        self.full.store(false, Ordering::Relaxed);
+        self.network.accept(self.index, stream);
     }
 
-    fn accepted(&self, stream: Stream) {
-        self.network.accept(self.index, stream);
+    fn limit_reached(&self, peer: SocketAddr, limit: LimitReached) {
+        // A flood does not become one of the log.
+        if self.full.swap(true, Ordering::Relaxed) {
+            debug!(%peer, local = %self.local, %limit, "connection closed");
+        } else {
+            warn!(%peer, local = %self.local, %limit, "connection closed, and more until there is room");
+        }
+    }
+
+    fn proxy_failed(&self, proxy: SocketAddr, error: ProxyError) {
+        warn!(%proxy, local = %self.local, %error, "connection closed: a proxy must say whose it is");
     }
 
     fn handshake_failed(&self, peer: SocketAddr, error: HandshakeError) {
@@ -151,5 +217,61 @@ impl Dialer for RelayDialer {
         if let Some(network) = self.0.upgrade() {
             tokio::spawn(network.connect(link));
         }
+    }
+
+    fn reuse_key(&self, scheme: Scheme, host: &str, port: u16, listener: Option<usize>) -> Option<Box<str>> {
+        let network = self.0.upgrade()?;
+        let asked = scheme.is_secure() && network.cert_check_on_conn_reusage.load(Ordering::Relaxed);
+        let key = || network.client_domains.reuse_key(host, port, network.listener_name(listener)).into();
+        asked.then(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_outbound_says_is_how_connections_are_opened() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connect = async |outbound: &str| {
+            let text = format!(
+                "domain: a\nlisteners: [ {{ uri: 'msrp://127.0.0.1:0' }} ]\ntcp: {{ dscp: 26, lifetime: 5m }}\noutbound: {{ {outbound} }}\n"
+            );
+            let config =
+                Config::parse(&text, Path::new(""), "relay.yaml").unwrap_or_else(|errors| panic!("{errors}"));
+            let target = Target { host: "127.0.0.1".into(), port: address.port(), transport: Transport::Tcp };
+            connector(&config).connect(&target, None).await
+        };
+        let plain = connect("").await.unwrap();
+        assert_eq!(plain.options().tos_v4().unwrap(), 26 << 2);
+        assert!(plain.options().keepalive().unwrap());
+        assert_eq!(plain.entry().lifetime(), Some(Duration::from_secs(300)));
+        assert_eq!(
+            connect("bind_address: 127.0.0.5").await.unwrap().local_addr().ip().to_string(),
+            "127.0.0.5"
+        );
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let fixed = connect(&format!("source_port: {free}")).await.unwrap();
+        assert_eq!(fixed.local_addr().port(), free);
+
+        let refused = |outcome: Result<Stream, _>| format!("{}", outcome.unwrap_err());
+        let none = "no new connections are opened there";
+        assert!(refused(connect("no_new_connections: true").await).ends_with(none));
+        let destination = |to: &str, what: &str| format!("destinations: [ {{ to: '{to}', {what} }} ]");
+        let to_us = format!("127.0.0.1:{}", address.port());
+        assert!(refused(connect(&destination(&to_us, "no_new_connections: true")).await).ends_with(none));
+        connect(&destination("127.0.0.1:1", "no_new_connections: true")).await.unwrap();
+        let own =
+            connect(&destination(&to_us, "tcp: { dscp: 0, keepalive: false, lifetime: 1m }")).await.unwrap();
+        assert_eq!((own.options().tos_v4().unwrap(), own.options().keepalive().unwrap()), (0, false));
+        assert_eq!(own.entry().lifetime(), Some(Duration::from_secs(60)));
+        assert!(refused(connect("deny: ['127.0.0.1']").await).contains("outbound policy"));
     }
 }

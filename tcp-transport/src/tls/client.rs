@@ -9,17 +9,38 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::SingleCertAndKey;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
 
-use super::{PROVIDER, PeerCertificate, TlsConfigError, load};
+use super::domain::{Domain, Fingerprint, Parts};
+use super::expiry::Expiry;
+use super::load::{Identity, Trust, TrustFiles};
+use super::negotiation::Negotiation;
+use super::peer::Judged;
+use super::{
+    AddressPattern, CertificateFacts, CipherSuite, Curve, PROVIDER, SniPattern, TlsConfigError, TlsMethod,
+};
 
 /// A client domain as the configuration says it.
 #[derive(Debug, Clone)]
 pub struct ClientDomainSettings {
     /// Its name.
     pub name: String,
-    /// PEM file: the CAs that servers are checked against; without one, the system's.
+    /// PEM file: the CAs that servers are checked against; without it and `ca_dir`, the system's.
     pub ca_list: Option<PathBuf>,
+    /// Directory of PEM files with more such CAs.
+    pub ca_dir: Option<PathBuf>,
+    /// Directory of PEM files with CRLs. With one, a server that none of them speaks for, or an
+    /// expired one, is refused.
+    pub crl_dir: Option<PathBuf>,
+    /// Whether the CRLs are asked about the intermediates too, not about the server's certificate
+    /// alone.
+    pub crl_check_all: bool,
+    /// The versions of TLS that are spoken.
+    pub tls_method: TlsMethod,
+    /// The cipher suites that are offered, the preferred one first; empty: all.
+    pub ciphers_list: Vec<CipherSuite>,
+    /// The groups for the key exchange, the preferred one first; empty: all, X25519 first.
+    pub ec_curve: Vec<Curve>,
     /// Verify the server: its chain, and that it is made for the host we wanted. Off accepts
     /// anything, also an attacker in the middle; it is for tests and logged at start.
     pub verify_cert: bool,
@@ -27,13 +48,35 @@ pub struct ClientDomainSettings {
     pub certificate: Option<PathBuf>,
     /// PEM file: its private key (PKCS#8, PKCS#1 or SEC1).
     pub private_key: Option<PathBuf>,
+    /// Hosts this domain is for, as they were wanted. Empty: any. See
+    /// [`ClientDomains::select`](super::ClientDomains::select) for these three.
+    pub match_sip_domain: Vec<SniPattern>,
+    /// Addresses this domain is for, as they are dialled. Empty: any.
+    pub match_ip_address: Vec<AddressPattern>,
+    /// Listeners this domain is for: what came in there goes out with it. Empty: any.
+    pub match_listener: Vec<String>,
 }
 
 impl ClientDomainSettings {
     /// A domain that verifies servers against the system's CAs and presents nothing.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), ca_list: None, verify_cert: true, certificate: None, private_key: None }
+        Self {
+            name: name.into(),
+            ca_list: None,
+            ca_dir: None,
+            crl_dir: None,
+            crl_check_all: false,
+            tls_method: TlsMethod::default(),
+            ciphers_list: Vec::new(),
+            ec_curve: Vec::new(),
+            verify_cert: true,
+            certificate: None,
+            private_key: None,
+            match_sip_domain: Vec::new(),
+            match_ip_address: Vec::new(),
+            match_listener: Vec::new(),
+        }
     }
 }
 
@@ -42,6 +85,10 @@ pub struct ClientDomain {
     name: Arc<str>,
     config: Arc<ClientConfig>,
     verifier: Arc<HostVerifier>,
+    parts: Parts,
+    pub(super) match_sip_domain: Vec<SniPattern>,
+    pub(super) match_ip_address: Vec<AddressPattern>,
+    pub(super) match_listener: Vec<String>,
 }
 
 impl ClientDomain {
@@ -54,30 +101,53 @@ impl ClientDomain {
     pub fn load(settings: &ClientDomainSettings) -> Result<Self, TlsConfigError> {
         let refused = |source| TlsConfigError::Refused { domain: settings.name.clone(), source };
         let identity = match (&settings.certificate, &settings.private_key) {
-            (Some(certificate), Some(key)) => Some(load::identity(certificate, key)?),
+            (Some(certificate), Some(key)) => Some(Identity::load(certificate, key)?),
             (None, None) => None,
             _ => return Err(TlsConfigError::HalfIdentity { domain: settings.name.clone() }),
         };
-        let roots = if settings.verify_cert {
-            load::roots(&settings.name, settings.ca_list.as_deref())?
+        let trust = if settings.verify_cert {
+            Trust::load(TrustFiles {
+                domain: &settings.name,
+                ca_list: settings.ca_list.as_deref(),
+                ca_dir: settings.ca_dir.as_deref(),
+                crl_dir: settings.crl_dir.as_deref(),
+                crl_check_all: settings.crl_check_all,
+            })?
         } else {
             tracing::warn!(
                 tls_domain = settings.name,
                 "verify_cert is off: any server is accepted, whoever it is"
             );
-            Arc::new(RootCertStore::empty())
+            Trust::nobody()
         };
-        let verifier = Arc::new(HostVerifier::new(roots, settings.verify_cert).map_err(refused)?);
-        let builder = ClientConfig::builder_with_provider(PROVIDER.clone())
-            .with_safe_default_protocol_versions()
+        let negotiation = Negotiation {
+            tls_method: settings.tls_method,
+            ciphers_list: settings.ciphers_list.clone(),
+            ec_curve: settings.ec_curve.clone(),
+        };
+        negotiation.check(&settings.name)?;
+        let parts = Parts::new(settings, identity.as_ref(), &trust);
+        let verifier = Arc::new(HostVerifier::new(&trust, settings.verify_cert).map_err(refused)?);
+        let builder = ClientConfig::builder_with_provider(negotiation.provider())
+            .with_protocol_versions(&negotiation.versions())
             .map_err(refused)?
             .dangerous()
             .with_custom_certificate_verifier(verifier.clone());
         let config = match identity {
-            Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
+            Some(identity) => {
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.key)))
+            }
             None => builder.with_no_client_auth(),
         };
-        Ok(Self { name: settings.name.as_str().into(), config: Arc::new(config), verifier })
+        Ok(Self {
+            name: settings.name.as_str().into(),
+            config: Arc::new(config),
+            verifier,
+            parts,
+            match_sip_domain: settings.match_sip_domain.clone(),
+            match_ip_address: settings.match_ip_address.clone(),
+            match_listener: settings.match_listener.clone(),
+        })
     }
 
     /// The domain's name.
@@ -86,8 +156,24 @@ impl ClientDomain {
         &self.name
     }
 
+    /// The facts of its certificate, if it has one.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&CertificateFacts> {
+        self.parts.own.as_deref()
+    }
+
+    /// What in its files ends, and when.
+    #[must_use]
+    pub fn expiries(&self) -> &[Expiry] {
+        &self.parts.expiries
+    }
+
     pub(super) fn shared_name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    pub(super) fn own(&self) -> Option<&Arc<CertificateFacts>> {
+        self.parts.own.as_ref()
     }
 
     pub(super) fn config(&self) -> Arc<ClientConfig> {
@@ -102,13 +188,23 @@ impl ClientDomain {
         &self,
         chain: Option<&[CertificateDer<'_>]>,
         host: &ServerName<'_>,
-    ) -> Result<PeerCertificate, rustls::Error> {
-        let Some([certificate, intermediates @ ..]) = chain else { return Ok(PeerCertificate::None) };
+    ) -> Result<Judged, rustls::Error> {
+        let Some([certificate, intermediates @ ..]) = chain else { return Ok(Judged::nobody()) };
         if !self.verifier.enforce {
-            return Ok(PeerCertificate::Unverified { reason: "verify_cert is off".into() });
+            return Ok(Judged::not_checked(certificate));
         }
         self.verifier.check(certificate, intermediates, host, &[], UnixTime::now())?;
-        Ok(PeerCertificate::verified(certificate))
+        Ok(Judged::new(certificate, Ok(())))
+    }
+}
+
+impl Domain for ClientDomain {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        self.parts.fingerprint
     }
 }
 
@@ -128,11 +224,18 @@ struct HostVerifier {
 }
 
 impl HostVerifier {
-    fn new(roots: Arc<RootCertStore>, enforce: bool) -> Result<Self, rustls::Error> {
-        let webpki = if roots.is_empty() {
+    fn new(trust: &Trust, enforce: bool) -> Result<Self, rustls::Error> {
+        let webpki = if trust.roots.is_empty() {
             None
         } else {
-            let builder = WebPkiServerVerifier::builder_with_provider(roots, PROVIDER.clone());
+            let mut builder =
+                WebPkiServerVerifier::builder_with_provider(trust.roots.clone(), PROVIDER.clone());
+            if !trust.crls.is_empty() {
+                builder = builder.with_crls(trust.crls.iter().cloned()).enforce_revocation_expiration();
+                if !trust.crl_check_all {
+                    builder = builder.only_check_end_entity_revocation();
+                }
+            }
             Some(builder.build().map_err(|e| rustls::Error::General(e.to_string()))?)
         };
         Ok(Self { webpki, algorithms: PROVIDER.signature_verification_algorithms, enforce })

@@ -46,6 +46,14 @@ pub enum TlsConfigError {
         /// The domain.
         domain: String,
     },
+    /// No suite of `ciphers_list` belongs to a version of `tls_method`.
+    #[error("TLS domain {domain}: no suite in `ciphers_list` is one of {tls_method} (`tls_method`)")]
+    NoSuite {
+        /// The domain.
+        domain: String,
+        /// The versions it speaks.
+        tls_method: super::TlsMethod,
+    },
     /// rustls refuses what it was given.
     #[error("TLS domain {domain}: {source}")]
     Refused {
@@ -134,6 +142,10 @@ pub(super) fn certificate_reason(error: &CertificateError) -> String {
         E::Expired | E::ExpiredContext { .. } => "expired".into(),
         E::NotValidYet | E::NotValidYetContext { .. } => "not valid yet".into(),
         E::Revoked => "revoked".into(),
+        E::UnknownRevocationStatus => "no CRL in crl_dir speaks for its issuer".into(),
+        E::ExpiredRevocationList | E::ExpiredRevocationListContext { .. } => {
+            "the CRL of its issuer has expired".into()
+        }
         E::BadEncoding => "not a well-formed certificate".into(),
         E::BadSignature => "its signature is not its issuer's".into(),
         E::NotValidForName => "made for another host".into(),

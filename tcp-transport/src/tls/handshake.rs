@@ -59,22 +59,22 @@ async fn accept_unlimited(
     let listener = tcp.local_addr().map_err(HandshakeError::Io)?;
     let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp).await?;
     let sni = start.client_hello().server_name().map(str::to_owned);
-    let Some(domain) = domains.select(listener, tls_domain, sni.as_deref()).cloned() else {
+    let Some(domain) = domains.select(listener, tls_domain, sni.as_deref()) else {
         // As much courtesy as the socket takes; the error is ours to report in any case.
         let _ = start.io.try_write(&UNRECOGNIZED_NAME);
         return Err(HandshakeError::NoDomain { sni, listener });
     };
     let (tcp, session) = start.into_stream(domain.config()).await?.into_inner();
 
-    let certificate = domain.judge(session.peer_certificates());
-    if domain.requires_certificate() && !certificate.is_verified() {
+    let judged = domain.judge(session.peer_certificates());
+    if domain.requires_certificate() && !judged.peer.is_verified() {
         // Only a resumed session comes here: its certificate was good when the session was made.
-        return Err(match certificate {
+        return Err(match judged.peer {
             super::PeerCertificate::Unverified { reason } => HandshakeError::PeerCertificate(reason),
             _ => HandshakeError::CertificateRequired,
         });
     }
-    let info = TlsInfo::new(domain.shared_name(), &session, sni, certificate);
+    let info = TlsInfo::new(domain.shared_name(), domain.own(), &session, sni, judged);
     Stream::secured(tcp, peer, session.into(), info).map_err(HandshakeError::Io)
 }
 
@@ -94,12 +94,12 @@ pub async fn connect(
     let handshake = async {
         let (tcp, session) =
             TlsConnector::from(domain.config()).connect(name.clone(), tcp).await?.into_inner();
-        let certificate = domain.judge(session.peer_certificates(), &name)?;
+        let judged = domain.judge(session.peer_certificates(), &name)?;
         let sni = match &name {
             ServerName::DnsName(name) => Some(name.as_ref().to_owned()),
             _ => None,
         };
-        let info = TlsInfo::new(domain.shared_name(), &session, sni, certificate);
+        let info = TlsInfo::new(domain.shared_name(), domain.own(), &session, sni, judged);
         Stream::secured(tcp, peer, session.into(), info).map_err(HandshakeError::Io)
     };
     tokio::time::timeout(limit, handshake).await.unwrap_or(Err(HandshakeError::Timeout(limit)))

@@ -1,12 +1,15 @@
 //! What is known about the peer of a TLS connection.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
-use rustls::{CommonState, HandshakeKind, ProtocolVersion};
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use rustls::{CertificateError, CommonState, HandshakeKind, ProtocolVersion};
+
+use super::CertificateFacts;
+use super::error::certificate_reason;
+use super::negotiation::{cipher_bits, group_name};
 
 /// The peer's certificate, as verification found it.
 ///
@@ -56,39 +59,129 @@ impl PeerCertificate {
             }
         }
     }
+}
 
-    /// The names of a certificate that has verified.
-    pub(super) fn verified(certificate: &CertificateDer<'_>) -> Self {
-        let mut dns_names = Vec::new();
-        let mut ip_addresses = Vec::new();
-        let parsed = match X509Certificate::from_der(certificate) {
-            Ok((_, parsed)) => parsed,
-            // webpki has read it, so this is a form that only x509-parser refuses; without its names
-            // the certificate is worth nothing.
-            Err(e) => return Self::Unverified { reason: format!("not a well-formed certificate: {e}") },
-        };
-        let names = match parsed.subject_alternative_name() {
-            Ok(names) => names,
-            Err(e) => return Self::Unverified { reason: format!("malformed subjectAltName: {e}") },
-        };
-        for name in names.iter().flat_map(|extension| &extension.value.general_names) {
-            match name {
-                GeneralName::DNSName(name) => {
-                    dns_names.push(name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase());
-                }
-                GeneralName::IPAddress(bytes) => ip_addresses.extend(ip_address(bytes)),
-                _ => {}
-            }
+/// Whether a certificate verified, and if not, why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verification {
+    /// It chains to a CA of the TLS domain, is valid now, and (a server's) is made for the host that
+    /// was wanted.
+    Verified,
+    /// `verify_cert` is off: nobody has looked.
+    NotChecked,
+    /// It does not verify.
+    Failed {
+        /// What is wrong, for policy.
+        cause: VerifyFailure,
+        /// What is wrong, for logs.
+        reason: String,
+    },
+}
+
+/// What can be wrong with a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum VerifyFailure {
+    /// Its time is over.
+    Expired,
+    /// Its time has not come.
+    NotYetValid,
+    /// A CRL names it.
+    Revoked,
+    /// No CRL speaks for it, or only one that has expired.
+    RevocationUnknown,
+    /// It is not issued by a CA of the domain.
+    UnknownIssuer,
+    /// It is made for another host.
+    OtherHost,
+    /// Anything else.
+    Other,
+}
+
+impl VerifyFailure {
+    fn of(error: &rustls::Error) -> Self {
+        use CertificateError as E;
+        let rustls::Error::InvalidCertificate(error) = error else { return Self::Other };
+        match error {
+            E::Expired | E::ExpiredContext { .. } => Self::Expired,
+            E::NotValidYet | E::NotValidYetContext { .. } => Self::NotYetValid,
+            E::Revoked => Self::Revoked,
+            E::UnknownRevocationStatus
+            | E::ExpiredRevocationList
+            | E::ExpiredRevocationListContext { .. } => Self::RevocationUnknown,
+            E::UnknownIssuer => Self::UnknownIssuer,
+            E::NotValidForName | E::NotValidForNameContext { .. } => Self::OtherHost,
+            _ => Self::Other,
         }
-        Self::Verified { dns_names, ip_addresses }
     }
 }
 
-fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
-    <[u8; 4]>::try_from(bytes)
-        .map(IpAddr::from)
-        .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
-        .ok()
+/// What the peer's certificate says, and what it is worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerFacts {
+    /// What stands in it. Only if `verification` says so is any of it true.
+    pub certificate: CertificateFacts,
+    /// Whether it verified.
+    pub verification: Verification,
+}
+
+/// For logs: the certificate in one line, and what it is worth.
+impl fmt::Display for PeerFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.certificate.fmt(f)?;
+        match &self.verification {
+            Verification::Verified => f.write_str(", verified"),
+            Verification::NotChecked => f.write_str(", not checked"),
+            Verification::Failed { reason, .. } => write!(f, ", not verified: {reason}"),
+        }
+    }
+}
+
+/// What is known about the peer after a handshake.
+pub(super) struct Judged {
+    pub(super) peer: PeerCertificate,
+    pub(super) facts: Option<Arc<PeerFacts>>,
+}
+
+impl Judged {
+    /// No certificate.
+    pub(super) fn nobody() -> Self {
+        Self { peer: PeerCertificate::None, facts: None }
+    }
+
+    /// One that nobody was to look at.
+    pub(super) fn not_checked(certificate: &CertificateDer<'_>) -> Self {
+        let facts = CertificateFacts::of(certificate).ok();
+        let facts =
+            facts.map(|certificate| PeerFacts { certificate, verification: Verification::NotChecked });
+        let reason = "verify_cert is off".into();
+        Self { peer: PeerCertificate::Unverified { reason }, facts: facts.map(Arc::new) }
+    }
+
+    pub(super) fn new(certificate: &CertificateDer<'_>, checked: Result<(), rustls::Error>) -> Self {
+        let facts = match CertificateFacts::of(certificate) {
+            Ok(facts) => facts,
+            // If webpki has read it, this is a form that only x509-parser refuses; without its names
+            // the certificate is worth nothing.
+            Err(reason) => return Self { peer: PeerCertificate::Unverified { reason }, facts: None },
+        };
+        let (peer, verification) = match checked {
+            Ok(()) => {
+                let (dns_names, ip_addresses) = (facts.dns_names.clone(), facts.ip_addresses.clone());
+                (PeerCertificate::Verified { dns_names, ip_addresses }, Verification::Verified)
+            }
+            Err(error) => {
+                let reason = match &error {
+                    rustls::Error::InvalidCertificate(e) => certificate_reason(e),
+                    e => e.to_string(),
+                };
+                let verification =
+                    Verification::Failed { cause: VerifyFailure::of(&error), reason: reason.clone() };
+                (PeerCertificate::Unverified { reason }, verification)
+            }
+        };
+        Self { peer, facts: Some(Arc::new(PeerFacts { certificate: facts, verification })) }
+    }
 }
 
 /// An IP literal, an IPv6 one with or without brackets.
@@ -97,24 +190,31 @@ pub(crate) fn parse_ip(host: &str) -> Option<IpAddr> {
     inner.map_or_else(|| host.parse().ok(), |v6| v6.parse::<std::net::Ipv6Addr>().ok().map(IpAddr::V6))
 }
 
-/// Facts about a TLS session, fixed when its handshake ends.
+/// Facts about a TLS session, fixed when its handshake ends. Nothing of a key is in it.
 #[derive(Debug, Clone)]
 pub struct TlsInfo {
     domain: Arc<str>,
     version: &'static str,
     cipher: &'static str,
+    cipher_bits: Option<u16>,
+    key_exchange: Option<&'static str>,
     sni: Option<String>,
     resumed: bool,
     peer: PeerCertificate,
+    peer_facts: Option<Arc<PeerFacts>>,
+    own: Option<Arc<CertificateFacts>>,
 }
 
 impl TlsInfo {
+    /// `own` is the domain's certificate, if it has one.
     pub(super) fn new(
         domain: &Arc<str>,
+        own: Option<&Arc<CertificateFacts>>,
         session: &CommonState,
         sni: Option<String>,
-        peer: PeerCertificate,
+        judged: Judged,
     ) -> Self {
+        let suite = session.negotiated_cipher_suite();
         Self {
             domain: domain.clone(),
             version: match session.protocol_version() {
@@ -122,13 +222,14 @@ impl TlsInfo {
                 Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
                 _ => "unknown",
             },
-            cipher: session
-                .negotiated_cipher_suite()
-                .and_then(|suite| suite.suite().as_str())
-                .unwrap_or("unknown"),
+            cipher: suite.and_then(|suite| suite.suite().as_str()).unwrap_or("unknown"),
+            cipher_bits: suite.map(cipher_bits),
+            key_exchange: session.negotiated_key_exchange_group().map(|group| group_name(group.name())),
             sni,
             resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
-            peer,
+            peer: judged.peer,
+            peer_facts: judged.facts,
+            own: own.cloned(),
         }
     }
 
@@ -163,10 +264,56 @@ impl TlsInfo {
         self.resumed
     }
 
+    /// The length of the cipher's key.
+    #[must_use]
+    pub fn cipher_bits(&self) -> Option<u16> {
+        self.cipher_bits
+    }
+
+    /// The curve of the key exchange, by the name `ec_curve` has for it. None for a resumed TLS 1.2
+    /// session, which has none of its own.
+    #[must_use]
+    pub fn key_exchange(&self) -> Option<&'static str> {
+        self.key_exchange
+    }
+
     /// The peer's certificate, as verification found it.
     #[must_use]
     pub fn peer(&self) -> &PeerCertificate {
         &self.peer
+    }
+
+    /// What stands in the peer's certificate, verified or not; none was presented, or asked for,
+    /// where there is nothing.
+    #[must_use]
+    pub fn peer_facts(&self) -> Option<&PeerFacts> {
+        self.peer_facts.as_deref()
+    }
+
+    /// The certificate of our TLS domain. (As a client: the one we have; whether the server asked for
+    /// it is not told.)
+    #[must_use]
+    pub fn own_certificate(&self) -> Option<&CertificateFacts> {
+        self.own.as_deref()
+    }
+}
+
+/// For logs: `TLSv1.3 TLS13_AES_256_GCM_SHA384 X25519 domain=relay sni=relay.test peer=(none)`.
+impl fmt::Display for TlsInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.version, self.cipher)?;
+        if let Some(group) = self.key_exchange {
+            write!(f, " {group}")?;
+        }
+        write!(f, " domain={} sni={}", self.domain, self.sni().unwrap_or("(none)"))?;
+        if self.resumed {
+            f.write_str(" resumed")?;
+        }
+        match (&self.peer_facts, &self.peer) {
+            (Some(facts), _) => write!(f, " peer=({facts})"),
+            (None, PeerCertificate::Unverified { reason }) => write!(f, " peer=({reason})"),
+            (None, _) => f.write_str(" peer=(none)"),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The patterns by which a server domain is chosen: `match_sip_domain` and `match_ip_address`.
+//! The patterns by which a domain is chosen: `match_sip_domain` and `match_ip_address`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -19,7 +19,8 @@ impl PatternError {
     }
 }
 
-/// One entry of `match_sip_domain`: which server names (SNI) a domain serves.
+/// One entry of `match_sip_domain`: which server names (SNI) a server domain serves, and which hosts a
+/// client domain is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SniPattern {
     /// `*`: any name, and none.
@@ -80,7 +81,8 @@ fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'*')
 }
 
-/// One entry of `match_ip_address`: which of our addresses a domain serves.
+/// One entry of `match_ip_address`: which of our addresses a server domain serves, and which of others'
+/// a client domain is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AddressPattern {
     /// `*`: any address.
@@ -95,12 +97,25 @@ impl AddressPattern {
     /// How specific a match is, or `None` without one.
     pub(super) fn rank(&self, address: SocketAddr) -> Option<usize> {
         let ip = address.ip().to_canonical();
+        let fits = match self {
+            Self::Any => true,
+            Self::Ip(own) => own.to_canonical() == ip,
+            Self::Socket(own) => own.ip().to_canonical() == ip && own.port() == address.port(),
+        };
+        fits.then(|| self.specificity())
+    }
+
+    /// How specific its matches are.
+    pub(super) fn specificity(&self) -> usize {
         match self {
-            Self::Any => Some(0),
-            Self::Ip(own) if own.to_canonical() == ip => Some(1),
-            Self::Socket(own) if own.ip().to_canonical() == ip && own.port() == address.port() => Some(2),
-            _ => None,
+            Self::Any => 0,
+            Self::Ip(_) => 1,
+            Self::Socket(_) => 2,
         }
+    }
+
+    pub(super) fn is_any(&self) -> bool {
+        matches!(self, Self::Any)
     }
 }
 

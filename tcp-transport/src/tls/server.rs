@@ -5,18 +5,23 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoClientAuth, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 
-use super::error::certificate_reason;
-use super::{AddressPattern, PROVIDER, PeerCertificate, SniPattern, TlsConfigError, load};
+use super::domain::{Changes, Domain, Fingerprint, Parts};
+use super::expiry::Expiry;
+use super::load::{Identity, Trust, TrustFiles};
+use super::negotiation::Negotiation;
+use super::peer::Judged;
+use super::{
+    AddressPattern, CertificateFacts, CipherSuite, Curve, PROVIDER, SniPattern, TlsConfigError, TlsMethod,
+};
 
 /// A server domain as the configuration says it.
 #[derive(Debug, Clone)]
@@ -27,8 +32,23 @@ pub struct ServerDomainSettings {
     pub certificate: PathBuf,
     /// PEM file: its private key (PKCS#8, PKCS#1 or SEC1).
     pub private_key: PathBuf,
-    /// PEM file: the CAs that client certificates are checked against; without one, the system's.
+    /// PEM file: the CAs that client certificates are checked against; without it and `ca_dir`, the
+    /// system's.
     pub ca_list: Option<PathBuf>,
+    /// Directory of PEM files with more such CAs.
+    pub ca_dir: Option<PathBuf>,
+    /// Directory of PEM files with CRLs. With one, a certificate that none of them speaks for, or an
+    /// expired one, is not verified.
+    pub crl_dir: Option<PathBuf>,
+    /// Whether the CRLs are asked about the intermediates too, not about the client's certificate
+    /// alone.
+    pub crl_check_all: bool,
+    /// The versions of TLS that are spoken.
+    pub tls_method: TlsMethod,
+    /// The cipher suites that are offered; empty: all.
+    pub ciphers_list: Vec<CipherSuite>,
+    /// The groups for the key exchange; empty: all, X25519 first.
+    pub ec_curve: Vec<Curve>,
     /// Ask clients for a certificate. One that does not verify is recorded, not refused.
     pub verify_cert: bool,
     /// With `verify_cert`: refuse clients without a certificate, or with one that does not verify.
@@ -53,6 +73,12 @@ impl ServerDomainSettings {
             certificate: certificate.into(),
             private_key: private_key.into(),
             ca_list: None,
+            ca_dir: None,
+            crl_dir: None,
+            crl_check_all: false,
+            tls_method: TlsMethod::default(),
+            ciphers_list: Vec::new(),
+            ec_curve: Vec::new(),
             verify_cert: true,
             require_cert: true,
             match_sip_domain: Vec::new(),
@@ -66,6 +92,7 @@ pub struct ServerDomain {
     name: Arc<str>,
     config: Arc<ServerConfig>,
     verifier: Option<Arc<ClientVerifier>>,
+    parts: Parts,
     match_sip_domain: Vec<SniPattern>,
     match_ip_address: Vec<AddressPattern>,
 }
@@ -77,20 +104,34 @@ impl ServerDomain {
     /// # Errors
     /// A file that is missing, unreadable or not what it should be; a key that does not match.
     pub fn load(settings: &ServerDomainSettings) -> Result<Self, TlsConfigError> {
-        let identity = load::identity(&settings.certificate, &settings.private_key)?;
+        let identity = Identity::load(&settings.certificate, &settings.private_key)?;
         let refused = |source| TlsConfigError::Refused { domain: settings.name.clone(), source };
+        let trust = if settings.verify_cert {
+            Trust::load(TrustFiles {
+                domain: &settings.name,
+                ca_list: settings.ca_list.as_deref(),
+                ca_dir: settings.ca_dir.as_deref(),
+                crl_dir: settings.crl_dir.as_deref(),
+                crl_check_all: settings.crl_check_all,
+            })?
+        } else {
+            Trust::nobody()
+        };
+        if settings.verify_cert && settings.require_cert && trust.roots.is_empty() {
+            tracing::warn!(
+                tls_domain = settings.name,
+                "require_cert without any CA: every client will be refused"
+            );
+        }
+        let negotiation = Negotiation {
+            tls_method: settings.tls_method,
+            ciphers_list: settings.ciphers_list.clone(),
+            ec_curve: settings.ec_curve.clone(),
+        };
+        negotiation.check(&settings.name)?;
+        let parts = Parts::new(settings, Some(&identity), &trust);
         let verifier = if settings.verify_cert {
-            let roots = load::roots(&settings.name, settings.ca_list.as_deref())?;
-            if settings.require_cert && roots.is_empty() {
-                tracing::warn!(
-                    tls_domain = settings.name,
-                    "require_cert without any CA: every client will be refused"
-                );
-            }
-            // With the system's CAs the hints would be kilobytes in every handshake; no hint means
-            // "send what you have".
-            let hints = if settings.ca_list.is_some() { roots.subjects() } else { Vec::new() };
-            Some(Arc::new(ClientVerifier::new(roots, hints, settings.require_cert).map_err(refused)?))
+            Some(Arc::new(ClientVerifier::new(&trust, settings.require_cert).map_err(refused)?))
         } else {
             None
         };
@@ -98,15 +139,16 @@ impl ServerDomain {
             Some(verifier) => verifier.clone(),
             None => Arc::new(NoClientAuth),
         };
-        let config = ServerConfig::builder_with_provider(PROVIDER.clone())
-            .with_safe_default_protocol_versions()
+        let config = ServerConfig::builder_with_provider(negotiation.provider())
+            .with_protocol_versions(&negotiation.versions())
             .map_err(refused)?
             .with_client_cert_verifier(client_auth)
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.key)));
         Ok(Self {
             name: settings.name.as_str().into(),
             config: Arc::new(config),
             verifier,
+            parts,
             match_sip_domain: settings.match_sip_domain.clone(),
             match_ip_address: settings.match_ip_address.clone(),
         })
@@ -118,8 +160,24 @@ impl ServerDomain {
         &self.name
     }
 
+    /// The facts of its certificate.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&CertificateFacts> {
+        self.parts.own.as_deref()
+    }
+
+    /// What in its files ends, and when.
+    #[must_use]
+    pub fn expiries(&self) -> &[Expiry] {
+        &self.parts.expiries
+    }
+
     pub(super) fn shared_name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    pub(super) fn own(&self) -> Option<&Arc<CertificateFacts>> {
+        self.parts.own.as_ref()
     }
 
     pub(super) fn config(&self) -> Arc<ServerConfig> {
@@ -132,17 +190,11 @@ impl ServerDomain {
     }
 
     /// What the chain of a finished handshake is worth now.
-    pub(super) fn judge(&self, chain: Option<&[CertificateDer<'_>]>) -> PeerCertificate {
+    pub(super) fn judge(&self, chain: Option<&[CertificateDer<'_>]>) -> Judged {
         let (Some(verifier), Some([certificate, intermediates @ ..])) = (&self.verifier, chain) else {
-            return PeerCertificate::None;
+            return Judged::nobody();
         };
-        match verifier.check(certificate, intermediates, UnixTime::now()) {
-            Ok(()) => PeerCertificate::verified(certificate),
-            Err(rustls::Error::InvalidCertificate(e)) => {
-                PeerCertificate::Unverified { reason: certificate_reason(&e) }
-            }
-            Err(e) => PeerCertificate::Unverified { reason: e.to_string() },
-        }
+        Judged::new(certificate, verifier.check(certificate, intermediates, UnixTime::now()))
     }
 
     /// How well the domain fits an address: `None` not at all, more is better.
@@ -169,10 +221,21 @@ impl fmt::Debug for ServerDomain {
     }
 }
 
-/// All server domains of a process, in the order of the configuration.
+impl Domain for ServerDomain {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        self.parts.fingerprint
+    }
+}
+
+/// All server domains of a process, in the order of the configuration. They can be
+/// [replaced](Self::replace) while connections are served.
 #[derive(Debug, Default)]
 pub struct ServerDomains {
-    domains: Vec<Arc<ServerDomain>>,
+    domains: RwLock<Arc<[Arc<ServerDomain>]>>,
 }
 
 impl ServerDomains {
@@ -181,14 +244,7 @@ impl ServerDomains {
     /// # Errors
     /// Two of one name.
     pub fn new(domains: impl IntoIterator<Item = ServerDomain>) -> Result<Self, TlsConfigError> {
-        let mut all = Self::default();
-        for domain in domains {
-            if all.by_name(domain.name()).is_some() {
-                return Err(TlsConfigError::Duplicate { domain: domain.name().to_owned() });
-            }
-            all.domains.push(Arc::new(domain));
-        }
-        Ok(all)
+        Ok(Self { domains: RwLock::new(super::domain::unique(domains)?.into()) })
     }
 
     /// Loads each of `settings`.
@@ -199,21 +255,33 @@ impl ServerDomains {
         Self::new(settings.iter().map(ServerDomain::load).collect::<Result<Vec<_>, _>>()?)
     }
 
-    /// The domain of that name.
-    #[must_use]
-    pub fn by_name(&self, name: &str) -> Option<&Arc<ServerDomain>> {
-        self.domains.iter().find(|domain| domain.name() == name)
+    /// Puts `new` in the place of what is there: handshakes that begin from now on see it, those
+    /// under way and connections go on as they are. Domains that are the same in both, files
+    /// included, stay, and their session stores with them; a changed one starts with an empty store,
+    /// so nobody resumes what the new rules would refuse.
+    pub fn replace(&self, new: Self) -> Changes {
+        let mut current = self.domains.write();
+        let (domains, changes) = super::domain::merge(&current, &new.domains.into_inner());
+        *current = domains.into();
+        changes
     }
 
-    /// The domains, in the order of the configuration.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<ServerDomain>> {
-        self.domains.iter()
+    /// The domains of this moment, in the order of the configuration.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<[Arc<ServerDomain>]> {
+        self.domains.read().clone()
+    }
+
+    /// The domain of that name.
+    #[must_use]
+    pub fn by_name(&self, name: &str) -> Option<Arc<ServerDomain>> {
+        self.domains.read().iter().find(|domain| domain.name() == name).cloned()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.domains.is_empty()
+        self.domains.read().is_empty()
     }
 
     /// The domain that serves a connection to `listener` with the server name `sni`.
@@ -234,22 +302,24 @@ impl ServerDomains {
         listener: SocketAddr,
         tls_domain: Option<&str>,
         sni: Option<&str>,
-    ) -> Option<&Arc<ServerDomain>> {
+    ) -> Option<Arc<ServerDomain>> {
+        let domains = self.snapshot();
         let sni = sni.map(|name| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase());
-        let own = tls_domain.and_then(|name| self.by_name(name));
+        let own = tls_domain.and_then(|name| domains.iter().find(|domain| domain.name() == name));
         let is_own = |domain: &Arc<ServerDomain>| own.is_some_and(|own| Arc::ptr_eq(own, domain));
-        let ranked = self.domains.iter().filter_map(|domain| {
+        let ranked = domains.iter().filter_map(|domain| {
             let address = domain.address_rank(listener).or(is_own(domain).then_some(0))?;
             let name = domain.name_rank(sni.as_deref())?;
             Some(((name, address), domain))
         });
         // `max_by_key` takes the last of equals; the earlier one is wanted.
         let best = ranked.rev().max_by_key(|(rank, _)| *rank);
-        match (best, own) {
+        let chosen = match (best, own) {
             (Some(((name, _), domain)), _) if name > 0 => Some(domain),
             (_, Some(own)) => Some(own),
             (best, None) => best.map(|(_, domain)| domain),
-        }
+        };
+        chosen.cloned()
     }
 }
 
@@ -267,17 +337,21 @@ struct ClientVerifier {
 }
 
 impl ClientVerifier {
-    fn new(
-        roots: Arc<RootCertStore>,
-        hints: Vec<DistinguishedName>,
-        mandatory: bool,
-    ) -> Result<Self, rustls::Error> {
-        let webpki = if roots.is_empty() {
+    fn new(trust: &Trust, mandatory: bool) -> Result<Self, rustls::Error> {
+        let webpki = if trust.roots.is_empty() {
             None
         } else {
-            let builder = WebPkiClientVerifier::builder_with_provider(roots, PROVIDER.clone());
+            let mut builder =
+                WebPkiClientVerifier::builder_with_provider(trust.roots.clone(), PROVIDER.clone());
+            if !trust.crls.is_empty() {
+                builder = builder.with_crls(trust.crls.iter().cloned()).enforce_revocation_expiration();
+                if !trust.crl_check_all {
+                    builder = builder.only_check_end_entity_revocation();
+                }
+            }
             Some(builder.build().map_err(|e| rustls::Error::General(e.to_string()))?)
         };
+        let hints = trust.hints.clone();
         Ok(Self { webpki, hints, algorithms: PROVIDER.signature_verification_algorithms, mandatory })
     }
 

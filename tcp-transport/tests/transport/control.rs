@@ -124,8 +124,7 @@ async fn keep_alive_is_set_and_unset_on_one_connection() {
     let stream = Stream::plain(TcpStream::from_std(server).unwrap(), peer).unwrap();
     let (handle, _events) = register(&registry, stream, Seen::default());
     assert!(!looking.keepalive().unwrap());
-    let keepalive =
-        KeepAlive { idle: Duration::from_secs(60), count: 5, interval: Duration::from_secs(7) };
+    let keepalive = KeepAlive { idle: Duration::from_secs(60), count: 5, interval: Duration::from_secs(7) };
     registry.keepalive_enable(handle.id(), keepalive).unwrap();
     assert!(looking.keepalive().unwrap());
     assert_eq!(looking.tcp_keepalive_time().unwrap(), Duration::from_secs(60));

@@ -149,8 +149,7 @@ async fn connections_that_never_come_up_are_told_of() {
     deaf.listen(0).unwrap();
     let address = deaf.local_addr().unwrap().as_socket().unwrap();
     let mut fill = Vec::new();
-    while let Ok(Ok(stream)) =
-        tokio::time::timeout(Duration::from_secs(1), TcpStream::connect(address)).await
+    while let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_secs(1), TcpStream::connect(address)).await
     {
         fill.push(stream);
     }

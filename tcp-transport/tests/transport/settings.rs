@@ -18,9 +18,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::common::{
-    LOCALHOST, Pki, client_domain, patiently, read_up_to, server_domains, server_settings,
-};
+use crate::common::{LOCALHOST, Pki, client_domain, patiently, read_up_to, server_domains, server_settings};
 
 #[derive(Debug)]
 enum Said {
@@ -99,7 +97,8 @@ fn set(socket: &SockRef<'_>) -> (bool, u32, bool) {
 #[tokio::test]
 async fn socket_options_are_set_on_what_is_accepted_and_opened() {
     let ledger: Arc<Ledger> = Arc::default();
-    for (socket, expected) in [(SocketOptions::default(), (true, 0, false)), (options(), (false, 26 << 2, true))]
+    for (socket, expected) in
+        [(SocketOptions::default(), (true, 0, false)), (options(), (false, 26 << 2, true))]
     {
         let (address, mut said) = start(ListenerSettings { socket, ..plain() }, &ledger);
         let dial = DialOptions { socket, ..DialOptions::default() };
@@ -121,8 +120,10 @@ async fn socket_options_are_set_on_what_is_accepted_and_opened() {
 
 #[tokio::test]
 async fn the_dscp_is_the_traffic_class_of_ipv6() {
-    let settings =
-        ListenerSettings { socket: options(), ..ListenerSettings::new("[::1]:0".parse().unwrap(), Transport::Tcp) };
+    let settings = ListenerSettings {
+        socket: options(),
+        ..ListenerSettings::new("[::1]:0".parse().unwrap(), Transport::Tcp)
+    };
     let Ok(listener) = BoundListener::bind(settings, Arc::default()) else {
         println!("no IPv6 here");
         return;
@@ -168,14 +169,10 @@ async fn a_port_is_shared_only_by_those_who_say_so() {
 async fn the_backlog_bounds_what_waits_for_accept() {
     let waiting = async |backlog| {
         // Bound and never run: nothing is accepted.
-        let listener =
-            BoundListener::bind(ListenerSettings { backlog, ..plain() }, Arc::default()).unwrap();
+        let listener = BoundListener::bind(ListenerSettings { backlog, ..plain() }, Arc::default()).unwrap();
         let mut waiting = Vec::new();
-        while let Ok(Ok(stream)) = tokio::time::timeout(
-            Duration::from_millis(300),
-            TcpStream::connect(listener.local_addr()),
-        )
-        .await
+        while let Ok(Ok(stream)) =
+            tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(listener.local_addr())).await
         {
             waiting.push(stream);
             if waiting.len() == 20 {
@@ -253,8 +250,7 @@ async fn a_connect_takes_no_longer_than_its_destination_allows() {
     deaf.listen(0).unwrap();
     let address = deaf.local_addr().unwrap().as_socket().unwrap();
     let mut fill = Vec::new();
-    while let Ok(Ok(stream)) =
-        tokio::time::timeout(Duration::from_secs(1), TcpStream::connect(address)).await
+    while let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_secs(1), TcpStream::connect(address)).await
     {
         fill.push(stream);
     }
@@ -385,8 +381,7 @@ async fn a_trusted_proxy_names_the_client_and_what_follows_is_the_protocols() {
 #[tokio::test]
 async fn nobody_else_is_believed() {
     let ledger: Arc<Ledger> = Arc::default();
-    let trusting =
-        ListenerSettings { proxy_from: vec!["192.0.2.0/24".parse().unwrap()], ..plain() };
+    let trusting = ListenerSettings { proxy_from: vec!["192.0.2.0/24".parse().unwrap()], ..plain() };
     let (address, mut said) = start(trusting, &ledger);
     let mut client = TcpStream::connect(address).await.unwrap();
     let claim = b"PROXY TCP4 203.0.113.9 192.0.2.7 40000 2855\r\n";

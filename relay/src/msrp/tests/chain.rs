@@ -131,6 +131,40 @@ fn several_failed_auths_through_us_close_the_clients_connection() {
 }
 
 #[test]
+fn success_of_another_method_does_not_make_failed_auths_forgotten() {
+    let mut world = two_relays();
+    let id = world.connect();
+    let inner = world.auth(id, "alice");
+    let bob = world.member("bob");
+    let to = format!("{inner} {OUTER}");
+    world.write(id, auth_request("t0000", &to, &own_uri("alice"), ""));
+    let asked = Challenge::parse(world.take_one(id).field("WWW-Authenticate")).unwrap();
+    for nc in 1..=5 {
+        world.assert_open(id);
+        let wrong = answer_with(&asked, "alice", "wrong", OUTER, nc, false);
+        world
+            .write(id, auth_request("t0002", &to, &own_uri("alice"), &format!("Authorization: {wrong}\r\n")));
+        assert_eq!(world.take_one(id).status(), Some(401));
+        let paths = format!("To-Path: {inner} {}\r\nFrom-Path: {}\r\n", bob.path(), own_uri("alice"));
+        if world.closed(id).is_none() {
+            world.write(id, format!("MSRP t0003 NICKNAME\r\n{paths}-------t0003$\r\n"));
+            let request = world.take_one(bob.id);
+            let tid = request.tid();
+            world.write(
+                bob.id,
+                format!(
+                    "MSRP {tid} 200 OK\r\nTo-Path: {}\r\nFrom-Path: {}\r\n-------{tid}$\r\n",
+                    request.from(),
+                    bob.uri
+                ),
+            );
+            assert_eq!(world.take_one(id).status(), Some(200));
+        }
+    }
+    assert!(world.closed(id).is_some());
+}
+
+#[test]
 fn an_outdated_nonce_at_the_next_relay_is_no_failure() {
     let mut world = two_relays();
     let id = world.connect();

@@ -85,6 +85,24 @@ fn what_was_not_answered_and_cannot_be_sent_is_answered_with_the_error() {
 }
 
 #[test]
+fn a_dial_that_fails_at_once_is_answered_408_for_every_message() {
+    for (wish, errors, _) in WISHES {
+        let mut world = World::new();
+        let alice = world.member("alice");
+        world.refuse_dials(0);
+        for tid in ["t0001", "t0002"] {
+            world.write(alice.id, send(tid, &to_peer(&alice, wish), "hello", '$'));
+            let responses = world.take(alice.id);
+            assert_eq!(responses.len(), usize::from(errors), "{wish}");
+            assert!(responses.iter().all(|response| response.status() == Some(408) && response.tid() == tid));
+        }
+        let head = to_peer(&alice, "");
+        world.write(alice.id, format!("MSRP t0003 NICKNAME\r\n{head}-------t0003$\r\n"));
+        assert_eq!(world.take_one(alice.id).status(), Some(408));
+    }
+}
+
+#[test]
 fn every_chunk_that_waits_for_a_failed_dial_is_accounted_for() {
     let mut world = World::new();
     let alice = world.member("alice");
@@ -445,6 +463,25 @@ fn a_session_that_expires_within_a_chunk_ends_it() {
             world.nothing_for(bob.id);
         }
     }
+}
+
+#[test]
+fn a_chunk_that_was_refused_already_is_not_answered_again_for_what_its_receiver_says() {
+    let mut world = World::new();
+    let (alice, bob) = world.pair();
+    let head = alice.paths_to(&bob) + "Message-ID: m1\r\n";
+    world.advance(Duration::from_secs(1795));
+    world.write(alice.id, [send_begin("t0001", &head), content(10)].concat());
+    let coming = world.coming(bob.id).unwrap();
+    // The end of the chunk stays in the queue behind what the receiver does not take.
+    world.stop_reading(bob.id, 0);
+    world.write(alice.id, content(10));
+    world.advance(Duration::from_secs(5));
+    assert_eq!(world.take_one(alice.id).status(), Some(481));
+    world.write(bob.id, respond(&coming, "413 enough"));
+    world.nothing_for(alice.id);
+    world.resume_reading(bob.id);
+    assert_eq!(world.take_one(bob.id).flag, Some(Flag::Abort));
 }
 
 #[test]

@@ -130,11 +130,18 @@ impl Wire for SocketWire {
 
 /// Dials are kept until the test, or the world's name table, settles them.
 #[derive(Clone, Default)]
-struct Dials(Arc<Mutex<VecDeque<Arc<Link>>>>);
+struct Dials {
+    waiting: Arc<Mutex<VecDeque<Arc<Link>>>>,
+    /// Set: every dial fails at once.
+    refused_at: Arc<Mutex<Option<Instant>>>,
+}
 
 impl Dialer for Dials {
     fn dial(&self, link: Arc<Link>) {
-        self.0.lock().push_back(link);
+        match *self.refused_at.lock() {
+            Some(now) => link.close(StatusCode::REQUEST_TIMEOUT, now),
+            None => self.waiting.lock().push_back(link),
+        }
     }
 }
 
@@ -409,7 +416,7 @@ impl World {
     /// The connections the relay wants opened, to hosts that no relay of this world answers.
     pub(super) fn dials(&mut self, relay: usize) -> Vec<Arc<Link>> {
         self.run();
-        self.relays[relay].dials.0.lock().drain(..).collect()
+        self.relays[relay].dials.waiting.lock().drain(..).collect()
     }
 
     /// The one connection the relay wants opened.
@@ -434,6 +441,11 @@ impl World {
         let client = self.add_client(conn);
         self.run();
         client
+    }
+
+    /// From now on every dial of the relay fails before it has begun: the policy forbids it.
+    pub(super) fn refuse_dials(&mut self, relay: usize) {
+        *self.relays[relay].dials.refused_at.lock() = Some(self.now);
     }
 
     pub(super) fn fail_dial(&mut self, relay: usize, link: &Arc<Link>) {
@@ -482,7 +494,7 @@ impl World {
     fn settle_dials(&mut self) -> bool {
         let mut settled = false;
         for from in 0..self.relays.len() {
-            let dials: Vec<_> = self.relays[from].dials.0.lock().drain(..).collect();
+            let dials: Vec<_> = self.relays[from].dials.waiting.lock().drain(..).collect();
             for link in dials {
                 let target = link.target().unwrap();
                 match self.names.get(&format!("{}:{}", target.host, target.port)).copied() {
@@ -490,7 +502,7 @@ impl World {
                         self.join(from, &link, to);
                         settled = true;
                     }
-                    None => self.relays[from].dials.0.lock().push_back(link),
+                    None => self.relays[from].dials.waiting.lock().push_back(link),
                 }
             }
         }

@@ -239,6 +239,30 @@ fn on_a_connection_of_one_session_a_stall_ends_nothing_until_send_timeout() {
 }
 
 #[test]
+fn another_deadline_of_a_connection_of_one_session_ends_no_message_either() {
+    let mut settings = settings();
+    settings.timeouts.response_timeout = Duration::from_secs(10);
+    let mut world = World::with(settings);
+    let (alice, bob) = world.pair();
+    world.stop_reading(bob.id, 0);
+    world.write(alice.id, send("t0001", &head(&alice, &bob.relay, "bob"), content(3_000_000), '$'));
+    // What Alice does not answer has its time on her connection.
+    world.write(bob.id, send("t0002", &head(&bob, &alice.relay, "alice"), "hi", '$'));
+    assert_eq!(world.take_one(alice.id).body, b"hi");
+    world.advance(Duration::from_secs(20));
+    world.nothing_for(alice.id);
+    world.resume_reading(bob.id);
+    let whole: usize = world
+        .take(bob.id)
+        .iter()
+        .filter(|message| message.method() == "SEND")
+        .map(|message| message.body.len())
+        .sum();
+    assert_eq!(whole, 3_000_000);
+    assert_eq!(world.take_one(alice.id).status(), Some(200));
+}
+
+#[test]
 fn a_connection_between_relays_is_shared_by_the_sessions_that_go_over_it() {
     for sessions in [1, 2] {
         let mut world = World::new();
@@ -279,6 +303,7 @@ fn sessions_of_a_relay_that_lead_elsewhere_share_its_connection_too() {
                 "To-Path: {session} msrps://peer{number}.test:7/p;tcp\r\nFrom-Path: {from}\r\nMessage-ID: m1\r\n"
             );
             world.write(relay, send("t0001", &lines, "hi", '$'));
+            world.take(relay);
             let dial = world.dial(0);
             peers.push((world.complete_dial(0, &dial), lines));
         }

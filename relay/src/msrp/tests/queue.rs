@@ -306,3 +306,27 @@ fn timers_of_answered_transactions_do_not_pile_up_behind_one_that_is_not() {
     assert_eq!(harness.queue.expired(harness.now + Duration::from_secs(30)).len(), 1);
     assert_eq!(harness.queue.deadline(), None);
 }
+
+#[test]
+fn control_interrupts_a_chunk_that_has_sent_the_interrupt_size() {
+    for (sent, interrupted) in
+        [(INTERRUPT_SIZE - 1, false), (INTERRUPT_SIZE, true), (INTERRUPT_SIZE + 1, true)]
+    {
+        let mut harness = Harness::new();
+        harness.begin(0, None, true, 1);
+        // One byte is held back.
+        harness.body(0, sent as usize + 1);
+        harness.write(usize::MAX);
+        harness.body(0, 1000);
+        harness.control();
+        harness.out.clear();
+        harness.write(usize::MAX);
+        let next = harness.out.starts_with(b"\r\n-------");
+        assert_eq!(next, interrupted, "{sent}");
+        // At the latest after as many bytes as make up for it.
+        let text = String::from_utf8_lossy(&harness.out).into_owned();
+        let end = text.find("\r\n-------").unwrap();
+        assert_eq!(end, (INTERRUPT_SIZE.saturating_sub(sent)) as usize);
+        assert!(text[end..].contains("MSRP c0000 200 OK"), "{text}");
+    }
+}

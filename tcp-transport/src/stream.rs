@@ -250,15 +250,22 @@ impl Stream {
     }
 
     /// Writes from `output` and reads into `input`, waiting until either got on; returns how many
-    /// bytes were read: 0 if some were written only. What was written has left `output`, which is
-    /// empty only when its ciphertext has left too. For programs that have no driver; not to be mixed
-    /// with one. Dropping the future loses nothing.
+    /// bytes were read: 0 if some were written only. What was written has left `output`, whose
+    /// ciphertext may still be leaving. Nothing is read while `input` holds `limit` bytes
+    /// or more: what is not taken off it slows the peer down. For programs that have no driver; not to
+    /// be mixed with one. Dropping the future loses nothing.
     ///
     /// # Errors
     /// As [`try_read`](Self::try_read) and [`try_write`](Self::try_write), without `WouldBlock`;
     /// [`io::ErrorKind::UnexpectedEof`] when the peer has ended its direction.
-    pub async fn exchange(&self, input: &mut BytesMut, output: &mut BytesMut) -> io::Result<usize> {
+    pub async fn exchange(
+        &self,
+        input: &mut BytesMut,
+        output: &mut BytesMut,
+        limit: usize,
+    ) -> io::Result<usize> {
         poll_fn(|cx| {
+            let may_read = input.len() < limit;
             loop {
                 let mut moved = false;
                 if !output.is_empty() || self.wants_flush() {
@@ -267,19 +274,22 @@ impl Stream {
                         Err(e) => return Poll::Ready(Err(e)),
                     }
                 }
-                input.reserve(MAX_READ);
-                match self.try_read(input, MAX_READ) {
-                    Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                    Ok(n) => return Poll::Ready(Ok(n)),
-                    Err(e) if is_transient(&e) => {}
-                    Err(e) => return Poll::Ready(Err(e)),
-                }
-                if moved {
-                    return Poll::Ready(Ok(0));
+                if may_read {
+                    input.reserve(MAX_READ);
+                    match self.try_read(input, MAX_READ) {
+                        Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                        Ok(n) => return Poll::Ready(Ok(n)),
+                        Err(e) if is_transient(&e) => {}
+                        Err(e) => return Poll::Ready(Err(e)),
+                    }
                 }
                 let waits = !output.is_empty() || self.wants_flush();
+                if moved || !may_read && !waits {
+                    return Poll::Ready(Ok(0));
+                }
                 let writable = waits && self.poll_write_ready(cx)?.is_ready();
-                if !writable && self.poll_read_ready(cx)?.is_pending() {
+                let readable = may_read && self.poll_read_ready(cx)?.is_ready();
+                if !writable && !readable {
                     return Poll::Pending;
                 }
             }

@@ -157,7 +157,7 @@ impl FileDial<'_> {
         path: &KeyPath,
         check: &mut Check<'_>,
     ) -> DialOptions {
-        let own = self.tcp.map(|own| own.over(tcp, &path.clone().key("tcp"), check)).unwrap_or(*tcp);
+        let own = self.tcp.map_or(*tcp, |own| own.over(tcp, &path.clone().key("tcp"), check));
         let not_shared =
             |port| listeners.iter().any(|listener| listener.port == port && !listener.reuse_port);
         if self.source_port == Some(0) {

@@ -387,8 +387,8 @@ mod tests {
     fn a_relay_reached_from_outside_is_warned_of_having_no_rules() {
         let warnings = |listen: &str, allow: &[&str], schemes: usize| {
             let mut check = Check::new(Path::new(""));
-            let mut file = FileOutbound::default();
-            file.allow = allow.iter().map(|text| text.parse().unwrap()).collect();
+            let allow = allow.iter().map(|text| text.parse().unwrap()).collect();
+            let mut file = FileOutbound { allow, ..FileOutbound::default() };
             file.schemes.truncate(schemes);
             file.validate(&[Listener::for_test(listen, 2855)], &mut check);
             check.warnings.iter().filter(|warning| warning.message.contains("outbound-public.yaml")).count()

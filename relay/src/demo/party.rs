@@ -20,6 +20,9 @@ use super::process::{HOST, RelayProcess, USERS};
 /// The most bytes prepared for one write: one TLS record.
 const OUTPUT: usize = 16 * 1024;
 
+/// How much is read ahead while the endpoint takes nothing, because too many of its responses wait.
+const INPUT: usize = 256 * 1024;
+
 /// Somebody at a client.
 pub(super) struct Party {
     name: &'static str,
@@ -108,6 +111,10 @@ impl Party {
                 return Ok(event);
             }
             let now = Instant::now();
+            if self.endpoint.deadline().is_some_and(|at| at <= now) {
+                self.endpoint.handle_timeout(now);
+                continue;
+            }
             if self.endpoint.receive(&mut self.input, now) {
                 continue;
             }
@@ -116,15 +123,12 @@ impl Party {
                 continue;
             }
             let before = self.input.len();
-            let wait = self.stream.exchange(&mut self.input, &mut self.output);
+            let wait = self.stream.exchange(&mut self.input, &mut self.output, INPUT);
             match self.endpoint.deadline() {
                 None => wait.await,
                 Some(at) => match tokio::time::timeout_at(at.into(), wait).await {
                     Ok(moved) => moved,
-                    Err(_) => {
-                        self.endpoint.handle_timeout(Instant::now());
-                        continue;
-                    }
+                    Err(_) => continue,
                 },
             }
             .map_err(|error| self.lost(&error))?;

@@ -32,17 +32,7 @@ pub(super) struct Network {
 }
 
 impl Network {
-<<<<<<< HEAD
     pub(super) fn new(relay: Arc<Relay>, config: &Config, client_domains: ClientDomains) -> Self {
-        let policy = Policy { rules: config.outbound.clone(), dial: config.dial.clone() };
-        let settings = ConnectSettings {
-            dial: config.dial.default.clone(),
-            tls_handshake_timeout: config.tls.tls_handshake_timeout,
-            ..ConnectSettings::default()
-        };
-=======
-    pub(super) fn new(relay: Arc<Relay>, config: &Config, client_domain: ClientDomain) -> Self {
->>>>>>> base
         let limits = ConnectionLimits {
             max_connections: config.limits.max_connections,
             max_connections_per_address: config.limits.max_connections_per_address,
@@ -52,15 +42,10 @@ impl Network {
         Self {
             relay,
             connections: Registry::with_ledger(Arc::clone(&ledger)),
-<<<<<<< HEAD
-            connector: Connector::new(settings, policy).with_ledger(ledger),
+            connector: connector(config).with_ledger(ledger),
             client_domains,
             cert_check_on_conn_reusage: AtomicBool::new(config.tls.cert_check_on_conn_reusage),
             listener_names: config.listeners.iter().map(ToString::to_string).collect(),
-=======
-            connector: connector(config).with_ledger(ledger),
-            client_domain,
->>>>>>> base
         }
     }
 

@@ -258,3 +258,38 @@ async fn an_end_without_close_notify_is_told_apart() {
     let error = patiently("the same again", server.read(&mut buf, 100)).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
 }
+
+/// Both send at once, more than the sockets hold: neither can wait for the other to listen first.
+#[tokio::test]
+async fn exchange_reads_while_it_writes() {
+    const LEN: usize = 8 << 20;
+    for (a, b) in [plain_pair().await, tls_pair().await] {
+        let content = pattern(LEN);
+        let run = |stream: Stream| {
+            let content = content.clone();
+            async move {
+                let (mut input, mut output) = (BytesMut::new(), BytesMut::from(&content[..]));
+                while input.len() < LEN || !output.is_empty() || stream.wants_flush() {
+                    stream.exchange(&mut input, &mut output, usize::MAX).await.unwrap();
+                }
+                assert!(input[..] == content[..]);
+                stream
+            }
+        };
+        patiently("both have sent", async { tokio::join!(run(a), run(b)) }).await;
+    }
+}
+
+#[tokio::test]
+async fn exchange_reads_nothing_beyond_its_limit_and_loses_nothing() {
+    let (a, b) = plain_pair().await;
+    a.write_all(b"0123456789").await.unwrap();
+    let (mut input, mut output) = (BytesMut::from("held"), BytesMut::new());
+    assert_eq!(patiently("exchange", b.exchange(&mut input, &mut output, 4)).await.unwrap(), 0);
+    assert_eq!(input, "held");
+    assert_eq!(patiently("exchange", b.exchange(&mut input, &mut output, 5)).await.unwrap(), 10);
+    assert_eq!(input, "held0123456789");
+    drop(a);
+    let end = patiently("exchange", b.exchange(&mut input, &mut output, 99)).await.unwrap_err();
+    assert_eq!(end.kind(), std::io::ErrorKind::UnexpectedEof);
+}

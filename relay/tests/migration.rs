@@ -1,0 +1,124 @@
+//! `docs/migration.md` is complete, and each test it names exists.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What the reference texts have, by section.
+const THEIRS: [(&str, &[&str]); 3] = [
+    (
+        "proto_tcp",
+        &[
+            "tcp_port",
+            "tcp_send_timeout",
+            "tcp_max_msg_chunks",
+            "tcp_crlf_pingpong",
+            "tcp_crlf_drop",
+            "tcp_async",
+            "tcp_async_max_postponed_chunks",
+            "tcp_async_local_connect_timeout",
+            "tcp_async_local_write_timeout",
+        ],
+    ),
+    (
+        "proto_msrp",
+        &[
+            "send_timeout",
+            "max_msg_chunks",
+            "tls_handshake_timeout",
+            "cert_check_on_conn_reusage",
+            "trace_destination",
+            "trace_on",
+            "trace_filter_route",
+            "msrp_trace",
+        ],
+    ),
+    (
+        "tcpops",
+        &[
+            "closed_event",
+            "event_callback",
+            "tcp:closed",
+            "tcp:timeout",
+            "tcp:reset",
+            "tcp_conid_alive",
+            "tcp_conid_state` 1",
+            "tcp_conid_state` 2",
+            "tcp_conid_state` 3",
+            "tcp_conid_state` -1",
+            "tcp_conid_state` -2",
+            "tcp_conid_state` -3",
+            "tcp_conid_state` -4",
+            "tcp_keepalive_enable",
+            "tcp_keepalive_disable",
+            "tcp_set_connection_lifetime",
+            "tcp_enable_closed_event",
+            "tcp_get_conid",
+            "tcp_set_otcpid(",
+            "tcp_set_otcpid_flag",
+            "tcp_close_connection",
+        ],
+    ),
+];
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The rows of a section's tables, as their cells.
+fn rows(section: &str) -> Vec<Vec<String>> {
+    let text = fs::read_to_string(workspace().join("docs/migration.md")).unwrap();
+    let start = text.find(&format!("\n## {section}\n")).unwrap_or_else(|| panic!("no section {section}")) + 1;
+    let rest = &text[start..];
+    let section = &rest[..rest[1..].find("\n## ").map_or(rest.len(), |end| end + 1)];
+    let table = section.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| theirs"));
+    table.map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
+fn sources(dir: &Path, text: &mut String) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() && !path.ends_with("target") {
+            sources(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn everything_of_theirs_has_a_row() {
+    for (section, names) in THEIRS {
+        let rows = rows(section);
+        for name in names {
+            let found = rows.iter().any(|row| {
+                row[0].match_indices(name).any(|(at, _)| {
+                    !row[0][at + name.len()..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+                })
+            });
+            assert!(found, "docs/migration.md, {section}: no row for {name}");
+        }
+    }
+}
+
+#[test]
+fn each_row_has_a_test_that_exists() {
+    let mut code = String::new();
+    for member in ["msrp-proto", "tcp-transport", "relay", "tests", "examples"] {
+        sources(&workspace().join(member), &mut code);
+    }
+    for (section, _) in THEIRS {
+        for row in rows(section) {
+            assert_eq!(row.len(), 4, "{row:?}");
+            // What comes with another issue says so.
+            if row[3].starts_with("issue ") || row[3].starts_with("section ") {
+                continue;
+            }
+            let tests: Vec<_> = row[3].split('`').skip(1).step_by(2).collect();
+            assert!(!tests.is_empty(), "{section}: no test for {}", row[0]);
+            for test in tests {
+                assert!(code.contains(&format!("fn {test}(")), "{section}, {}: there is no test {test}", row[0]);
+            }
+        }
+    }
+}

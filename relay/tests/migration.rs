@@ -54,7 +54,7 @@ const THEIRS: [(&str, &[&str]); 3] = [
             "tcp_set_connection_lifetime",
             "tcp_enable_closed_event",
             "tcp_get_conid",
-            "tcp_set_otcpid(",
+            "tcp_set_otcpid",
             "tcp_set_otcpid_flag",
             "tcp_close_connection",
         ],
@@ -117,7 +117,11 @@ fn each_row_has_a_test_that_exists() {
             let tests: Vec<_> = row[3].split('`').skip(1).step_by(2).collect();
             assert!(!tests.is_empty(), "{section}: no test for {}", row[0]);
             for test in tests {
-                assert!(code.contains(&format!("fn {test}(")), "{section}, {}: there is no test {test}", row[0]);
+                assert!(
+                    code.contains(&format!("fn {test}(")),
+                    "{section}, {}: there is no test {test}",
+                    row[0]
+                );
             }
         }
     }

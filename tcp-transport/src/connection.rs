@@ -12,6 +12,9 @@
 //! ends the connection in order. It never holds more unread data than one read, takes no more than
 //! [`READ_BUDGET`] bytes before it lets other tasks run, and an idle connection holds no buffer.
 //!
+//! **How long a connection lives.** With a lifetime (its listener's, its destination's, or
+//! [`Handle::set_lifetime`](crate::Handle::set_lifetime)) it is closed when no byte has gone either way for so long.
+//!
 //! **What it leaves to the protocol.** Its output queue, and the order within it: other tasks may
 //! write to [`Handle::stream`] directly, so a protocol that allows this keeps its queue and its
 //! direct writes behind one lock, and calls [`Handle::wake`] after leaving something in the queue

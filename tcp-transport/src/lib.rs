@@ -14,6 +14,13 @@
 //! 3. **[`Driver::run`]** is the connection's one task. It calls a [`Protocol`]: what was read, when
 //!    to write, when its deadline has passed, and at last, exactly once, why it ended.
 //!
+//! 4. **Control.** A [`Ledger`] shared by listeners, connector and registry knows every connection from
+//!    its first moment: it keeps the limits ([`ConnectionLimits`]) and publishes [events](event). Single
+//!    connections are looked at and changed by [`Handle`] and [`Registry`], as tcpops does: see
+//!    [`control`]. What a socket, a listener or a destination can be set to stands in
+//!    [`ListenerSettings`], [`DialOptions`] and [`SocketOptions`]. `docs/migration.md` has it all beside the
+//!    names OpenSIPS and Kamailio give it.
+//!
 //! Whoever has data for a connection may write it where it stands, by [`Handle::stream`] and
 //! [`Stream::try_write`]; what the socket does not take goes into the protocol's own queue, and
 //! [`Handle::wake`] has the connection's task see to the rest. Queue and direct writes need one lock
@@ -107,6 +114,7 @@
 //! - It does not read ahead: unread data of one connection is at most one read, and none while its
 //!   protocol pauses; the rest waits with the peer.
 //! - It does not panic on anything a peer sends, and a panic of one protocol ends one connection.
+//! - It believes no PROXY header but from addresses it was told to trust, and no event delays a byte.
 //! - It opens no connection without asking the outbound policy about the very address.
 //! - It never logs key material, and never takes a certificate's common name for a host.
 

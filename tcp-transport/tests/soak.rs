@@ -95,8 +95,7 @@ impl Bench {
         let mut settings = ServerDomainSettings::new("soak", &crt, &pem);
         settings.verify_cert = false;
         settings.require_cert = false;
-        let domains =
-            Arc::new(ServerDomains::new([ServerDomain::load(&settings).unwrap()]).unwrap());
+        let domains = Arc::new(ServerDomains::new([ServerDomain::load(&settings).unwrap()]).unwrap());
         let mut settings = ClientDomainSettings::new("soak");
         settings.verify_cert = false;
         let domain = ClientDomain::load(&settings).unwrap();
@@ -115,7 +114,8 @@ impl Bench {
             address
         };
         let (plain, tls) = (listen(Transport::Tcp), listen(Transport::Tls));
-        let connector = Connector::new(Default::default(), |_: SocketAddr, _| true).with_ledger(ledger.clone());
+        let connector =
+            Connector::new(Default::default(), |_: SocketAddr, _| true).with_ledger(ledger.clone());
         Self { ledger, registry, plain, tls, connector, domain }
     }
 
@@ -227,7 +227,9 @@ async fn many_connections_leave_nothing_behind() {
     assert_eq!(after, before, "descriptors and tasks");
     // The second half of them may not have grown the process by a kilobyte each.
     let grown = resident().saturating_sub(halfway);
-    println!("{made} connections; {before:?} descriptors and tasks; resident grew by {grown} bytes in their second half");
+    println!(
+        "{made} connections; {before:?} descriptors and tasks; resident grew by {grown} bytes in their second half"
+    );
     assert!(grown < CONNECTIONS / 2 * 1024, "{grown} bytes");
 
     // Held, idle, over TLS: both ends are in this process.

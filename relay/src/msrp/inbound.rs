@@ -365,7 +365,7 @@ impl Inbound {
         };
         self.probation = None;
         let mut origin = route.link.with_queue(Outbound::spare_origin).unwrap_or_default();
-        origin.set(Arc::clone(&self.link), &head, route.own_hops);
+        origin.set(Arc::clone(&self.link), &head, route.own_uris());
         self.current = Current::Forward(Forward {
             target: route.link,
             key: LaneKey { source: self.link.id(), session: route.session },
@@ -593,7 +593,7 @@ impl Inbound {
                 *overfull = None;
             }
             let mut origin = queue.spare_origin();
-            origin.set(Arc::clone(link), head, route.own_hops);
+            origin.set(Arc::clone(link), head, route.own_uris());
             let pushed = queue.control(|out| {
                 let begun = origin.write_head(out, &transaction, None);
                 if head.has_body() {

@@ -52,8 +52,16 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// Takes over what is needed of `head`, of whose To-Path the first `own_hops` URIs are ours.
-    pub(crate) fn set(&mut self, source: Arc<Link>, head: &Head, own_hops: usize) {
+    /// Takes over what is needed of `head`. `own` are the URIs at the beginning of its To-Path that are
+    /// ours, as we handed them out: clients compare the From-Path they become with their Use-Path as
+    /// text, however the previous hop wrote them.
+    pub(crate) fn set<'u>(
+        &mut self,
+        source: Arc<Link>,
+        head: &Head,
+        own: impl DoubleEndedIterator<Item = &'u str> + ExactSizeIterator,
+    ) {
+        let own_hops = own.len();
         self.source = Some(source);
         self.transaction = head.transaction_id();
         self.failure_report = head.failure_report().unwrap_or_default();
@@ -68,10 +76,10 @@ impl Origin {
         self.to_path = put(text, head.to_path_text(own_hops).as_bytes());
         let from_path = text.len();
         // The URI removed last stands first: it is the nearest to the next hop.
-        let mut ours = head.to_path().take(own_hops).rev().peekable();
+        let mut ours = own.rev().peekable();
         self.our_uri = from_path..from_path;
         while let Some(uri) = ours.next() {
-            let place = put(text, uri.as_str().as_bytes());
+            let place = put(text, uri.as_bytes());
             if ours.peek().is_none() {
                 self.our_uri = place;
             }

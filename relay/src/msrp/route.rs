@@ -21,12 +21,19 @@ use super::session::{Owner, Session};
 pub(crate) struct Route {
     /// The next hop's connection, which may still be being opened.
     pub(crate) link: Arc<Link>,
-    /// How many URIs at the beginning of To-Path are ours.
-    pub(crate) own_hops: usize,
+    /// The sessions that the URIs at the beginning of To-Path name, one for each that is ours.
+    pub(crate) own: SmallVec<[Arc<Session>; 2]>,
     /// The session the previous hop addressed: it names the lane.
     pub(crate) session: u128,
     /// When the first of the sessions it goes through ends.
     pub(crate) expires: Instant,
+}
+
+impl Route {
+    /// Our URIs at the beginning of To-Path, as we handed them out.
+    pub(crate) fn own_uris(&self) -> impl DoubleEndedIterator<Item = &str> + ExactSizeIterator {
+        self.own.iter().map(|session| session.uri().as_str())
+    }
 }
 
 /// Why a request goes nowhere.
@@ -116,21 +123,19 @@ impl Relay {
         let Some(mut previous) = head.from_path().next() else { return Err(Refusal::Foreign) };
         let mut claims: SmallVec<[(Arc<Session>, UriRef<'_>); 2]> = SmallVec::new();
         let mut first = None;
-        let mut own_hops = 1;
+        let mut own: SmallVec<[Arc<Session>; 2]> = SmallVec::new();
         let mut expires = None;
 
         let link = loop {
             let session = self.sessions.find(&uri, now).ok_or(NO_SESSION)?;
             let id = *first.get_or_insert(session.id());
             expires = expires.map_or(Some(session.expires()), |at: Instant| Some(at.min(session.expires())));
+            own.push(Arc::clone(&session));
             let next = hops.next().ok_or(NO_NEXT_HOP)?;
             let outgoing = claims.is_empty() && session.is_owned_by(from);
             let inside = self.is_us(&next);
-            if inside {
-                own_hops += 1;
-                if own_hops > self.settings.limits.own_hops {
-                    return Err(TOO_MANY);
-                }
+            if inside && own.len() >= self.settings.limits.own_hops {
+                return Err(TOO_MANY);
             }
             if outgoing && matches!(session.owner(), Owner::Relay { .. }) {
                 session.serve_over(from);
@@ -139,7 +144,7 @@ impl Relay {
                 (true, true) => {}
                 // After a hop inside it is on its way to the owner, even if that is who sent it: two
                 // users behind one connection.
-                (true, false) if own_hops == 1 => break (self.outgoing(&session, &next, from, now)?, id),
+                (true, false) if own.len() == 1 => break (self.outgoing(&session, &next, from, now)?, id),
                 (false, true) => {
                     // On its way to the owner through another session of the same owner.
                     let further = self.sessions.find(&next, now).ok_or(NO_SESSION)?;
@@ -161,7 +166,7 @@ impl Relay {
         for (claimed, peer) in &claims {
             claimed.claim(peer, from, session).map_err(|_| IN_USE)?;
         }
-        Ok(Route { link, own_hops, session, expires: expires.unwrap_or(now) })
+        Ok(Route { link, own, session, expires: expires.unwrap_or(now) })
     }
 
     /// The connection for what the owner of `session` sends to `next`.

@@ -49,8 +49,7 @@ pub(super) struct MsrpConnection {
 
 impl MsrpConnection {
     pub(super) fn new(network: Arc<Network>, handle: Handle, inbound: Inbound) -> Self {
-        let link = inbound.link();
-        let trusted = link.peer().is_some_and(|peer| peer.certificate.is_verified());
+        let trusted = handle.stream().tls().is_some_and(|tls| tls.peer().is_verified());
         let settings = network.relay.settings();
         let pace = Pace::new(&settings.limits, &settings.timeouts, trusted);
         Self { network, handle, inbound, pace }

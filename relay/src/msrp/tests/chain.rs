@@ -131,6 +131,23 @@ fn several_failed_auths_through_us_close_the_clients_connection() {
 }
 
 #[test]
+fn failed_auths_through_us_close_no_connection_of_a_relay() {
+    let mut world = two_relays();
+    let relay = world.connect_with(0, TLS, verified(&["inner.test"]));
+    let from = format!("msrps://inner.test:2855/s1;tcp {}", own_uri("alice"));
+    let (use_path, _) = world.auth_along(relay, "alice", INNER, &from);
+    let to = format!("{} {OUTER}", use_path.split(' ').next_back().unwrap());
+    world.write(relay, auth_request("t0000", &to, &from, ""));
+    let asked = Challenge::parse(world.take_one(relay).field("WWW-Authenticate")).unwrap();
+    for nc in 1..=20 {
+        let wrong = answer_with(&asked, "alice", "wrong", OUTER, nc, false);
+        world.write(relay, auth_request("t0001", &to, &from, &format!("Authorization: {wrong}\r\n")));
+        assert_eq!(world.take_one(relay).status(), Some(401));
+    }
+    world.assert_open(relay);
+}
+
+#[test]
 fn success_of_another_method_does_not_make_failed_auths_forgotten() {
     let mut world = two_relays();
     let id = world.connect();

@@ -163,7 +163,7 @@ fn a_request_for_another_relay_closes_the_connection_and_its_sessions() {
 }
 
 #[test]
-fn userinfo_and_case_do_not_make_another_relay() {
+fn userinfo_and_case_do_not_make_another_relay_and_it_goes_on_under_the_uri_handed_out() {
     let mut world = World::new();
     let (alice, bob) = world.pair();
     let written = alice.relay.replace("msrps://relay.test", "MSRPS://alice@RELAY.Test");
@@ -172,7 +172,8 @@ fn userinfo_and_case_do_not_make_another_relay() {
     let response = world.take_one(alice.id);
     // It calls itself what it was called.
     assert_eq!((response.status(), response.from()), (Some(200), &*written));
-    assert_eq!(world.take_one(bob.id).from(), format!("{} {written} {}", bob.relay, alice.uri));
+    // Clients in the field compare From-Path with Use-Path as text.
+    assert_eq!(world.take_one(bob.id).from(), format!("{} {} {}", bob.relay, alice.relay, alice.uri));
 }
 
 #[test]

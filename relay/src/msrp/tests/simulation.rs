@@ -8,7 +8,8 @@ use msrp_proto::flag::Flag;
 
 use super::harness::*;
 
-const SEEDS: u64 = 300;
+/// How many runs; `SEEDS=n` asks for more, `SEED=n` for that one.
+const SEEDS: u64 = 200;
 const STEPS: usize = 150;
 
 /// A message that somebody sends.
@@ -317,8 +318,8 @@ impl Run {
 
 #[test]
 fn what_is_sent_arrives_or_is_accounted_for() {
-    let only = std::env::var("SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
-    let seeds = only.map_or(0..SEEDS, |seed| seed..seed + 1);
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let seeds = number("SEED").map_or(0..number("SEEDS").unwrap_or(SEEDS), |seed| seed..seed + 1);
     for seed in seeds {
         let result = std::panic::catch_unwind(|| {
             let mut run = Run::new(seed);

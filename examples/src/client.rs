@@ -1,11 +1,10 @@
 //! The driver: an [`Endpoint`] on a [`Stream`], with a clock.
 
-use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
 use msrp_proto::endpoint::{Config, Endpoint, Event};
 use rand::Rng as _;
 use tcp_transport::Stream;
@@ -109,13 +108,7 @@ impl Client {
             return Ok(());
         }
         let deadline = self.endpoint.deadline();
-        let moved = async {
-            if self.input.len() >= INPUT && !self.output.is_empty() {
-                write_some(&self.stream, &mut self.output).await
-            } else {
-                self.stream.exchange(&mut self.input, &mut self.output).await.map(|_| ())
-            }
-        };
+        let moved = self.stream.exchange(&mut self.input, &mut self.output, INPUT);
         let moved = match deadline {
             None => moved.await,
             Some(at) => match tokio::time::timeout_at(at.into(), moved).await {
@@ -128,22 +121,5 @@ impl Client {
             self.endpoint.connection_lost();
         }
         Ok(())
-    }
-}
-
-/// Waits until some of `output` is written. Dropping the future loses nothing.
-async fn write_some(stream: &Stream, output: &mut BytesMut) -> io::Result<()> {
-    loop {
-        match stream.flush().and_then(|()| stream.try_write(&[IoSlice::new(output)])) {
-            Ok(len) => {
-                output.advance(len);
-                return Ok(());
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                poll_fn(|cx| stream.poll_write_ready(cx)).await?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
     }
 }

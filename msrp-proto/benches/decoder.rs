@@ -1,5 +1,11 @@
 //! The decoder alone: bytes/s for 64 KiB chunks, messages/s for 300-byte messages, and allocations.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "a benchmark may panic")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a benchmark may panic"
+)]
 
 use bytes::BytesMut;
 use divan::counter::{BytesCount, ItemsCount};

@@ -1,6 +1,12 @@
 //! Forwarding in memory: two clients on one relay, no sockets. Shows bytes/s for 64 KiB chunks,
 //! messages/s for 300-byte messages with their responses, and allocations for each forwarded message.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, reason = "a benchmark may panic")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a benchmark may panic"
+)]
 
 use std::io::{self, IoSlice, Write as _};
 use std::path::Path;

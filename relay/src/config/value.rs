@@ -132,7 +132,7 @@ impl ByteSize {
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
-        let fits = units.into_iter().find(|(_, factor)| self.0 > 0 && self.0 % factor == 0);
+        let fits = units.into_iter().find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor));
         let (unit, factor) = fits.unwrap_or(("B", 1));
         write!(f, "{}{unit}", self.0 / factor)
     }

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use parking_lot::Mutex;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
+    KeyIdMethod, KeyPair, RevokedCertParams, date_time_ymd,
+};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -47,7 +50,7 @@ pub(crate) struct Ca {
 }
 
 /// A certificate with its key, in files.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
@@ -75,6 +78,43 @@ impl Pki {
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let file = self.write(&format!("{name}.pem"), &issuer.pem());
         Ca { issuer, file }
+    }
+
+    /// A CA that another one vouches for.
+    pub(crate) fn intermediate(&self, ca: &Ca, name: &str, serial: u64) -> Ca {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.serial_number = Some(serial.into());
+        params.distinguished_name.push(DnType::CommonName, name);
+        let issuer = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &ca.issuer).unwrap();
+        let file = self.write(&format!("{name}.pem"), &issuer.pem());
+        Ca { issuer, file }
+    }
+
+    /// A revocation list of `ca`, good until the end of the year given.
+    pub(crate) fn crl(&self, ca: &Ca, file: &str, revoked: &[u64], until: i32) -> PathBuf {
+        let revoked = revoked.iter().map(|serial| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(until, 12, 31),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        self.write(file, &params.signed_by(&ca.issuer).unwrap().pem().unwrap())
+    }
+
+    /// A directory for PEM files, made if it is not there.
+    pub(crate) fn directory(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(&path).unwrap();
+        path
     }
 
     pub(crate) fn identity(&self, ca: &Ca, name: &str, sans: &[&str]) -> Identity {

@@ -2,6 +2,7 @@
 //! linking is what takes the time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod client_domains;
 mod common;
 mod connector;
 mod control;
@@ -10,5 +11,8 @@ mod driver;
 mod events;
 mod handshake;
 mod listener;
+mod peer_facts;
+mod reload;
 mod settings;
+mod tls_settings;
 mod tls_stream;

@@ -236,13 +236,15 @@ async fn the_outbound_policy_denies_with_a_line_and_408() {
 }
 
 #[tokio::test]
-async fn other_schemes_and_link_local_addresses_are_denied() {
-    let settings = Settings { outbound: "schemes: [msrps]".into(), ..Settings::default() };
+async fn other_schemes_and_denied_networks_are_not_dialled() {
+    let outbound = "schemes: [msrps], deny: [169.254.0.0/16]".into();
+    let settings = Settings { outbound, ..Settings::default() };
     let mut flow = Flow::start(&settings).await;
     let listener = Listener::bind("127.0.0.1", None).await.unwrap();
     assert_eq!(flow.fails(&listener.uri("127.0.0.1")).await, 408);
     // Link-local addresses are where clouds keep their secrets.
     assert_eq!(flow.fails("msrps://169.254.169.254:80/a;tcp").await, 408);
+    flow.daemon.log().wait_for(&["169.254.169.254:80", "outbound.deny"]).await;
     flow.daemon.assert_well();
 }
 

@@ -154,7 +154,7 @@ async fn peers_that_were_connected_to_and_left_hold_no_descriptors() {
 #[tokio::test]
 async fn connections_above_the_limit_are_closed_with_a_line() {
     let site = Site::new();
-    let settings = Settings { limits: "connections: 3".into(), ..Settings::default() };
+    let settings = Settings { limits: "max_connections: 3".into(), ..Settings::default() };
     let mut daemon = Daemon::start(RELAY, &site, &settings).await;
     let mut clients = Vec::new();
     for _ in 0..3 {
@@ -163,7 +163,7 @@ async fn connections_above_the_limit_are_closed_with_a_line() {
     let mut fourth = Client::connect(&daemon, &site, Scheme::Msrp).await;
     assert_eq!(fourth.rx.rest().await.len(), 0);
     daemon.log().wait_for_lines(&[&fourth.address()], 1).await;
-    daemon.log().wait_for(&["connection closed", &fourth.address(), "limits.connections"]).await;
+    daemon.log().wait_for(&["connection closed", &fourth.address(), "max_connections"]).await;
     // One leaves, one may come.
     let (leaving, _) = clients.pop().unwrap();
     let address = leaving.address();

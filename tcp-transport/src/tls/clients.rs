@@ -227,11 +227,11 @@ impl ClientDomain {
     }
 
     fn takes_any_address(&self) -> bool {
-        self.match_ip_address.is_empty() || self.match_ip_address.iter().any(|pattern| pattern.is_any())
+        self.match_ip_address.is_empty() || self.match_ip_address.iter().any(super::AddressPattern::is_any)
     }
 
     fn most_specific_address(&self) -> usize {
-        self.match_ip_address.iter().map(|pattern| pattern.specificity()).max().unwrap_or(0)
+        self.match_ip_address.iter().map(super::AddressPattern::specificity).max().unwrap_or(0)
     }
 }
 

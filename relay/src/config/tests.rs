@@ -536,6 +536,77 @@ fn tls_domains_are_checked() {
     assert_eq!(relay.match_ip_address, ["::1".parse().unwrap(), "192.0.2.1:1".parse().unwrap()]);
 }
 
+/// The example's certificates, made here under the names that its script makes them.
+#[test]
+fn the_example_of_tls_domains_has_the_domains_it_says() {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
+    use rcgen::{CertificateRevocationListParams, KeyIdMethod, date_time_ymd};
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join("tls").join(name);
+    for name in ["authorities", "revoked"] {
+        fs::create_dir_all(path(name)).unwrap();
+    }
+    let authority = |name: &str| {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        fs::write(path(name), issuer.pem()).unwrap();
+        issuer
+    };
+    let (ca, relays) = (authority("ca.pem"), authority("authorities/relay-ca.pem"));
+    for (name, issuer) in [("atlanta", &ca), ("biloxi", &ca), ("fallback", &ca), ("relay", &relays)] {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![format!("{name}.test")]).unwrap();
+        fs::write(path(&format!("{name}.crt")), certificate.signed_by(&key, issuer).unwrap().pem()).unwrap();
+        fs::write(path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+    let crl = CertificateRevocationListParams {
+        this_update: date_time_ymd(2020, 1, 1),
+        next_update: date_time_ymd(2099, 1, 1),
+        crl_number: 1.into(),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    fs::write(path("revoked/relay-ca.pem"), crl.signed_by(&relays).unwrap().pem().unwrap()).unwrap();
+
+    let text = fs::read_to_string(example_file().with_file_name("tls-domains.yaml")).unwrap();
+    let config =
+        Config::parse(&text, dir.path(), "tls-domains.yaml").unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(warnings(&config), [""; 0]);
+    assert!(config.tls.cert_check_on_conn_reusage);
+    let servers = crate::server::tls::server_domains(&config).unwrap();
+    let server = |listener: usize, sni: Option<&str>| {
+        let Listener { host: Host::Ip(ip), port, transport: ListenerTransport::Tls { domain }, .. } =
+            &config.listeners[listener]
+        else {
+            panic!("{listener}")
+        };
+        servers.select(SocketAddr::new(*ip, *port), Some(domain), sni).unwrap().name().to_owned()
+    };
+    assert_eq!(server(0, Some("atlanta.example.com")), "atlanta");
+    assert_eq!(server(0, Some("chat.atlanta.example.com")), "atlanta");
+    assert_eq!(server(0, Some("biloxi.example.com")), "biloxi");
+    assert_eq!((server(0, None), server(0, Some("other.test"))), ("fallback".into(), "fallback".into()));
+    assert_eq!((server(1, None), server(1, Some("biloxi.example.com"))), ("relays".into(), "relays".into()));
+
+    let clients = crate::server::tls::client_domains(&config).unwrap();
+    let client = |host: &str, address: &str, listener: usize| {
+        let listener = config.listeners[listener].to_string();
+        clients.select(host, address.parse().unwrap(), Some(&listener)).name().to_owned()
+    };
+    assert_eq!(client("peer.test", "192.0.2.1:2855", 0), "default");
+    assert_eq!(client("peer.test", "192.0.2.1:2855", 1), "inner");
+    assert_eq!(client("peer.test", "192.0.2.9:2855", 1), "gateway");
+    assert_eq!(client("relay.partner.example.net", "192.0.2.9:2855", 1), "partners");
+    assert_eq!(client("relay.partner.example.net", "192.0.2.1:2855", 0), "partners");
+    for domain in clients.snapshot() {
+        assert_eq!(domain.certificate().is_some(), domain.name() != "default", "{}", domain.name());
+    }
+}
+
 /// tls_mgm's rows that are about settings: what is taken, and what is refused with the reason.
 #[test]
 fn tls_parameters_are_read_or_refused_with_the_reason() {

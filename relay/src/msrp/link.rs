@@ -35,7 +35,8 @@ use tcp_transport::tls::PeerCertificate;
 use tracing::debug;
 
 use super::origin::Origin;
-use super::outbound::{Failure, Outbound, Pushed, Transaction};
+use super::outbound::{Outbound, Pushed};
+use super::transactions::{Failure, Transaction};
 use super::wire::{Random, Wire};
 
 /// Where a link leads that we open ourselves.

@@ -60,6 +60,7 @@ mod route;
 mod session;
 #[cfg(test)]
 mod tests;
+mod transactions;
 mod wire;
 
 use self::link::LinkSettings;

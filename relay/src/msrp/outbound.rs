@@ -32,8 +32,7 @@
 //! |---|---|---|
 //! | bytes waiting in one lane | `session_buffer` | the source stops reading ([`Pushed::full`]) |
 //! | control bytes waiting | [`CONTROL_LIMIT`] | sources that produce more stop reading |
-//! | transactions without a response | [`MAX_TRANSACTIONS`] | no further SEND is begun, other requests are refused |
-//! | `partial` transactions remembered | [`MAX_PARTIAL`] | the oldest is forgotten |
+//! | requests without a response | those of [`transactions`](super::transactions) | no further SEND is begun, other requests are refused |
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -49,6 +48,7 @@ use msrp_proto::ident::TransactionId;
 
 use super::link::Link;
 use super::origin::Origin;
+use super::transactions::{Failure, Transaction, Transactions};
 use super::wire::Random;
 
 /// How many bytes are put on the wire ahead of the socket.
@@ -57,13 +57,6 @@ pub(crate) const FILL_TARGET: usize = 64 * 1024;
 pub(crate) const LANE_QUANTUM: u64 = 16 * 1024;
 /// How many bytes of control messages may wait before those who cause them stop reading.
 pub(crate) const CONTROL_LIMIT: usize = 256 * 1024;
-/// How many SENDs may be without a response on one connection.
-pub(crate) const MAX_TRANSACTIONS: usize = 16 * 1024;
-/// How many SENDs with Failure-Report `partial` are remembered in case an error comes back.
-pub(crate) const MAX_PARTIAL: usize = 1024;
-/// How many timers of answered transactions may stand behind one that is not answered, for each
-/// transaction that is not and in all: then they are swept out.
-const MAX_STALE_TIMERS: usize = 64;
 /// How many used objects are kept for the next message.
 const MAX_SPARE: usize = 64;
 /// The most pieces given to one write.
@@ -88,26 +81,6 @@ pub(crate) struct Gone;
 pub(crate) struct Pushed {
     /// The source must stop reading until it is woken.
     pub(crate) full: bool,
-}
-
-/// A SEND, or a fragment of one, that will not arrive.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) origin: Box<Origin>,
-    /// Whether its sender has already been told 200, so that a REPORT must follow; otherwise an
-    /// error response will do.
-    pub(crate) answered: bool,
-    /// Which bytes.
-    pub(crate) range: ByteRange,
-}
-
-/// A request that was sent on and may be answered.
-#[derive(Debug)]
-pub(crate) enum Transaction {
-    /// A SEND: an error becomes a REPORT.
-    Chunk(Failure),
-    /// AUTH or an unknown method: the response goes back the whole path.
-    Path(Box<Origin>),
 }
 
 #[derive(Debug)]
@@ -224,12 +197,7 @@ pub(crate) struct Outbound {
     placed: u64,
     taken: u64,
 
-    transactions: HashMap<TransactionId, Transaction>,
-    /// SENDs whose last byte the socket has not taken yet: where it stands.
-    unsent: VecDeque<(u64, TransactionId)>,
-    /// Those whose time runs, the oldest first.
-    timers: VecDeque<(Instant, TransactionId)>,
-    partial: VecDeque<TransactionId>,
+    transactions: Transactions,
 
     wake: Vec<Arc<Link>>,
     #[expect(clippy::vec_box, reason = "chunks and transactions hold them boxed, and pass the box on")]
@@ -260,10 +228,7 @@ impl Outbound {
             scratch: BytesMut::new(),
             placed: 0,
             taken: 0,
-            transactions: HashMap::new(),
-            unsent: VecDeque::new(),
-            timers: VecDeque::new(),
-            partial: VecDeque::new(),
+            transactions: Transactions::new(response_timeout),
             wake: Vec::new(),
             spare_origins: Vec::new(),
             spare_chunks: Vec::new(),
@@ -309,7 +274,7 @@ impl Outbound {
 
     /// Whether so many requests are without a response that no more may be added.
     pub(crate) fn is_full_of_transactions(&self) -> bool {
-        self.transactions.len() >= MAX_TRANSACTIONS
+        self.transactions.is_full()
     }
 
     /// Remembers a forwarded AUTH or unknown method, whose time runs from now.
@@ -319,8 +284,7 @@ impl Outbound {
         origin: Box<Origin>,
         now: Instant,
     ) {
-        self.transactions.insert(transaction, Transaction::Path(origin));
-        self.timers.push_back((now + self.response_timeout, transaction));
+        self.transactions.await_path_response(transaction, origin, now);
     }
 
     /// Begins a chunk.
@@ -500,19 +464,9 @@ impl Outbound {
                 None => break,
             }
         }
-        while let Some(&(end, transaction)) = self.unsent.front() {
-            if end > self.taken {
-                break;
-            }
-            self.unsent.pop_front();
-            match self.transactions.get(&transaction) {
-                Some(Transaction::Chunk(failure))
-                    if failure.origin.failure_report == FailureReport::Partial =>
-                {
-                    self.remember_partial(transaction);
-                }
-                Some(_) => self.timers.push_back((now + self.response_timeout, transaction)),
-                None => {}
+        for forgotten in self.transactions.sent(self.taken, now) {
+            if let Transaction::Chunk(failure) = forgotten {
+                self.recycle(failure.origin);
             }
         }
     }
@@ -527,8 +481,7 @@ impl Outbound {
 
     /// The transaction a response answers.
     pub(crate) fn response(&mut self, transaction: &TransactionId) -> Option<Transaction> {
-        let found = self.transactions.remove(transaction);
-        self.forget_stale_timers();
+        let found = self.transactions.answered(transaction);
         if let Some(current) = self.current.as_mut().filter(|current| current.transaction == *transaction) {
             current.answered = true;
         }
@@ -565,35 +518,22 @@ impl Outbound {
     /// How many timers are held.
     #[cfg(test)]
     pub(crate) fn timer_count(&self) -> usize {
-        self.timers.len()
+        self.transactions.timer_count()
     }
 
     /// When the oldest transaction's time is over.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.timers.front().map(|&(at, _)| at)
+        self.transactions.deadline()
     }
 
     /// Takes the transactions whose time is over.
     pub(crate) fn expired(&mut self, now: Instant) -> Vec<Transaction> {
-        let mut expired = Vec::new();
-        while let Some(&(at, transaction)) = self.timers.front() {
-            if at > now {
-                break;
-            }
-            self.timers.pop_front();
-            expired.extend(self.transactions.remove(&transaction));
-        }
-        self.forget_stale_timers();
-        expired
+        self.transactions.expired(now)
     }
 
     /// The connection is closed: takes everything that will not arrive, and everyone who waits.
     pub(crate) fn close(&mut self) -> (Vec<Transaction>, Vec<Arc<Link>>) {
-        // That nobody has answered these is as it should be: they are taken for delivered.
-        for transaction in self.partial.drain(..) {
-            self.transactions.remove(&transaction);
-        }
-        let mut lost: Vec<_> = self.transactions.drain().map(|(_, transaction)| transaction).collect();
+        let mut lost = self.transactions.close();
         for lane in &mut self.lanes {
             for mut chunk in lane.chunks.drain(..) {
                 let Some(origin) = chunk.origin.take().filter(|_| !chunk.silent) else { continue };
@@ -831,25 +771,11 @@ impl Outbound {
             } else {
                 let range = ByteRange { start: current.start, end: Some(end), total: origin.range.total };
                 let failure = Failure { origin, answered, range };
-                self.transactions.insert(current.transaction, Transaction::Chunk(failure));
-                self.unsent.push_back((self.placed, current.transaction));
+                self.transactions.await_chunk_response(current.transaction, failure, self.placed);
             }
         }
         self.make_ready(current.lane);
         self.retire_lane(current.lane);
-    }
-
-    /// Nobody answers these unless they fail, so there is no time after which they are forgotten.
-    fn remember_partial(&mut self, transaction: TransactionId) {
-        self.partial.push_back(transaction);
-        if self.partial.len() > MAX_PARTIAL {
-            let oldest = self.partial.pop_front();
-            if let Some(Transaction::Chunk(failure)) =
-                oldest.and_then(|oldest| self.transactions.remove(&oldest))
-            {
-                self.recycle(failure.origin);
-            }
-        }
     }
 
     /// Lets the source of a lane read on when half of the lane has gone.
@@ -874,26 +800,6 @@ impl Outbound {
             lane.source = None;
             lane.queued = 0;
             self.free_lanes.push(index);
-        }
-    }
-
-    /// Responses mostly come in the order of the requests: what is answered need not wait for its
-    /// time in the queue.
-    fn forget_stale_timers(&mut self) {
-        while let Some((_, transaction)) = self.timers.front() {
-            if self.transactions.contains_key(transaction) {
-                break;
-            }
-            self.timers.pop_front();
-        }
-        if self.timers.len() > 2 * self.transactions.len() + MAX_STALE_TIMERS {
-            self.timers.retain(|(_, transaction)| self.transactions.contains_key(transaction));
-        }
-        while let Some(transaction) = self.partial.front() {
-            if self.transactions.contains_key(transaction) {
-                break;
-            }
-            self.partial.pop_front();
         }
     }
 }

@@ -17,7 +17,7 @@ use tracing::{debug, info};
 use super::Relay;
 use super::link::{self, Link};
 use super::origin::Origin;
-use super::outbound::Transaction;
+use super::transactions::Transaction;
 
 impl Relay {
     /// Handles a response that came over `link`.

@@ -9,4 +9,5 @@ mod failure;
 mod forwarding;
 mod pressure;
 mod queue;
+mod reuse;
 mod simulation;

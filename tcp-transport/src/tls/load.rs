@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::{Error as PemError, PemObject as _};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::{DistinguishedName, RootCertStore};
 use sha2::{Digest as _, Sha256};
-use x509_parser::prelude::{CertificateRevocationList as X509Crl, FromDer as _};
+use x509_parser::prelude::{CertificateRevocationList as X509Crl, FromDer as _, X509Version};
 
 use super::certificate::{CertificateFacts, system_time};
 use super::expiry::{Expiry, ExpiryKind};
@@ -139,11 +140,12 @@ impl Trust {
         if files.ca_list.is_none() && files.ca_dir.is_none() {
             roots = system_roots(files.domain);
         }
+        let roots = Arc::new(roots);
         let mut crls = Vec::new();
         if let Some(directory) = files.crl_dir {
-            crls = directory_crls(directory, &mut expiries)?;
+            crls = directory_crls(directory, &roots, &mut expiries)?;
         }
-        Ok(Self { roots: Arc::new(roots), hints, crls, crl_check_all: files.crl_check_all, expiries })
+        Ok(Self { roots, hints, crls, crl_check_all: files.crl_check_all, expiries })
     }
 
     /// What is trusted, for finding out whether it has changed.
@@ -206,6 +208,7 @@ fn directory_roots(
 /// The CRLs of a directory. A file without one is passed over.
 fn directory_crls(
     directory: &Path,
+    roots: &Arc<RootCertStore>,
     expiries: &mut Vec<Expiry>,
 ) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsConfigError> {
     let mut crls = Vec::new();
@@ -214,6 +217,12 @@ fn directory_crls(
             let crl = crl.map_err(|e| content(&path, format!("not valid PEM: {e}")))?;
             let (_, parsed) =
                 X509Crl::from_der(&crl).map_err(|e| content(&path, format!("not a well-formed CRL: {e}")))?;
+            if parsed.version() != Some(X509Version(1)) {
+                let reason = "a CRL of version 1, but version 2 is wanted (RFC 5280 §5.1.2.1; with `openssl ca`, \
+                              set `crlnumber` and `crl_extensions`)";
+                return Err(content(&path, reason));
+            }
+            check_crl(&crl, roots).map_err(|reason| content(&path, reason))?;
             expiries.extend(parsed.next_update().map(|at| Expiry {
                 kind: ExpiryKind::Crl,
                 name: parsed.issuer().to_string(),
@@ -229,6 +238,19 @@ fn directory_crls(
         return Err(content(directory, "no CRL in any of its files (PEM `BEGIN X509 CRL`)"));
     }
     Ok(crls)
+}
+
+/// Whether webpki takes a CRL, by itself: with all of them together it does not tell which one it refuses.
+fn check_crl(crl: &CertificateRevocationListDer<'static>, roots: &Arc<RootCertStore>) -> Result<(), String> {
+    if roots.is_empty() {
+        // Nothing verifies, and webpki makes no verifier.
+        return Ok(());
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), PROVIDER.clone());
+    match verifier.with_crls([crl.clone()]).build() {
+        Ok(_) => Ok(()),
+        Err(e) => Err(format!("a CRL that cannot be used: {e}")),
+    }
 }
 
 /// When a certificate ends. One that cannot be read is judged elsewhere.

@@ -237,7 +237,7 @@ fn why_not(name: &str) -> String {
         || name.starts_with("RSA-")
         || has("CAMELLIA")
     {
-        "has no forward secrecy (RSA key exchange): RFC 4976 §9.2 names such suites, but RFC 9325 §4.1 forbids them, \
+        "has no forward secrecy (RSA key exchange): RFC 4976 §9.2 names such suites, but RFC 9325 §4.1 is against them, \
          and rustls has none; take ECDHE-RSA-AES128-GCM-SHA256 for the same certificate"
     } else if ["HIGH", "MEDIUM", "LOW", "ALL", "DEFAULT", "COMPLEMENTOFDEFAULT", "SECURE"].contains(&name) {
         "is an OpenSSL rule, not a suite; list the suites themselves"

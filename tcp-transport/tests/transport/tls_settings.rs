@@ -270,7 +270,19 @@ async fn with_crls_a_certificate_that_none_speaks_for_does_not_verify() {
     let broken = pki.directory("broken");
     pki.write("broken/a.crl", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n");
     assert!(load(broken).contains("a.crl: not a well-formed CRL"));
+    let old = pki.directory("old");
+    pki.write("old/a.crl", VERSION_1);
+    assert!(load(old).contains("a.crl: a CRL of version 1, but version 2 is wanted"));
 }
+
+/// What `openssl ca -gencrl` makes without `crl_extensions`.
+const VERSION_1: &str = "-----BEGIN X509 CRL-----
+MIGUMDwwCgYIKoZIzj0EAwIwDjEMMAoGA1UEAwwDb2xkFw0yNjExMjEwNzI1Mzha
+GA8yMTA5MDExMDA3MjUzOFowCgYIKoZIzj0EAwIDSAAwRQIgbaD3OPnpb8+KacKv
+Me2RyaATkU5knxpKxxa48D7SO2kCIQC4jfdamKC53EnbGgWqApwmTvofq5Cb+yxY
+ZKAiiITExA==
+-----END X509 CRL-----
+";
 
 #[test]
 fn a_domain_knows_when_its_files_end() {

@@ -134,6 +134,8 @@ struct Dials {
     waiting: Arc<Mutex<VecDeque<Arc<Link>>>>,
     /// Set: every dial fails at once.
     refused_at: Arc<Mutex<Option<Instant>>>,
+    /// Set: each listener has connections of its own.
+    by_listener: Arc<Mutex<bool>>,
 }
 
 impl Dialer for Dials {
@@ -142,6 +144,10 @@ impl Dialer for Dials {
             Some(now) => link.close(StatusCode::REQUEST_TIMEOUT, now),
             None => self.waiting.lock().push_back(link),
         }
+    }
+
+    fn reuse_key(&self, _: Scheme, _: &str, _: u16, listener: Option<usize>) -> Option<Box<str>> {
+        self.by_listener.lock().then(|| format!("{listener:?}").into())
     }
 }
 
@@ -391,6 +397,11 @@ impl World {
             reads: true,
         });
         ClientId(self.clients.len() - 1)
+    }
+
+    /// From now on what a relay dials is used again only for what came in on the same listener.
+    pub(super) fn reuse_by_listener(&self, relay: usize) {
+        *self.relays[relay].dials.by_listener.lock() = true;
     }
 
     /// A client connects to a relay's listener.

@@ -438,7 +438,7 @@ fn a_connection_that_is_still_being_opened_holds_no_more_than_an_open_one() {
 
 #[test]
 fn so_many_sends_may_be_unanswered_and_not_one_more() {
-    const MOST: usize = crate::msrp::outbound::MAX_TRANSACTIONS;
+    const MOST: usize = crate::msrp::transactions::MAX_TRANSACTIONS;
     let mut world = World::new();
     let (alice, bob) = world.pair();
     let one = send("t0001", &head(&alice, &bob.relay, "bob"), "x", '$');
@@ -456,5 +456,21 @@ fn so_many_sends_may_be_unanswered_and_not_one_more() {
     world.advance(Duration::from_secs(31));
     assert_eq!(world.take(alice.id).len(), MOST);
     world.write(alice.id, one);
+    assert_eq!(world.take(bob.id).len(), 1);
+}
+
+#[test]
+fn so_many_bytes_are_remembered_of_unanswered_sends_and_no_more() {
+    const MOST: usize = crate::msrp::transactions::MAX_REMEMBERED_BYTES;
+    let mut world = World::new();
+    let (alice, bob) = world.pair();
+    let long = format!("X-Long: {}\r\n", "x".repeat(10_000));
+    let one = send("t0001", &(head(&alice, &bob.relay, "bob") + &long), "x", '$');
+    // Each is remembered with its head, which is somewhat longer than the long line.
+    let fits = MOST / 10_500..=MOST / 10_000 + 1;
+    world.write(alice.id, one.repeat(fits.end() + 10));
+    let received = world.take(bob.id);
+    assert!(fits.contains(&received.len()), "{}", received.len());
+    world.write(bob.id, respond(&received[0], "200 OK"));
     assert_eq!(world.take(bob.id).len(), 1);
 }

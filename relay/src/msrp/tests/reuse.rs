@@ -1,0 +1,80 @@
+//! Which connections are used again, where the dialler asks for more than scheme, host and port
+//! (`cert_check_on_conn_reusage`).
+
+use super::harness::*;
+
+const PEER: &str = "msrps://peer.test/p";
+
+/// Alice is a client on the TLS listener, Bob on the plain one. Each sends to two sessions of one peer; the
+/// listeners for which connections are opened.
+fn dials(by_listener: bool) -> Vec<Option<usize>> {
+    let mut settings = settings();
+    settings.auth.allow_auth_without_tls = true;
+    let mut world = World::with(settings);
+    if by_listener {
+        world.reuse_by_listener(0);
+    }
+    let alice = world.connect();
+    let alices = world.auth(alice, "alice");
+    let bob = world.connect_to(0, PLAIN);
+    let (bobs, _) = world.auth_along(bob, "bob", "msrp://relay.test:2856;tcp", &own_uri("bob"));
+    for (id, session, user, tid) in [
+        (alice, &alices, "alice", "t0001"),
+        (bob, &bobs, "bob", "t0002"),
+        (alice, &alices, "alice", "t0003"),
+        (bob, &bobs, "bob", "t0004"),
+    ] {
+        let head = format!(
+            "To-Path: {session} {PEER}{tid};tcp\r\nFrom-Path: {}\r\nMessage-ID: {tid}\r\n",
+            own_uri(user)
+        );
+        world.write(id, send(tid, &head, "hi", '$'));
+    }
+    world.dials(0).iter().map(|link| link.listener()).collect()
+}
+
+#[test]
+fn a_connection_is_opened_once_for_all_listeners_or_once_for_each() {
+    assert_eq!(dials(false), [Some(TLS)]);
+    assert_eq!(dials(true), [Some(TLS), Some(PLAIN)]);
+}
+
+#[test]
+fn a_session_stays_on_the_connection_it_uses() {
+    let mut world = World::new();
+    let alice = world.connect();
+    let session = world.auth(alice, "alice");
+    let head =
+        format!("To-Path: {session} {PEER};tcp\r\nFrom-Path: {}\r\nMessage-ID: m\r\n", own_uri("alice"));
+    world.write(alice, send("t0001", &head, "1", '$'));
+    assert_eq!(world.dials(0).len(), 1);
+    // As when a reload changes what new connections are made with.
+    world.reuse_by_listener(0);
+    world.write(alice, send("t0002", &head, "2", '$'));
+    assert_eq!(world.dials(0).len(), 0);
+}
+
+#[test]
+fn a_connection_that_was_accepted_always_matches() {
+    let mut world = World::new();
+    world.add_relay(settings_for("outer.test", 2855));
+    world.reuse_by_listener(1);
+    let alice = world.connect();
+    let inner = world.auth(alice, "alice");
+    let to = format!("{inner} msrps://outer.test:2855;tcp");
+    let (use_path, _) = world.auth_along(alice, "alice", &to, &own_uri("alice"));
+    let links = world.open_links().len();
+    // The session belongs to the first relay, whose connection came in on the TLS listener.
+    let peer = world.connect_to(1, PLAIN);
+    let hops: Vec<_> = use_path.split(' ').rev().collect();
+    let head = format!(
+        "To-Path: {} {}\r\nFrom-Path: msrp://p.invalid:1/p;tcp\r\nMessage-ID: m1\r\n",
+        hops.join(" "),
+        own_uri("alice")
+    );
+    world.write(peer, send("t0001", &head, "hi", '$'));
+    assert_eq!(world.take_one(peer).status(), Some(200));
+    assert_eq!(world.take_one(alice).body, b"hi");
+    assert!(world.dials(1).is_empty());
+    assert_eq!(world.open_links().len(), links + 1, "the peer's own");
+}

@@ -1,7 +1,7 @@
 //! The relay on real sockets: listeners, connections and the tasks that drive them.
 //!
 //! [`Server::start`] binds the listeners, so that their ports are known, makes the
-//! [`Relay`](crate::msrp::Relay) that calls itself by them, and begins to accept. Each connection is
+//! [`Relay`] that calls itself by them, and begins to accept. Each connection is
 //! one task: `tcp-transport`'s driver, with `connection::MsrpConnection` as the protocol on it.
 //! [`Server::stop`] ends it all in order.
 

@@ -49,7 +49,7 @@ const COPY_WAITING: usize = 4096;
 /// no chunk gets to where 64 bits end.
 const MAX_START: u64 = 1 << 62;
 
-/// See the [module](self).
+/// The receiving side of one connection; see the module for its states.
 #[derive(Debug)]
 pub struct Inbound {
     relay: Arc<Relay>,

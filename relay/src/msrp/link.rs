@@ -112,7 +112,7 @@ pub enum Flushed {
     Blocked,
 }
 
-/// See the [module](self).
+/// One connection; see the module for its states, and for who writes.
 pub struct Link {
     id: u64,
     kind: LinkKind,

@@ -10,9 +10,9 @@
 //! ```
 //!
 //! A connection's task gives the bytes it read to [`Inbound::received`], which decodes them, decides
-//! once on each head (in [`route`] or [`auth`]), puts bodies into the next hop's queue, and flushes
+//! once on each head (in `route` or `auth`), puts bodies into the next hop's queue, and flushes
 //! every link it touched once at the end. Time is an argument everywhere. The world (sockets, dialling,
-//! randomness) is behind the traits of [`wire`], so a flow over four nodes is a unit test.
+//! randomness) is behind the traits of `wire`, so a flow over four nodes is a unit test.
 //!
 //! # Locks
 //!
@@ -28,7 +28,7 @@
 //! | ours, but no valid session | discarded, 481 unless Failure-Report is `no`, the connection stays |
 //! | SEND | 200 to the previous hop when the chunk is whole; forwarded while it arrives |
 //! | REPORT | forwarded, never answered |
-//! | AUTH for us alone | answered in [`auth`] |
+//! | AUTH for us alone | answered in `auth` |
 //! | AUTH for others, unknown methods | forwarded; the response travels the whole way back |
 //! | response | ends a transaction; an error to a SEND becomes a REPORT |
 

@@ -10,7 +10,7 @@ use tests::{Settings, Site};
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
 
-/// The configuration as issue 2 has it, with the ha1 written out.
+/// The configuration as operators are told to shape it, with the ha1 written out.
 const ISSUE: &str = r#"domain: relay.test
 listeners:
   - { uri: "msrps://127.0.0.1:2855", advertise: "relay.test:2855", tls_domain: relay }

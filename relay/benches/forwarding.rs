@@ -116,8 +116,12 @@ fn world() -> World {
     let text = "domain: relay.test\nlisteners: [{uri: 'msrp://127.0.0.1:2855'}]\n\
                 auth: {allow_auth_without_tls: true, users: {u: {password: p}}}\n";
     let config = Config::parse(text, Path::new("."), "bench.yaml").unwrap();
-    let listeners =
-        vec![Advertised { scheme: config.listeners[0].scheme(), host: "relay.test".into(), port: 2855 }];
+    let listeners = vec![Advertised {
+        scheme: config.listeners[0].scheme(),
+        host: "relay.test".into(),
+        port: 2855,
+        bound_port: 2855,
+    }];
     let settings = Settings {
         domain: config.domain.to_string(),
         listeners,

@@ -99,9 +99,14 @@ impl Server {
         let mut advertised = Vec::new();
         for listener in &config.listeners {
             let sockets = bind(listener, &config, &domains).await?;
-            let port = sockets.first().map_or(listener.port, |socket| socket.local_addr().port());
-            let (host, port) = listener.advertised(&config.domain, port);
-            advertised.push(Advertised { scheme: listener.scheme(), host: host.to_string(), port });
+            let bound_port = sockets.first().map_or(listener.port, |socket| socket.local_addr().port());
+            let (host, port) = listener.advertised(&config.domain, bound_port);
+            advertised.push(Advertised {
+                scheme: listener.scheme(),
+                host: host.to_string(),
+                port,
+                bound_port,
+            });
             bound.extend(sockets.into_iter().map(|socket| (advertised.len() - 1, listener.scheme(), socket)));
         }
         let drain_timeout = config.timeouts.drain_timeout;

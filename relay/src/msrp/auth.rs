@@ -65,19 +65,13 @@ impl Relay {
     /// Answers an AUTH of which the one URI in To-Path is ours.
     pub(crate) fn authenticate(&self, head: &Head, link: &Arc<Link>, now: Instant) -> AuthOutcome {
         match self.try_authenticate(head, link, now) {
-            Ok(()) => {
-                link.forget_failed_auths();
-                AuthOutcome::Granted
-            }
+            Ok(()) => AuthOutcome::Granted,
             Err(denial) => {
                 let outcome = match &denial {
                     Denial::Challenge | Denial::Stale => AuthOutcome::Challenged,
                     _ => AuthOutcome::Refused,
                 };
                 self.deny(head, link, &denial);
-                if outcome == AuthOutcome::Refused {
-                    link.count_failed_auth();
-                }
                 outcome
             }
         }

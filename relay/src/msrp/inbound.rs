@@ -555,7 +555,7 @@ impl Inbound {
             match self.relay.authenticate(head, &self.link, now) {
                 AuthOutcome::Granted => self.probation = None,
                 AuthOutcome::Challenged => {}
-                AuthOutcome::Refused => return self.count_refused_auth(),
+                AuthOutcome::Refused => return self.auth_refused(head),
             }
             return Ok(());
         }
@@ -594,16 +594,20 @@ impl Inbound {
             }
             let mut origin = queue.spare_origin();
             origin.set(Arc::clone(link), head, route.own_uris());
-            let pushed = queue.control(|out| {
+            let mut pushed = queue.control(|out| {
                 let begun = origin.write_head(out, &transaction, None);
                 if head.has_body() {
                     begun.body();
                     out.extend_from_slice(body);
-                    encoder::end_line(out, &transaction, flag);
                 } else {
                     begun.end(flag);
                 }
             });
+            if head.has_body() {
+                // A piece of its own: with its body the message may be longer than a TLS record, and an
+                // end-line is not to be split.
+                pushed = queue.control(|out| encoder::end_line(out, &transaction, flag));
+            }
             if method == Method::Report {
                 queue.recycle(origin);
             } else {
@@ -636,10 +640,12 @@ impl Inbound {
         Ok(())
     }
 
-    /// Several failed AUTHs close a client's connection, never a relay's (RFC 4976 §6.3).
-    fn count_refused_auth(&self) -> Result<(), CloseReason> {
-        let failed = self.link.failed_auths() as usize;
-        if failed >= self.relay.settings.auth.max_failures && !self.link.is_verified() {
+    fn auth_refused(&self, head: &Head) -> Result<(), CloseReason> {
+        if !self.relay.counts_failed_auths(&self.link, head.from_path().len() > 1) {
+            return Ok(());
+        }
+        let failed = self.link.auth_failed();
+        if failed as usize >= self.relay.settings.auth.max_failures {
             return Err(CloseReason::Protocol(format!("{failed} AUTH requests failed").into()));
         }
         Ok(())

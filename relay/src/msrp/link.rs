@@ -48,6 +48,9 @@ pub struct Target {
     pub host: Box<str>,
     /// The port.
     pub port: u16,
+    /// Whether the URI said so, or it is the default one. A relay that does not take a request by its
+    /// name alone closes the connection: then it is one that nobody else uses.
+    pub explicit_port: bool,
     /// What it must have in common with another connection there besides: see [`Dialer::reuse_key`](super::Dialer::reuse_key).
     pub reuse_key: Option<Box<str>>,
 }
@@ -126,6 +129,8 @@ pub struct Link {
     /// The sessions its client has obtained.
     owned: Mutex<Vec<u128>>,
     failed_auths: AtomicU32,
+    /// How often AUTH failed at which other relay.
+    failed_elsewhere: Mutex<HashMap<Box<str>, u32>>,
 }
 
 struct State {
@@ -177,6 +182,7 @@ impl Link {
             sessions: Mutex::default(),
             owned: Mutex::default(),
             failed_auths: AtomicU32::new(0),
+            failed_elsewhere: Mutex::default(),
         })
     }
 
@@ -451,18 +457,25 @@ impl Link {
         }
     }
 
-    /// Counts one more failed AUTH, and gives their number.
-    pub(crate) fn count_failed_auth(&self) -> u32 {
+    /// One more AUTH at this relay has failed; gives how many have on this connection. Success does not
+    /// wipe them out: who has a password may try others'.
+    pub(crate) fn auth_failed(&self) -> u32 {
         self.failed_auths.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// How many AUTHs have failed since the last that succeeded.
-    pub(crate) fn failed_auths(&self) -> u32 {
-        self.failed_auths.load(Ordering::Relaxed)
+    /// One more AUTH at another relay has failed; gives how many have there since one succeeded, or
+    /// at how many relays some have, whichever is more.
+    pub(crate) fn auth_failed_at(&self, relay: &str) -> u32 {
+        let mut failed = self.failed_elsewhere.lock();
+        let count = failed.entry(relay.into()).or_default();
+        *count += 1;
+        let count = *count;
+        count.max(u32::try_from(failed.len()).unwrap_or(u32::MAX))
     }
 
-    pub(crate) fn forget_failed_auths(&self) {
-        self.failed_auths.store(0, Ordering::Relaxed);
+    /// An AUTH at another relay has succeeded.
+    pub(crate) fn auth_succeeded_at(&self, relay: &str) {
+        self.failed_elsewhere.lock().remove(relay);
     }
 }
 

@@ -78,6 +78,8 @@ pub struct Advertised {
     pub host: String,
     /// The port.
     pub port: u16,
+    /// The port the listener is really bound to, by which AUTH may name us too.
+    pub bound_port: u16,
 }
 
 /// What the core needs to know.
@@ -242,16 +244,20 @@ impl Relay {
             })
     }
 
-    /// Whether an AUTH for this URI is for us: one of our listeners, or our domain without a port or
-    /// with one of theirs (RFC 4976 §5.1, §8). Userinfo never matters (RFC 4975 §6.1).
+    /// Whether an AUTH for this URI is for us: one of our listeners, or our domain, without a port or
+    /// with one of a listener of that scheme (RFC 4976 §5.1, §8). Userinfo never matters (RFC 4975 §6.1).
     fn is_us_for_auth(&self, uri: &UriRef<'_>) -> bool {
-        let known_port = |port| {
-            self.own
-                .iter()
-                .any(|own| own.as_ref().scheme() == uri.scheme() && own.as_ref().port() == Some(port))
-        };
-        self.is_us(uri)
-            || uri.is_tcp() && self.domain.as_ref().same_host(uri) && uri.port().is_none_or(known_port)
+        let listeners = self.own.iter().zip(&self.settings.listeners);
+        let mut of_scheme = listeners.filter(|(_, listener)| listener.scheme == uri.scheme());
+        let our_host = self.domain.as_ref().same_host(uri);
+        match uri.port() {
+            _ if !uri.is_tcp() => false,
+            None => our_host || of_scheme.any(|(own, _)| own.as_ref().same_host(uri)),
+            Some(port) => of_scheme.any(|(own, listener)| {
+                let our_port = port == listener.port || our_host && port == listener.bound_port;
+                our_port && (our_host || own.as_ref().same_host(uri))
+            }),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::BufMut;
 use msrp_proto::encoder::HeadWriter;
 use msrp_proto::flag::Flag;
-use msrp_proto::head::Head;
+use msrp_proto::head::{Head, Kind, Method};
 use msrp_proto::header::{ByteRange, FailureReport, Name};
 use msrp_proto::ident::TransactionId;
 use msrp_proto::status::StatusCode;
@@ -31,8 +31,10 @@ pub(crate) struct Origin {
     pub(crate) own_hops: usize,
     /// The Byte-Range, or what its absence means.
     pub(crate) range: ByteRange,
-    /// Whether an answer to it counts as a failed AUTH of the source (RFC 4976 §6.3).
-    pub(crate) carries_authorization: bool,
+    /// It is an AUTH with credentials, so that 401 to it is a failed one (RFC 4976 §6.3).
+    pub(crate) is_auth_attempt: bool,
+    /// It came by way of another relay.
+    pub(crate) is_relayed: bool,
     text: Vec<u8>,
     after_transaction: Range<usize>,
     /// To-Path without our URIs.
@@ -68,7 +70,9 @@ impl Origin {
         self.own_hops = own_hops;
         let range = head.byte_range().ok().flatten();
         self.range = range.unwrap_or(ByteRange::UNKNOWN);
-        self.carries_authorization = head.value(Name::Authorization).is_some();
+        self.is_auth_attempt =
+            head.kind() == Kind::Request(Method::Auth) && head.value(Name::Authorization).is_some();
+        self.is_relayed = head.from_path().len() > 1;
 
         let text = &mut self.text;
         text.clear();
@@ -186,6 +190,17 @@ impl Origin {
             .field(Name::ByteRange, range)
             .field(Name::Status, format_args!("000 {status} {}", status.comment()))
             .end(Flag::Complete);
+    }
+
+    /// Where it goes in the end.
+    pub(crate) fn destination(&self) -> &str {
+        let path = self.str(&self.to_path);
+        path.rsplit_once(' ').map_or(path, |(_, last)| last)
+    }
+
+    /// Bytes reserved.
+    pub(crate) fn capacity(&self) -> usize {
+        self.text.capacity()
     }
 
     /// The Message-ID, for logs.

@@ -59,6 +59,8 @@ pub(crate) const LANE_QUANTUM: u64 = 16 * 1024;
 pub(crate) const CONTROL_LIMIT: usize = 256 * 1024;
 /// How many used objects are kept for the next message.
 const MAX_SPARE: usize = 64;
+/// A larger one is not kept: few messages are so long, and an idle connection should be small.
+const MAX_SPARE_BYTES: usize = 2 * 1024;
 /// The most pieces given to one write.
 pub(crate) const MAX_SLICES: usize = 64;
 
@@ -242,7 +244,7 @@ impl Outbound {
 
     /// Takes an object back.
     pub(crate) fn recycle(&mut self, mut origin: Box<Origin>) {
-        if self.spare_origins.len() < MAX_SPARE {
+        if self.spare_origins.len() < MAX_SPARE && origin.capacity() <= MAX_SPARE_BYTES {
             origin.source = None;
             self.spare_origins.push(origin);
         }

@@ -12,7 +12,7 @@ use msrp_proto::status::StatusCode;
 use msrp_proto::uri::UriRef;
 use smallvec::SmallVec;
 use tcp_transport::connection::CloseReason;
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::Relay;
 use super::link::{self, Link};
@@ -57,6 +57,10 @@ impl Relay {
             debug!(link = source.id(), "response does not lead back the way of its request: dropped");
             return;
         }
+        if !self.fits_rewritten(head, ours.len()) {
+            debug!(link = source.id(), "response without room for what a relay adds: dropped");
+            return;
+        }
         let sent = source.send_control(|out| {
             // The one removed last stands first: it is the nearest to the next hop.
             let passed = ours.iter().rev().map(UriRef::as_str);
@@ -70,21 +74,22 @@ impl Relay {
             return;
         }
         source.flush(now);
-        if status == StatusCode::UNAUTHORIZED && origin.carries_authorization && !is_stale(head) {
-            self.auth_failed_further_on(source);
-        } else if status.is_success() && origin.carries_authorization {
-            source.forget_failed_auths();
+        if !origin.is_auth_attempt || !self.counts_failed_auths(source, origin.is_relayed) {
+            return;
+        }
+        if status == StatusCode::UNAUTHORIZED && !is_stale(head) {
+            let failed = source.auth_failed_at(origin.destination()) as usize;
+            if failed >= self.settings.auth.max_failures {
+                source.request_close(CloseReason::Protocol("AUTH keeps failing at other relays".into()));
+            }
+        } else if status.is_success() {
+            source.auth_succeeded_at(origin.destination());
         }
     }
 
-    /// Several failed AUTHs through us close a client's connection, never a relay's (RFC 4976 §6.3).
-    fn auth_failed_further_on(&self, source: &Link) {
-        let failed = source.count_failed_auth();
-        if !source.is_verified() && failed as usize >= self.settings.auth.max_failures {
-            info!(link = source.id(), failed, "closing: AUTH requests to another relay keep failing");
-            source
-                .request_close(CloseReason::Protocol("several AUTH requests failed at another relay".into()));
-        }
+    /// Several failed AUTHs close a client's connection, never a relay's (RFC 4976 §6.3).
+    pub(crate) fn counts_failed_auths(&self, link: &Link, relayed: bool) -> bool {
+        !(relayed && link.is_verified())
     }
 }
 

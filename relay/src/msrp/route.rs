@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hashbrown::HashMap;
-use msrp_proto::head::Head;
+use msrp_proto::head::{Head, Kind, Method};
 use msrp_proto::status::StatusCode;
 use msrp_proto::uri::{DEFAULT_PORT, Scheme, UriRef};
 use parking_lot::Mutex;
@@ -115,6 +115,9 @@ impl Relay {
         const TOO_MANY: Refusal = Refusal::Status(StatusCode::FORBIDDEN, "too many URIs of this relay");
         const NOT_THE_OWNER: Refusal =
             Refusal::Status(StatusCode::FORBIDDEN, "next hop is not the way back to the session's owner");
+        const TOO_LONG: Refusal =
+            Refusal::Status(StatusCode::BAD_REQUEST, "no room in the head for what a relay adds");
+        const NO_PORT: Refusal = Refusal::Status(StatusCode::BAD_REQUEST, "next hop without a port");
         const IN_USE: Refusal =
             Refusal::Status(StatusCode::SESSION_IN_USE, "session is in use by another peer");
 
@@ -132,6 +135,10 @@ impl Relay {
             expires = expires.map_or(Some(session.expires()), |at: Instant| Some(at.min(session.expires())));
             own.push(Arc::clone(&session));
             let next = hops.next().ok_or(NO_NEXT_HOP)?;
+            // Only AUTH finds relays by name alone (RFC 4976 §8).
+            if next.port().is_none() && head.kind() != Kind::Request(Method::Auth) {
+                return Err(NO_PORT);
+            }
             let outgoing = claims.is_empty() && session.is_owned_by(from);
             let inside = self.is_us(&next);
             if inside && own.len() >= self.settings.limits.own_hops {
@@ -162,11 +169,26 @@ impl Relay {
             previous = uri;
             uri = next;
         };
+        if !self.fits_rewritten(head, own.len()) {
+            return Err(TOO_LONG);
+        }
         let (link, session) = link;
         for (claimed, peer) in &claims {
             claimed.claim(peer, from, session).map_err(|_| IN_USE)?;
         }
         Ok(Route { link, own, session, expires: expires.unwrap_or(now) })
+    }
+
+    /// Whether the message still keeps to our limits when `own` URIs have moved to From-Path and a
+    /// Byte-Range was added. The next relay may have the same limits, and what exceeds them makes it
+    /// close a connection that others share.
+    pub(crate) fn fits_rewritten(&self, head: &Head, own: usize) -> bool {
+        /// A longer transaction id, a Byte-Range of three long numbers, the end-line.
+        const GROWTH: usize = 256;
+        let limits = &self.settings.limits;
+        head.from_path().len() + own <= limits.path_length
+            && head.fields().count() < limits.headers
+            && head.as_bytes().len() + GROWTH <= limits.head_size
     }
 
     /// The connection for what the owner of `session` sends to `next`.
@@ -202,13 +224,16 @@ impl Relay {
         match session.owner() {
             Owner::Client(link) => Some(Arc::clone(link)),
             Owner::Relay { host } => {
-                // If the relay closed all its connections, we open one, to it and nobody else.
-                let leads_there = next.is_tcp() && next.host().eq_ignore_ascii_case(host);
+                // To it and nobody else: what is not for it makes it close the connection (§6.2).
+                if !next.is_tcp() || !next.host().eq_ignore_ascii_case(host) {
+                    return None;
+                }
                 let listener = from.listener();
                 let mut known = self.routes.verified(host).into_iter().rev();
+                // If the relay closed all its connections, we open one.
                 let link = known
                     .find(|link| self.may_reuse(link, listener))
-                    .or_else(|| leads_there.then(|| self.link_to(next, listener, now)))?;
+                    .unwrap_or_else(|| self.link_to(next, listener, now));
                 session.serve_over(&link);
                 Some(link)
             }
@@ -232,7 +257,8 @@ impl Relay {
         let (scheme, port) = (uri.scheme(), uri.port().unwrap_or(DEFAULT_PORT));
         let host: Box<str> = uri.host().to_ascii_lowercase().into();
         let reuse_key = self.reuse_key(scheme, &host, port, listener);
-        let target = Target { scheme, host, port, reuse_key };
+        let explicit_port = uri.port().is_some();
+        let target = Target { scheme, host, port, explicit_port, reuse_key };
         if let Some(link) = self.routes.open_to(&target).filter(|link| link.is_open()) {
             return link;
         }

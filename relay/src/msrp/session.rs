@@ -15,7 +15,7 @@ use super::wire::Random;
 /// How many locks the table is spread over.
 const SHARDS: usize = 64;
 
-/// The most peers one session remembers; the oldest that is closed goes first.
+/// The most peers one session remembers.
 const MAX_BINDINGS: usize = 64;
 
 /// Who obtained a session.
@@ -100,27 +100,7 @@ impl Session {
 
     /// The owner sends to this peer over this connection.
     pub(crate) fn bind(&self, peer: &UriRef<'_>, link: &Arc<Link>) {
-        self.bind_as(peer, link, self.id);
-    }
-
-    fn bind_as(&self, peer: &UriRef<'_>, link: &Arc<Link>, counted_as: u128) {
-        let mut bindings = self.bindings.lock();
-        if let Some(binding) = bindings.iter_mut().find(|binding| binding.uri.as_ref() == *peer) {
-            if binding.link.id() != link.id() {
-                binding.link.remove_session(binding.counted_as);
-                link.add_session(counted_as);
-                binding.link = Arc::clone(link);
-                binding.counted_as = counted_as;
-            }
-            return;
-        }
-        if bindings.len() >= MAX_BINDINGS {
-            let spent = bindings.iter().position(|binding| !binding.link.is_open()).unwrap_or(0);
-            let spent = bindings.remove(spent);
-            spent.link.remove_session(spent.counted_as);
-        }
-        link.add_session(counted_as);
-        bindings.push(Binding { uri: peer.to_uri(), link: Arc::clone(link), counted_as });
+        bind_in(&mut self.bindings.lock(), peer, link, self.id);
     }
 
     /// The relay that owns the session uses this connection for it.
@@ -145,22 +125,19 @@ impl Session {
     /// connection that we are only trying to open claims nothing: the peer may be out of our reach.
     /// `first` is the session by which the previous hop addressed us.
     pub(crate) fn claim(&self, peer: &UriRef<'_>, link: &Arc<Link>, first: u128) -> Result<(), InUse> {
-        {
-            let bindings = self.bindings.lock();
-            if bindings.iter().any(|binding| binding.link.id() == link.id() && binding.uri.as_ref() == *peer)
-            {
-                return Ok(());
-            }
-            let is_up = |link: &Link| link.peer().is_some() && link.is_open();
-            let mut open = bindings.iter().filter(|binding| is_up(&binding.link)).peekable();
-            let free = open.peek().is_none();
-            let known =
-                open.any(|binding| binding.link.id() == link.id() || binding.link.is_same_relay(link));
-            if !free && !known {
-                return Err(InUse);
-            }
+        // Held throughout: of two connections that claim the session at once, one is first.
+        let mut bindings = self.bindings.lock();
+        if bindings.iter().any(|binding| binding.link.id() == link.id() && binding.uri.as_ref() == *peer) {
+            return Ok(());
         }
-        self.bind_as(peer, link, first);
+        let is_up = |link: &Link| link.peer().is_some() && link.is_open();
+        let mut open = bindings.iter().filter(|binding| is_up(&binding.link)).peekable();
+        let free = open.peek().is_none();
+        let known = open.any(|binding| binding.link.id() == link.id() || binding.link.is_same_relay(link));
+        if !free && !known {
+            return Err(InUse);
+        }
+        bind_in(&mut bindings, peer, link, first);
         Ok(())
     }
 
@@ -176,6 +153,23 @@ impl Session {
             link.remove_session(self.id);
         }
     }
+}
+
+fn bind_in(bindings: &mut SmallVec<[Binding; 1]>, peer: &UriRef<'_>, link: &Arc<Link>, counted_as: u128) {
+    // Those that are closed serve nobody any more; of those that are open, the oldest gives way.
+    bindings.retain(|binding| {
+        let keep = binding.link.is_open() && binding.uri.as_ref() != *peer;
+        if !keep {
+            binding.link.remove_session(binding.counted_as);
+        }
+        keep
+    });
+    if bindings.len() >= MAX_BINDINGS {
+        let oldest = bindings.remove(0);
+        oldest.link.remove_session(oldest.counted_as);
+    }
+    link.add_session(counted_as);
+    bindings.push(Binding { uri: peer.to_uri(), link: Arc::clone(link), counted_as });
 }
 
 /// All sessions of the process.

@@ -81,18 +81,71 @@ fn the_owner_reaches_anybody_and_the_answers_come_back_the_same_way() {
 }
 
 #[test]
-fn hosts_are_dialled_in_lower_case_with_the_default_port_and_once() {
+fn hosts_are_dialled_in_lower_case_and_once() {
     let mut world = World::new();
     let alice = world.member("alice");
     for (tid, uri) in [
-        ("t0001", "msrp://PEER.test/p1;tcp"),
+        ("t0001", "msrp://PEER.test:2855/p1;tcp"),
         ("t0002", "msrp://peer.TEST:2855/p2;tcp"),
-        ("t0003", "msrps://peer.test/p3;tcp"),
+        ("t0003", "msrps://peer.test:2855/p3;tcp"),
     ] {
         world.write(alice.id, send(tid, &head(&format!("{} {uri}", alice.relay), &alice.uri), "hi", '$'));
     }
     let targets: Vec<_> = world.dials(0).iter().map(|link| link.target().unwrap().to_string()).collect();
     assert_eq!(targets, ["msrp://peer.test:2855", "msrps://peer.test:2855"]);
+}
+
+/// A relay closes the connection over which it is called by a name it does not know: that must not be
+/// one that others use.
+#[test]
+fn only_auth_goes_to_a_hop_without_a_port_and_over_a_connection_of_its_own() {
+    let mut world = World::new();
+    let alice = world.member("alice");
+    let to = format!("{} msrps://peer.test/p1;tcp", alice.relay);
+    world.write(alice.id, send("t0001", &head(&to, &alice.uri), "hi", '$'));
+    assert_eq!(world.take_one(alice.id).status(), Some(400));
+    for (tid, to) in [("t0002", "msrps://peer.test:2855;tcp"), ("t0003", "msrps://peer.test;tcp")] {
+        let paths = format!("To-Path: {} {to}\r\nFrom-Path: {}\r\n", alice.relay, alice.uri);
+        world.write(alice.id, format!("MSRP {tid} AUTH\r\n{paths}-------{tid}$\r\n"));
+    }
+    let targets: Vec<_> = world.dials(0).iter().map(|link| link.target().unwrap().to_string()).collect();
+    assert_eq!(targets, ["msrps://peer.test:2855", "msrps://peer.test:2855"]);
+}
+
+/// The next relay may have the same limits, and closes a connection that others share.
+#[test]
+fn what_would_exceed_our_own_limits_when_it_goes_on_is_refused() {
+    let mut world = World::new();
+    let (alice, bob) = world.pair();
+    let limits = world.relay(0).settings().limits.clone();
+    // Two of our URIs are added to From-Path; a Byte-Range is added; the head grows by less than 256 bytes.
+    let hops = |count: usize| vec![alice.uri.as_str(); count].join(" ");
+    let fields = |count: usize| "X: y\r\n".repeat(count);
+    let with = |from: &str, lines: &str| {
+        format!("To-Path: {}\r\nFrom-Path: {from}\r\nMessage-ID: m1\r\n{lines}", {
+            let paths = alice.paths_to(&bob);
+            paths.lines().next().unwrap().trim_start_matches("To-Path: ").to_owned()
+        })
+    };
+    let rest = |head: &str| limits.head_size - 256 - format!("MSRP t0001 SEND\r\n{head}").len();
+    // What `send` adds is a Content-Type line.
+    let content_type = "Content-Type: text/plain\r\n".len();
+    let long = |more: usize| {
+        let line = rest(&with(&alice.uri, "X: \r\n")) - content_type + more;
+        with(&alice.uri, &format!("X: {}\r\n", "y".repeat(line)))
+    };
+    for (head, status) in [
+        (with(&hops(limits.path_length - 2), ""), 200),
+        (with(&hops(limits.path_length - 1), ""), 400),
+        (with(&alice.uri, &fields(limits.headers - 5)), 200),
+        (with(&alice.uri, &fields(limits.headers - 4)), 400),
+        (long(0), 200),
+        (long(1), 400),
+    ] {
+        world.write(alice.id, send("t0001", &head, "hi", '$'));
+        assert_eq!(world.take_one(alice.id).status(), Some(status), "{}", head.len());
+        assert_eq!(world.take(bob.id).len(), usize::from(status == 200));
+    }
 }
 
 #[test]

@@ -267,7 +267,7 @@ pub(super) fn settings_for(host: &str, port: u16) -> Settings {
     }
     let mut credentials = CredentialChain::default();
     credentials.push(Arc::new(users));
-    let advertised = |scheme, port| Advertised { scheme, host: host.into(), port };
+    let advertised = |scheme, port| Advertised { scheme, host: host.into(), port, bound_port: port };
     Settings {
         domain: host.into(),
         listeners: vec![advertised(Scheme::Msrps, port), advertised(Scheme::Msrp, port + 1)],

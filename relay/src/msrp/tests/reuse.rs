@@ -3,7 +3,7 @@
 
 use super::harness::*;
 
-const PEER: &str = "msrps://peer.test/p";
+const PEER: &str = "msrps://peer.test:2855/p";
 
 /// Alice is a client on the TLS listener, Bob on the plain one. Each sends to two sessions of one peer; the
 /// listeners for which connections are opened.

@@ -16,7 +16,7 @@ echo '*' > .gitignore
 # A key that only its owner reads, and a certificate: name, subject alternative names, signer.
 umask 077
 request() {
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 90 "$@" 2> openssl.log ||
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 "$@" 2> openssl.log ||
         { cat openssl.log >&2; exit 1; }
     rm -f openssl.log
 }
@@ -51,7 +51,7 @@ default_ca = relays
 [relays]
 database = index.txt
 default_md = sha256
-default_crl_days = 90
+default_crl_days = 365
 # With a number and extensions: without them it is a CRL of version 1, which no longer counts (RFC 5280 §5.1.2.1).
 crlnumber = crlnumber
 crl_extensions = extensions

@@ -7,9 +7,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use msrp_proto::endpoint::{Config, Event, IncomingHandle, IncomingMessage, Outcome};
 use msrp_proto::status::StatusCode;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::disposition::{self, Disposition};
 use crate::file_name;
@@ -30,18 +31,15 @@ pub async fn run(
     ensure!(options.folder.is_dir(), "{} is no folder", options.folder.display());
     // Piece by piece, however short the file.
     let config = Config { assemble_up_to: 0, ..Config::default() };
-    let mut line = if options.dial.relay.is_some() {
-        let line = Line::through_relay(&options.dial, config).await?;
-        show_path(&line.path());
-        line
-    } else {
-        let listening = Listening::open(&options.listen).context("one of --relay and --listen is needed")?;
-        show_path(&listening.path());
-        listening.accept(config).await?.0
+    // Before anything can come, and one for all that follows: no signal is lost.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut line = tokio::select! {
+        line = connect(options, config, &mut show_path) => line?,
+        _ = interrupt.recv() => bail!("interrupted"),
     };
     line.open_for_anyone(|session| session.max_message_bytes = options.max_size.unwrap_or(u64::MAX))?;
     let mut arriving = None;
-    let result = receive(&mut line, options, &mut arriving, show_path).await;
+    let result = receive(&mut line, options, &mut arriving, &mut interrupt, show_path).await;
     if let Some(Arriving { handle, store, .. }) = arriving {
         // The sender may stop. It is no matter if the message has ended already.
         let _ = line.client.endpoint().refuse(handle, StatusCode::STOP_SENDING);
@@ -49,6 +47,23 @@ pub async fn run(
     }
     line.client.finish().await;
     result
+}
+
+/// Logs in at the relay, or waits for somebody to connect.
+async fn connect(
+    options: &ReceiveFileOptions,
+    config: Config,
+    mut show_path: impl FnMut(&MsrpPath),
+) -> anyhow::Result<Line> {
+    if options.dial.relay.is_some() {
+        let line = Line::through_relay(&options.dial, config).await?;
+        show_path(&line.path());
+        return Ok(line);
+    }
+    ensure!(options.listen.listen.is_some(), "one of --relay and --listen is needed");
+    let listening = Listening::open(&options.listen)?;
+    show_path(&listening.path());
+    Ok(listening.accept(config).await?.0)
 }
 
 /// The file that is arriving.
@@ -66,12 +81,10 @@ async fn receive(
     line: &mut Line,
     options: &ReceiveFileOptions,
     arriving: &mut Option<Arriving>,
+    interrupt: &mut Signal,
     mut show_path: impl FnMut(&MsrpPath),
 ) -> anyhow::Result<StoredFile> {
     let stall = Duration::from_secs(options.stall_timeout);
-    // One for all rounds: a signal between two of them must not be lost.
-    let interrupt = tokio::signal::ctrl_c();
-    tokio::pin!(interrupt);
     loop {
         let has_begun = arriving.is_some();
         let stalled = async {
@@ -83,7 +96,7 @@ async fn receive(
         let event = tokio::select! {
             event = line.client.next() => event?,
             () = stalled => bail!("the file has not gone on for {stall:?}"),
-            _ = &mut interrupt => bail!("interrupted"),
+            _ = interrupt.recv() => bail!("interrupted"),
         };
         match event {
             // One file at a time.

@@ -131,6 +131,17 @@ async fn log_in(client: &mut Client, own: &MsrpUri, login: &mut RelayLogin) -> a
                 login.expires = max.or(min);
                 client.endpoint().authenticate(own.clone(), vec![login.clone()])?;
             }
+            Event::AuthFailed { error: AuthError::ConnectionLost, .. } => {
+                // As relays do with a request whose To-Path does not begin with them (RFC 4976 §6.2).
+                let relay = login.relay.as_ref();
+                bail!(
+                    "{} closed the connection without an answer; is \"{}\" the name it calls itself (its `domain`), \
+                     and {} the right scheme?",
+                    login.relay,
+                    relay.host(),
+                    relay.scheme()
+                )
+            }
             Event::AuthFailed { error, .. } => {
                 bail!("{} was not let in by {}: {error}", login.credentials.username, login.relay)
             }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use msrp_proto::chunk::Chunking;
 use msrp_proto::endpoint::{Config, Event, Message, OutgoingHandle, Role};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use crate::disposition::{self, Disposition};
@@ -36,15 +37,14 @@ pub async fn run(options: &SendFileOptions) -> anyhow::Result<FileFacts> {
 }
 
 async fn send(line: &mut Line, facts: &FileFacts, options: &SendFileOptions) -> anyhow::Result<()> {
+    // Before anything is sent, and one for all rounds: from here on no signal is lost.
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let session = line.session(&options.to, Role::Active);
     let session = line.client.endpoint().open_session(session)?;
     let message = line.client.endpoint().send(session, message(facts, options))?;
     let mut source = FileSource::open(facts)?;
     let progress = Progress::new(&facts.name, Some(facts.size));
     let mut report_due = None;
-    // One for all rounds: a signal between two of them must not be lost.
-    let interrupt = tokio::signal::ctrl_c();
-    tokio::pin!(interrupt);
     loop {
         let late = async {
             match report_due {
@@ -55,7 +55,7 @@ async fn send(line: &mut Line, facts: &FileFacts, options: &SendFileOptions) -> 
         let event = tokio::select! {
             event = line.client.next() => event?,
             () = late => bail!("all is sent, and the receiver has not reported it as received"),
-            _ = &mut interrupt => {
+            _ = interrupt.recv() => {
                 // Tells the receiver, with `#`.
                 line.client.endpoint().abort(message)?;
                 bail!("interrupted");

@@ -224,7 +224,6 @@ fn a_wrong_hash_a_wrong_size_and_an_abandoned_file_are_failures() {
     }
 }
 
-#[cfg(unix)]
 #[test]
 fn an_interrupted_sender_tells_the_receiver() {
     let folders = Folders::make();
@@ -239,9 +238,9 @@ fn an_interrupted_sender_tells_the_receiver() {
     }
     sender.interrupt();
     let (status, errors) = sender.end();
-    assert!(!status.success() && errors.contains("interrupted"), "{errors}");
+    assert!(status.code() == Some(1) && errors.contains("interrupted"), "{status}: {errors}");
     let (status, errors) = receiver.end();
-    assert!(!status.success() && errors.contains("given up"), "{errors}");
+    assert!(status.code() == Some(1) && errors.contains("given up"), "{status}: {errors}");
     assert!(names(&folders.to).is_empty());
 }
 
@@ -273,7 +272,7 @@ fn what_cannot_be_read_or_written_is_told() {
         (SEND_FILE, vec![text(&folders.from), "--to", path], "regular file"),
         (SEND_FILE, vec!["/does/not/exist", "--to", path], "cannot read"),
         (RECEIVE_FILE, vec!["/does/not/exist", "--listen", "127.0.0.1:0"], "no folder"),
-        (RECEIVE_FILE, vec![text(&folders.to)], "--relay and --listen"),
+        (RECEIVE_FILE, vec![text(&folders.to)], "--relay and --listen is needed\n"),
         (RECEIVE_FILE, vec![text(&folders.to), "--listen", "0.0.0.0:0"], "--advertise"),
         (RECEIVE_FILE, vec![text(&folders.to), "--relay", "msrps://a@127.0.0.1:1"], "--password"),
     ] {
@@ -281,4 +280,61 @@ fn what_cannot_be_read_or_written_is_told() {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && errors.contains(reason), "{reason}: {errors}");
     }
+}
+
+#[test]
+fn an_interrupted_receiver_leaves_nothing_behind() {
+    let folders = Folders::make();
+    // While it waits, and while a file arrives.
+    let mut receiver = folders.receive(&[]);
+    receiver.path();
+    receiver.interrupt();
+    let (status, errors) = receiver.end();
+    assert!(status.code() == Some(1) && errors.contains("interrupted"), "{status}: {errors}");
+    let file = folders.file("huge", &content(8_000_000));
+    let mut receiver = folders.receive(&[]);
+    let path = receiver.path();
+    let mut sender = Running::start(SEND_FILE, &[text(&file), "--to", &path, "--chunk-size", "1"]);
+    let until = std::time::Instant::now() + common::PATIENCE;
+    while names(&folders.to).is_empty() {
+        assert!(std::time::Instant::now() < until);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    receiver.interrupt();
+    let (status, errors) = receiver.end();
+    assert!(status.code() == Some(1) && errors.contains("interrupted"), "{status}: {errors}");
+    let (status, errors) = sender.end();
+    assert!(status.code() == Some(1) && errors.contains("413"), "{status}: {errors}");
+    assert!(names(&folders.to).is_empty());
+}
+
+#[test]
+fn a_port_in_use_is_told_and_nothing_else() {
+    let folders = Folders::make();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = taken.local_addr().unwrap().to_string();
+    let output = run(RECEIVE_FILE, &[text(&folders.to), "--listen", &place]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert_eq!(errors.matches("in use").count(), 1, "{errors}");
+    assert!(errors.contains(&place) && !errors.contains("--"), "{errors}");
+}
+
+#[test]
+fn a_relay_that_closes_without_an_answer_may_have_another_name() {
+    let folders = Folders::make();
+    let relay = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = relay.local_addr().unwrap().to_string();
+    let closing = std::thread::spawn(move || {
+        let (mut connection, _) = relay.accept().unwrap();
+        let _ = connection.read(&mut [0; 4096]);
+    });
+    let login =
+        ["--relay", "msrp://relay.test:2855", "--user", "bob", "--password", "p", "--connect", &place];
+    let output = run(RECEIVE_FILE, &[&[text(&folders.to)], &login[..]].concat());
+    closing.join().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    let hint = "is \"relay.test\" the name it calls itself (its `domain`), and msrp the right scheme?";
+    assert!(errors.contains(hint), "{errors}");
 }

@@ -27,6 +27,9 @@ use self::party::{Party, meet};
 use self::process::RelayProcess;
 use self::progress::Progress;
 
+/// What the relay may take at most, whatever the size of the file.
+const MEMORY: u64 = 64 << 20;
+
 /// The options of `msrp-relay demo`.
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {
@@ -59,7 +62,8 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
     bob.log_in(&relay).await?;
     meet(&mut alice, &mut bob)?;
 
-    println!("\nAlice says hello. Bob's success REPORT comes back the same way.\n");
+    println!("\nAlice opens the session with an empty SEND and says hello. Each 200 is one hop's; Bob's");
+    println!("success REPORT comes back the whole way.\n");
     chat(&mut alice, &mut bob).await?;
 
     let chunking = args.chunk_size.map_or(Chunking::Interruptible, |size| Chunking::Fixed(size.bytes()));
@@ -69,9 +73,12 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
 
     let memory = relay.peak_memory()?;
     relay.stop().await?;
-    println!("\nSHA-256 at both ends:     {}", file.hash);
+    println!("\nSHA-256 sent by Alice:    {}", file.hash);
+    println!("SHA-256 received by Bob:  {} (identical)", file.hash);
     println!("Throughput:               {:.0} MB/s", file.throughput / 1e6);
     println!("Peak memory of the relay: {:.1} MiB", memory as f64 / f64::from(1 << 20));
+    ensure!(memory <= MEMORY, "the relay took more than {} MiB", MEMORY >> 20);
+    println!("\nEverything arrived. Next: README.md, \"Run it\".");
     Ok(())
 }
 

@@ -13,10 +13,9 @@
 //!    [`Registry`], and to everybody who may have something to send.
 //! 3. **[`Driver::run`]** is the connection's one task. It calls a [`Protocol`]: what was read, when
 //!    to write, when its deadline has passed, and at last, exactly once, why it ended.
-//!
 //! 4. **Control.** A [`Ledger`] shared by listeners, connector and registry knows every connection from
 //!    its first moment: it keeps the limits ([`ConnectionLimits`]) and publishes [events](event). Single
-//!    connections are looked at and changed by [`Handle`] and [`Registry`], as tcpops does: see
+//!    connections are looked at and changed by [`Handle`] and [`Registry`], as tcpops (Kamailio's module) does: see
 //!    [`control`]. What a socket, a listener or a destination can be set to stands in
 //!    [`ListenerSettings`], [`DialOptions`] and [`SocketOptions`]. `docs/migration.md` has it all beside the
 //!    names OpenSIPS and Kamailio give it.

@@ -29,6 +29,10 @@ impl SocketOptions {
     pub(crate) fn apply(&self, socket: &SockRef<'_>, family: &SocketAddr) -> io::Result<()> {
         // Off is written too: an accepted socket has what its listener has.
         socket.set_tcp_nodelay(self.nodelay)?;
+        // What the kernel holds beyond that is of no use to anybody, and keeps a peer that reads slowly
+        // from being seen to read: the socket would be writable again only when a third of it has gone.
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
         if let Some(dscp) = self.dscp {
             if family.is_ipv6() {
                 socket.set_tclass_v6(dscp.traffic_class())?;
@@ -44,6 +48,9 @@ impl SocketOptions {
         Ok(())
     }
 }
+
+/// How many bytes the kernel takes that it cannot send yet (`TCP_NOTSENT_LOWAT`): 128 KiB.
+pub const NOTSENT_LOWAT: u32 = 128 * 1024;
 
 /// A differentiated services code point: 0 to 63 (RFC 2474).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

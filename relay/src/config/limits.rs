@@ -12,14 +12,16 @@ use super::value::{count, duration, duration_or_zero, optional_count, size};
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// The largest head of a message, from `MSRP` to the empty line; a larger one closes the connection. Default
+    /// The largest head of a message, from `MSRP` to the empty line; a larger one is refused with 400, and
+    /// one that is larger by more than 1 KiB closes the connection: heads grow on their way through relays. Default
     /// 16 KiB: a path of the longest permitted length with URIs of 500 bytes.
     #[serde(deserialize_with = "size")]
     pub head_size: usize,
-    /// The most header fields in a head; more close the connection. Default 64.
+    /// The most header fields in a head; more are refused with 400, more than eight more close the connection. Default 64.
     #[serde(deserialize_with = "count")]
     pub headers: usize,
-    /// The most URIs in To-Path and From-Path, each; more close the connection. Default 32.
+    /// The most URIs in To-Path and From-Path, each; more are refused with 400, more than eight more close the
+    /// connection. Default 32.
     #[serde(deserialize_with = "count")]
     pub path_length: usize,
     /// The largest body of a request other than SEND. Default 10240 bytes, which RFC 4975 §7.1 sets as the

@@ -737,8 +737,9 @@ fn the_client_domain_is_default_or_the_only_one_or_built_in() {
 #[test]
 fn an_algorithm_that_a_user_cannot_answer_is_a_warning() {
     let user = "users: { alice: { password: a }, bob: { ha1: '0123456789abcdef0123456789abcdef' } }";
-    assert_eq!(warnings(&accepted(&minimal(&format!("auth: {{ {user} }}")))), Vec::<String>::new());
-    let config = accepted(&minimal(&format!("auth:\n  algorithms: [SHA-256, MD5]\n  {user}\n")));
+    let plain = "allow_auth_without_tls: true";
+    assert_eq!(warnings(&accepted(&minimal(&format!("auth: {{ {plain}, {user} }}")))), Vec::<String>::new());
+    let config = accepted(&minimal(&format!("auth:\n  algorithms: [SHA-256, MD5]\n  {user}\n  {plain}\n")));
     assert_eq!(config.auth.algorithms, [Algorithm::Sha256, Algorithm::Md5]);
     assert_eq!(
         warnings(&config),
@@ -746,7 +747,21 @@ fn an_algorithm_that_a_user_cannot_answer_is_a_warning() {
             "relay.yaml:4:3: auth.algorithms: SHA-256 is offered, but auth.users has users without a hash for it"
         ]
     );
-    assert_eq!(warnings(&accepted(&minimal(""))).len(), 1, "no credentials at all");
+    assert_eq!(
+        warnings(&accepted(&minimal(&format!("auth: {{ {plain} }}")))).len(),
+        1,
+        "no credentials at all"
+    );
+}
+
+#[test]
+fn that_nobody_can_log_in_without_tls_is_a_warning() {
+    let found = warnings(&accepted(&minimal("auth: { users: { alice: { password: a } } }")));
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].contains("auth.allow_auth_without_tls: is false and no listener is msrps://"),
+        "{found:?}"
+    );
 }
 
 #[test]

@@ -22,7 +22,7 @@ use msrp_proto::head::Head;
 use msrp_proto::header::Name;
 use msrp_proto::status::StatusCode;
 use msrp_proto::uri::{MsrpUri, Scheme, UriRef};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::link::{Link, LinkKind};
 use super::session::{self, Owner};
@@ -233,12 +233,12 @@ impl Relay {
             }
             Denial::Status(status, reason) => warn!(link = link.id(), peer, %status, reason, "AUTH refused"),
             Denial::Expires(bound, value) => {
-                info!(
+                debug!(
                     link = link.id(),
                     peer,
                     bound = bound.as_str(),
                     seconds = value.as_secs(),
-                    "AUTH refused: Expires out of bounds"
+                    "AUTH answered with 423: Expires out of bounds"
                 );
             }
         }

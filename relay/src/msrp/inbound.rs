@@ -36,7 +36,7 @@ use super::auth::AuthOutcome;
 use super::link::{Closed, Link};
 use super::origin::Origin;
 use super::outbound::{CONTROL_LIMIT, ChunkId, Gone, LaneKey, Outbound, Pushed};
-use super::route::Refusal;
+use super::route::{MARGIN, Refusal};
 
 /// How much of a chunk is collected before it is handed over, when it comes in one read.
 const STAGE: usize = 64 * 1024;
@@ -64,6 +64,8 @@ pub struct Inbound {
     touched: SmallVec<[Arc<Link>; 4]>,
     /// Until when the first good request must have come.
     probation: Option<Instant>,
+    /// How many requests were refused during probation.
+    refused: usize,
     last_read: Instant,
     staged: Vec<Bytes>,
 }
@@ -125,9 +127,9 @@ impl Inbound {
     pub fn new(relay: Arc<Relay>, link: Arc<Link>, now: Instant) -> Self {
         let limits = &relay.settings.limits;
         let decoder = Decoder::new(Limits {
-            head_bytes: limits.head_size,
-            headers: limits.headers,
-            path_len: limits.path_length,
+            head_bytes: limits.head_size + MARGIN.head_size,
+            headers: limits.headers + MARGIN.headers,
+            path_len: limits.path_length + MARGIN.path_length,
             other_body: limits.non_send_body_size,
         });
         let probation = link.target().is_none().then(|| now + relay.settings.timeouts.probation);
@@ -140,6 +142,7 @@ impl Inbound {
             overfull: None,
             touched: SmallVec::new(),
             probation,
+            refused: 0,
             last_read: now,
             staged: Vec::new(),
         }
@@ -351,16 +354,16 @@ impl Inbound {
                 info!(link = self.link.id(), peer = self.link.address(), %error, "SEND refused");
                 let wanted = head.failure_report().unwrap_or_default();
                 self.refuse(&head, wanted, StatusCode::BAD_REQUEST);
-                return Ok(());
+                return self.count_refusal();
             }
         };
         let route = match self.relay.route(&head, &self.link, now) {
             Ok(route) => route,
             Err(Refusal::Foreign) => return Err(foreign(&head)),
             Err(Refusal::Status(status, reason)) => {
-                info!(link = self.link.id(), peer = self.link.address(), %status, reason, uri = first_hop(&head), "SEND refused");
+                info!(link = self.link.id(), peer = self.link.address(), %status, reason, to = head.to_path_text(0), "SEND refused");
                 self.refuse(&head, wanted, status);
-                return Ok(());
+                return self.count_refusal();
             }
         };
         self.probation = None;
@@ -533,6 +536,20 @@ impl Inbound {
         self.current = Current::Discard;
     }
 
+    /// Who has done nothing right yet may not do much wrong (RFC 4976 §6.1).
+    fn count_refusal(&mut self) -> Result<(), CloseReason> {
+        if self.probation.is_none() {
+            return Ok(());
+        }
+        self.refused += 1;
+        if self.refused >= self.relay.settings.auth.max_failures {
+            return Err(CloseReason::Protocol(
+                format!("{} requests refused, and none accepted", self.refused).into(),
+            ));
+        }
+        Ok(())
+    }
+
     /// Answers a SEND, to the previous hop only.
     fn respond(&mut self, head: &Head, status: StatusCode) {
         let previous = head.from_path().next();
@@ -571,11 +588,11 @@ impl Inbound {
             Err(Refusal::Foreign) => return Err(foreign(head)),
             Err(Refusal::Status(status, reason)) => {
                 let method = method.as_str();
-                info!(link = self.link.id(), peer = self.link.address(), method, %status, reason, uri = first_hop(head), "request refused");
+                info!(link = self.link.id(), peer = self.link.address(), method, %status, reason, to = head.to_path_text(0), "request refused");
                 if method != "REPORT" {
                     self.respond_along_path(head, status);
                 }
-                return Ok(());
+                return self.count_refusal();
             }
         };
         self.probation = None;

@@ -57,8 +57,8 @@ impl Relay {
             debug!(link = source.id(), "response does not lead back the way of its request: dropped");
             return;
         }
-        if !self.fits_rewritten(head, ours.len()) {
-            debug!(link = source.id(), "response without room for what a relay adds: dropped");
+        if !self.keeps_to_limits(head) {
+            debug!(link = source.id(), "response exceeds our limits: dropped");
             return;
         }
         let sent = source.send_control(|out| {

@@ -105,6 +105,17 @@ fn names(link: &Link) -> Vec<Box<str>> {
     }
 }
 
+/// What the decoder takes beyond the limits: more than a message grows on its way through a relay, by
+/// URIs of ours, a Byte-Range, a longer transaction id.
+pub(crate) struct Margin {
+    pub(crate) head_size: usize,
+    pub(crate) headers: usize,
+    pub(crate) path_length: usize,
+}
+
+/// See [`Margin`].
+pub(crate) const MARGIN: Margin = Margin { head_size: 1024, headers: 8, path_length: 8 };
+
 impl Relay {
     /// Decides where a request from `from` goes. A request of the session's owner goes to any next
     /// hop, anyone else's goes to the owner only. URIs of ours that follow one another are gone
@@ -115,8 +126,7 @@ impl Relay {
         const TOO_MANY: Refusal = Refusal::Status(StatusCode::FORBIDDEN, "too many URIs of this relay");
         const NOT_THE_OWNER: Refusal =
             Refusal::Status(StatusCode::FORBIDDEN, "next hop is not the way back to the session's owner");
-        const TOO_LONG: Refusal =
-            Refusal::Status(StatusCode::BAD_REQUEST, "no room in the head for what a relay adds");
+        const TOO_LONG: Refusal = Refusal::Status(StatusCode::BAD_REQUEST, "the head exceeds our limits");
         const NO_PORT: Refusal = Refusal::Status(StatusCode::BAD_REQUEST, "next hop without a port");
         const IN_USE: Refusal =
             Refusal::Status(StatusCode::SESSION_IN_USE, "session is in use by another peer");
@@ -124,6 +134,9 @@ impl Relay {
         let mut hops = head.to_path();
         let Some(mut uri) = hops.next().filter(|uri| self.is_us(uri)) else { return Err(Refusal::Foreign) };
         let Some(mut previous) = head.from_path().next() else { return Err(Refusal::Foreign) };
+        if !self.keeps_to_limits(head) {
+            return Err(TOO_LONG);
+        }
         let mut claims: SmallVec<[(Arc<Session>, UriRef<'_>); 2]> = SmallVec::new();
         let mut first = None;
         let mut own: SmallVec<[Arc<Session>; 2]> = SmallVec::new();
@@ -169,9 +182,6 @@ impl Relay {
             previous = uri;
             uri = next;
         };
-        if !self.fits_rewritten(head, own.len()) {
-            return Err(TOO_LONG);
-        }
         let (link, session) = link;
         for (claimed, peer) in &claims {
             claimed.claim(peer, from, session).map_err(|_| IN_USE)?;
@@ -179,16 +189,15 @@ impl Relay {
         Ok(Route { link, own, session, expires: expires.unwrap_or(now) })
     }
 
-    /// Whether the message still keeps to our limits when `own` URIs have moved to From-Path and a
-    /// Byte-Range was added. The next relay may have the same limits, and what exceeds them makes it
-    /// close a connection that others share.
-    pub(crate) fn fits_rewritten(&self, head: &Head, own: usize) -> bool {
-        /// A longer transaction id, a Byte-Range of three long numbers, the end-line.
-        const GROWTH: usize = 256;
+    /// Whether the head keeps to our limits. The decoder takes somewhat more ([`MARGIN`]): what keeps to
+    /// the limits grows when it goes on, and the next relay, which may have the same limits, should
+    /// answer that and not close a connection that others share.
+    pub(crate) fn keeps_to_limits(&self, head: &Head) -> bool {
         let limits = &self.settings.limits;
-        head.from_path().len() + own <= limits.path_length
-            && head.fields().count() < limits.headers
-            && head.as_bytes().len() + GROWTH <= limits.head_size
+        head.from_path().len() <= limits.path_length
+            && head.to_path().len() <= limits.path_length
+            && head.fields().count() <= limits.headers
+            && head.as_bytes().len() <= limits.head_size
     }
 
     /// The connection for what the owner of `session` sends to `next`.

@@ -65,6 +65,14 @@ impl Network {
         let link = self.relay.accepted(listener, peer, Box::new(ConnectionWire(handle.clone())), now);
         let tls = handle.stream().tls().map(tracing::field::display);
         debug!(link = link.id(), connection = %handle.id(), peer = ?link.peer(), tls, "accepted");
+        if let Some(Peer { certificate: PeerCertificate::Unverified { reason }, address, .. }) = link.peer() {
+            info!(
+                link = link.id(),
+                peer = address,
+                reason,
+                "client certificate does not verify: no relay rights"
+            );
+        }
         self.connections.insert(handle.clone(), None, Arc::clone(&link));
         let inbound = Inbound::new(Arc::clone(&self.relay), link, now);
         tokio::spawn(driver.run(MsrpConnection::new(Arc::clone(self), handle, inbound)));

@@ -108,6 +108,7 @@ async fn socket_options_are_set_on_what_is_accepted_and_opened() {
         let server = accepted(&mut said).await;
         for stream in [&client, &server] {
             assert_eq!(set(&stream.options()), expected);
+            assert_eq!(stream.options().tcp_notsent_lowat().unwrap(), tcp_transport::socket::NOTSENT_LOWAT);
             if expected.2 {
                 let socket = stream.options();
                 assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(77));

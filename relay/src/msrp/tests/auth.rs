@@ -613,6 +613,26 @@ fn without_a_good_request_the_connection_closes_after_probation() {
     }
 }
 
+/// RFC 4976 §6.1: several unsuccessful requests during probation.
+#[test]
+fn who_has_done_nothing_right_may_not_do_much_wrong() {
+    let lost = "To-Path: msrps://relay.test:2855/none;tcp msrps://x.test:1/x;tcp\r\nFrom-Path: msrps://y.test:1/y;tcp\r\nMessage-ID: m001\r\n";
+    let mut settings = settings();
+    settings.auth.max_failures = 3;
+    let mut world = World::with(settings);
+    let stranger = world.connect();
+    let alice = world.member("alice").id;
+    for round in 1..=3 {
+        for client in [stranger, alice] {
+            world.assert_open(client);
+            world.write(client, send("t0001", lost, "hi", '$'));
+            assert_eq!(world.take_one(client).status(), Some(481), "{round}");
+        }
+    }
+    assert!(matches!(world.closed(stranger), Some(CloseReason::Protocol(_))));
+    world.assert_open(alice);
+}
+
 #[test]
 fn the_first_good_request_ends_probation() {
     let mut world = World::new();

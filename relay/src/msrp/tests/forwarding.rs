@@ -112,39 +112,46 @@ fn only_auth_goes_to_a_hop_without_a_port_and_over_a_connection_of_its_own() {
     assert_eq!(targets, ["msrps://peer.test:2855", "msrps://peer.test:2855"]);
 }
 
-/// The next relay may have the same limits, and closes a connection that others share.
+/// What keeps to the limits grows on its way: the next relay answers, and closes no connection that
+/// others share.
 #[test]
-fn what_would_exceed_our_own_limits_when_it_goes_on_is_refused() {
-    let mut world = World::new();
-    let (alice, bob) = world.pair();
-    let limits = world.relay(0).settings().limits.clone();
-    // Two of our URIs are added to From-Path; a Byte-Range is added; the head grows by less than 256 bytes.
-    let hops = |count: usize| vec![alice.uri.as_str(); count].join(" ");
-    let fields = |count: usize| "X: y\r\n".repeat(count);
-    let with = |from: &str, lines: &str| {
-        format!("To-Path: {}\r\nFrom-Path: {from}\r\nMessage-ID: m1\r\n{lines}", {
-            let paths = alice.paths_to(&bob);
-            paths.lines().next().unwrap().trim_start_matches("To-Path: ").to_owned()
-        })
-    };
-    let rest = |head: &str| limits.head_size - 256 - format!("MSRP t0001 SEND\r\n{head}").len();
-    // What `send` adds is a Content-Type line.
-    let content_type = "Content-Type: text/plain\r\n".len();
-    let long = |more: usize| {
-        let line = rest(&with(&alice.uri, "X: \r\n")) - content_type + more;
-        with(&alice.uri, &format!("X: {}\r\n", "y".repeat(line)))
-    };
-    for (head, status) in [
-        (with(&hops(limits.path_length - 2), ""), 200),
-        (with(&hops(limits.path_length - 1), ""), 400),
-        (with(&alice.uri, &fields(limits.headers - 5)), 200),
-        (with(&alice.uri, &fields(limits.headers - 4)), 400),
-        (long(0), 200),
-        (long(1), 400),
-    ] {
-        world.write(alice.id, send("t0001", &head, "hi", '$'));
-        assert_eq!(world.take_one(alice.id).status(), Some(status), "{}", head.len());
-        assert_eq!(world.take(bob.id).len(), usize::from(status == 200));
+fn a_head_beyond_the_limits_is_refused_and_one_far_beyond_closes() {
+    use crate::msrp::route::MARGIN;
+    let limits = settings().limits;
+    // To-Path, From-Path, Message-ID and, in `send`, Content-Type are there already.
+    const FIELDS: usize = 4;
+    const SENT: usize = "MSRP t0001 SEND\r\nContent-Type: text/plain\r\n".len();
+    for kind in ["hops", "fields", "bytes"] {
+        let (limit, margin) = match kind {
+            "hops" => (limits.path_length, MARGIN.path_length),
+            "fields" => (limits.headers, MARGIN.headers),
+            _ => (limits.head_size, MARGIN.head_size),
+        };
+        for (size, status) in [
+            (limit - 1, Some(200)),
+            (limit, Some(200)),
+            (limit + 1, Some(400)),
+            (limit + margin, Some(400)),
+            (limit + margin + 1, None),
+        ] {
+            let mut world = World::new();
+            let (alice, bob) = world.pair();
+            let plain = head(&format!("{} {}", alice.relay, bob.path()), &alice.uri);
+            let lines = match kind {
+                "hops" => plain.replace(&alice.uri, &vec![alice.uri.as_str(); size].join(" ")),
+                "fields" => plain + &"X: y\r\n".repeat(size - FIELDS),
+                _ => {
+                    let room = size - SENT - plain.len() - "X: \r\n".len();
+                    plain + &format!("X: {}\r\n", "y".repeat(room))
+                }
+            };
+            world.write(alice.id, send("t0001", &lines, "hi", '$'));
+            match status {
+                Some(status) => assert_eq!(world.take_one(alice.id).status(), Some(status), "{kind} {size}"),
+                None => assert!(matches!(world.closed(alice.id), Some(CloseReason::Protocol(_))), "{kind}"),
+            }
+            assert_eq!(world.take(bob.id).len(), usize::from(status == Some(200)), "{kind} {size}");
+        }
     }
 }
 

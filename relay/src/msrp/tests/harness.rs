@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use msrp_proto::decoder::{Decoder, Event};
+use msrp_proto::decoder::{self, Decoder, Event};
 use msrp_proto::digest::{Algorithm, Answer, AuthenticationInfo, Authorization, Challenge, Secret};
 use msrp_proto::flag::Flag;
 use msrp_proto::head::{Head, Kind};
@@ -391,7 +391,13 @@ impl World {
     fn add_client(&mut self, conn: usize) -> ClientId {
         self.clients.push(ClientNode {
             conn,
-            decoder: Decoder::default(),
+            // It takes what the relay under test would find too much.
+            decoder: Decoder::new(decoder::Limits {
+                head_bytes: 1 << 20,
+                headers: 1000,
+                path_len: 1000,
+                ..decoder::Limits::default()
+            }),
             buf: BytesMut::new(),
             messages: VecDeque::new(),
             reads: true,

@@ -164,7 +164,8 @@ fn success_of_another_method_does_not_make_failed_auths_forgotten() {
         assert_eq!(world.take_one(id).status(), Some(401));
         let paths = format!("To-Path: {inner} {}\r\nFrom-Path: {}\r\n", bob.path(), own_uri("alice"));
         if world.closed(id).is_none() {
-            world.write(id, format!("MSRP t0003 NICKNAME\r\n{paths}-------t0003$\r\n"));
+            // Credentials in it make no AUTH of it.
+            world.write(id, format!("MSRP t0003 NICKNAME\r\n{paths}Authorization: x\r\n-------t0003$\r\n"));
             let request = world.take_one(bob.id);
             let tid = request.tid();
             world.write(
@@ -320,6 +321,11 @@ fn a_relays_session_outlives_its_connection_and_is_served_by_any_verified_one() 
     let second = world.connect_with(0, TLS, verified(&["inner.test"]));
     world.write(peer, send("t0003", &paths(&from), "again", '$'));
     assert_eq!(world.take_one(second).body, b"again");
+    // To the relay that owns it, and nobody behind that connection: it would close it on others.
+    world.take(peer);
+    world.write(peer, send("t0006", &other, "hi", '$'));
+    assert_eq!(world.take_one(peer).status(), Some(403));
+    world.nothing_for(second);
     let head =
         format!("To-Path: {session} msrps://q.test:7/q;tcp\r\nFrom-Path: {from}\r\nMessage-ID: m2\r\n");
     world.write(second, send("t0004", &head, "out", '$'));

@@ -362,6 +362,25 @@ fn over_tls_an_end_line_is_always_whole_within_a_record() {
     }
 }
 
+/// Another request goes as a whole, and may be longer than a record.
+#[test]
+fn over_tls_the_end_line_of_a_long_request_is_whole_too() {
+    let mut world = World::new();
+    let (alice, bob) = world.pair();
+    for size in 8_000..8_100 {
+        world.take_records(bob.id);
+        let long = format!("X: {}\r\nContent-Type: text/plain\r\n\r\n", "y".repeat(8_000));
+        let body = String::from_utf8_lossy(&content(size)).replace(|c: char| !c.is_ascii_graphic(), "z");
+        let paths = alice.paths_to(&bob);
+        world.write(alice.id, format!("MSRP t0001 NICKNAME\r\n{paths}{long}{body}\r\n-------t0001$\r\n"));
+        let request = world.take_one(bob.id);
+        let end = end(&request.tid(), '$');
+        let records = world.take_records(bob.id);
+        assert!(records.iter().all(|record| record.len() <= TLS_UNIT));
+        assert!(records.last().unwrap().ends_with(end.as_bytes()), "{size}");
+    }
+}
+
 #[test]
 fn slicing_of_what_comes_changes_nothing_of_what_arrives() {
     let mut world = World::new();

@@ -2,7 +2,7 @@
 //!
 //! # Who owns what
 //!
-//! [`Outbound`] belongs to one [`Link`](super::link::Link), behind that link's mutex. It does no
+//! [`Outbound`] belongs to one [`Link`], behind that link's mutex. It does no
 //! I/O and reads no clock. Whoever has something to send puts it in, calls [`Outbound::fill`], and
 //! writes what [`Outbound::slices`] shows until the socket takes no more.
 //!

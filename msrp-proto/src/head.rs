@@ -170,6 +170,11 @@ impl Head {
         })
     }
 
+    /// How many fields there are, To-Path and From-Path included.
+    pub fn field_count(&self) -> usize {
+        self.layout.fields.len()
+    }
+
     /// The lines of all fields but To-Path and From-Path, as they came, each with its CRLF.
     pub fn lines_after_paths(&self) -> impl Iterator<Item = (Name, &[u8])> {
         self.layout.fields.iter().skip(2).map(|field| (field.name, self.slice(&field.line)))

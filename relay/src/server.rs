@@ -20,7 +20,7 @@ use tcp_transport::{BindError, BoundListener, Ledger, ListenerSettings, Transpor
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::{Config, ConfigErrors, Host, Listener, ListenerTransport, Timeouts};
+use crate::config::{Config, ConfigErrors, Host, Listener, ListenerTransport};
 use crate::msrp::{Advertised, Random, Relay, Settings, SettingsError, WallClock};
 
 mod connection;
@@ -34,10 +34,6 @@ pub use self::tls::Reloaded;
 /// How often expired sessions are looked for. They forward nothing from the moment they expire; this
 /// only frees what they hold.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
-
-/// What the core is told of `idle_timeout`: the driver keeps it, for each connection its own
-/// ([`Handle::set_lifetime`](tcp_transport::Handle::set_lifetime)).
-const NO_IDLE_TIMEOUT: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// How often a stopping relay looks whether messages are still under way.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -115,7 +111,7 @@ impl Server {
             listeners: advertised,
             auth: config.auth.clone(),
             limits: config.limits.clone(),
-            timeouts: Timeouts { idle_timeout: NO_IDLE_TIMEOUT, ..config.timeouts.clone() },
+            timeouts: config.timeouts.clone(),
         };
         let relay = Relay::new(settings, Arc::new(SystemRandom), Box::new(SystemClock))?;
         let network = Arc::new(Network::new(relay, &config, client_domains));

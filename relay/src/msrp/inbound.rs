@@ -179,8 +179,7 @@ impl Inbound {
             Current::Forward(forward) => Some(forward.expires),
             Current::None | Current::Discard | Current::Whole { .. } => None,
         };
-        let idle = self.last_activity() + timeouts.idle_timeout;
-        [self.probation, stalled, session_end, Some(idle)].into_iter().flatten().min()
+        [self.probation, stalled, session_end].into_iter().flatten().min()
     }
 
     /// Time has passed.
@@ -188,9 +187,6 @@ impl Inbound {
         let timeouts = &self.relay.settings.timeouts;
         if self.probation.is_some_and(|until| now >= until) {
             return Flow::Close(CloseReason::HandshakeTimeout);
-        }
-        if now >= self.last_activity() + timeouts.idle_timeout {
-            return Flow::Close(CloseReason::IdleTimeout);
         }
         let stall_timeout = timeouts.stall_timeout;
         if matches!(&self.current, Current::Forward(forward) if now >= forward.expires) {
@@ -214,10 +210,6 @@ impl Inbound {
         }
         self.flush(now);
         self.relay.closed(&self.link, status, now);
-    }
-
-    fn last_activity(&self) -> Instant {
-        self.link.last_write().map_or(self.last_read, |written| written.max(self.last_read))
     }
 
     fn take(&mut self, buf: &mut BytesMut, now: Instant) -> Flow {

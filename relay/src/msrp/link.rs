@@ -145,7 +145,6 @@ struct State {
     stuck_since: Option<Instant>,
     /// Why writing failed, for the link's own task to find.
     broken: Option<io::Error>,
-    last_write: Option<Instant>,
     /// The earliest deadline that the link's own task knows of.
     announced: Option<Instant>,
 }
@@ -176,7 +175,6 @@ impl Link {
                 blocked: false,
                 stuck_since: None,
                 broken: None,
-                last_write: None,
                 announced: None,
             }),
             sessions: Mutex::default(),
@@ -361,11 +359,6 @@ impl Link {
         stuck
     }
 
-    /// When the socket last took something.
-    pub fn last_write(&self) -> Option<Instant> {
-        self.state.lock().last_write
-    }
-
     /// Closes the link for good. Every chunk that waits and every transaction ends with `status`
     /// towards its sender: an error response while the chunk is unanswered, a REPORT afterwards.
     pub fn close(&self, status: StatusCode, now: Instant) {
@@ -497,7 +490,6 @@ impl State {
                 Ok(len) => {
                     self.queue.written(len, now);
                     self.stuck_since = None;
-                    self.last_write = Some(now);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     refused = true;

@@ -196,7 +196,7 @@ impl Relay {
         let limits = &self.settings.limits;
         head.from_path().len() <= limits.path_length
             && head.to_path().len() <= limits.path_length
-            && head.fields().count() <= limits.headers
+            && head.field_count() <= limits.headers
             && head.as_bytes().len() <= limits.head_size
     }
 

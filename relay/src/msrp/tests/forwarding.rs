@@ -627,24 +627,3 @@ fn what_a_send_needs_is_checked() {
     world.nothing_for(alice.id);
     assert!(world.closed(alice.id).is_some());
 }
-
-#[test]
-fn an_idle_connection_closes_after_idle_timeout_and_traffic_either_way_keeps_it() {
-    let mut settings = settings();
-    settings.timeouts.idle_timeout = Duration::from_secs(300);
-    let mut world = World::with(settings);
-    let (alice, bob) = world.pair();
-    let carol = world.member("carol");
-    world.advance(Duration::from_secs(200));
-    world.write(alice.id, format!("MSRP t0001 REPORT\r\n{}-------t0001$\r\n", alice.paths_to(&bob)));
-    world.advance(Duration::from_millis(99_999));
-    world.assert_open(carol.id);
-    world.advance(Duration::from_millis(1));
-    assert_eq!(world.closed(carol.id), Some(CloseReason::IdleTimeout));
-    world.assert_open(alice.id);
-    world.assert_open(bob.id);
-    world.advance(Duration::from_secs(200));
-    assert_eq!(world.closed(alice.id), Some(CloseReason::IdleTimeout));
-    assert_eq!(world.closed(bob.id), Some(CloseReason::IdleTimeout));
-    assert!(world.relay(0).sessions().is_empty());
-}

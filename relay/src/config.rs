@@ -38,6 +38,7 @@ pub use self::log::{Log, LogFormat, LogLevel};
 pub use self::outbound::{Denied, Network, OutboundPolicy};
 pub use self::tls::{ClientCertificates, ClientDomain, Identity, Negotiation, ServerDomain, Tls, Trust};
 pub use self::value::{ByteSize, Host, HostPort, Secret};
+pub use self::websocket::{CertificateUser, Origin, TokenAuth, WebSocket, WebSocketAuth};
 
 use self::auth::FileAuth;
 use self::connections::FileTcp;
@@ -46,6 +47,7 @@ use self::listener::FileListener;
 use self::outbound::FileOutbound;
 use self::tls::FileTls;
 use self::value::FileSecret;
+use self::websocket::FileWebSocket;
 
 mod auth;
 mod connections;
@@ -60,6 +62,7 @@ mod read;
 mod tests;
 mod tls;
 mod value;
+mod websocket;
 
 /// The largest configuration file. Some ten thousand users; more belong in an htdigest file.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -187,6 +190,8 @@ struct FileConfig {
     #[serde(default)]
     outbound: FileOutbound,
     #[serde(default)]
+    websocket: FileWebSocket,
+    #[serde(default)]
     log: Log,
 }
 
@@ -195,12 +200,14 @@ impl FileConfig {
         let mut check = Check::new(base_dir);
         let tls = self.tls.validate(&mut check);
         let tcp = self.tcp.validate(self.timeouts.idle_timeout, &mut check);
-        let listeners = FileListener::validate_all(self.listeners, &tls, &tcp, &mut check);
+        let websocket =
+            self.websocket.over(&WebSocket::default(), &KeyPath::new(&["websocket"]), &mut check);
+        let listeners = FileListener::validate_all(self.listeners, &tls, &tcp, &websocket, &mut check);
         tls.check_listeners(&listeners, &mut check);
         let auth = self.auth.validate(&self.domain, &mut check);
         self.limits.validate(&mut check);
-        if !auth.allow_auth_without_tls && !listeners.iter().any(|listener| listener.scheme().is_secure()) {
-            let message = "is false and no listener is msrps://: every AUTH will be refused";
+        if !auth.allow_auth_without_tls && !listeners.iter().any(Listener::is_secure) {
+            let message = "is false and no listener is msrps:// or wss://: every AUTH will be refused";
             check.warn(KeyPath::new(&["auth", "allow_auth_without_tls"]), message);
         }
         let dial = self.outbound.dial(&listeners, &tcp, &self.timeouts, &mut check);

@@ -11,12 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use msrp_proto::uri::Scheme;
 use parking_lot::Mutex;
 use rand::Rng as _;
 use tcp_transport::connection::CloseReason;
 use tcp_transport::tls::ServerDomains;
-use tcp_transport::{BindError, BoundListener, Ledger, ListenerSettings, Transport};
+use tcp_transport::{BindError, BoundListener, Ledger, ListenerSettings, Scheme, Transport};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -98,7 +97,7 @@ impl Server {
             let bound_port = sockets.first().map_or(listener.port, |socket| socket.local_addr().port());
             let (host, port) = listener.advertised(&config.domain, bound_port);
             advertised.push(Advertised {
-                scheme: listener.scheme(),
+                scheme: listener.msrp_scheme(),
                 host: host.to_string(),
                 port,
                 bound_port,
@@ -255,7 +254,7 @@ fn listener_settings(listener: &Listener, config: &Config, addr: SocketAddr) -> 
         tls_domain,
         tls_handshake_timeout: config.tls.tls_handshake_timeout,
         backlog: listener.backlog,
-        scheme: Some(network::transport_scheme(listener.scheme())),
+        scheme: Some(listener.scheme()),
         ipv6_only: listener.ipv6_only,
         reuse_port: listener.reuse_port,
         max_connections: listener.max_connections,

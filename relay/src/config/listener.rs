@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use msrp_proto::uri::{DEFAULT_PORT, Scheme};
+use msrp_proto::uri::Scheme as MsrpScheme;
 use serde::{Deserialize, Deserializer};
+use tcp_transport::Scheme;
 use tcp_transport::listener::DEFAULT_BACKLOG;
 use tcp_transport::proxy_protocol::IpNetwork;
 
@@ -14,6 +15,7 @@ use super::connections::{FileTcp, Tcp};
 use super::error::KeyPath;
 use super::tls::Tls;
 use super::value::{Host, HostPort, from_text, one_or_many, optional_count};
+use super::websocket::{FileWebSocket, WebSocket};
 
 /// The longest backlog: more than a second of a storm of returning clients, and more than the kernel gives.
 const MAX_BACKLOG: usize = 65_535;
@@ -25,8 +27,10 @@ pub struct Listener {
     pub host: Host,
     /// The port to listen on; 0 lets the system choose.
     pub port: u16,
-    /// What its connections carry.
+    /// What runs on its sockets.
     pub transport: ListenerTransport,
+    /// WebSocket on top of that, where it is `ws://` or `wss://`.
+    pub websocket: Option<WebSocket>,
     /// What clients and relays see in URIs, where it differs from `domain` and the port: behind NAT, or a load
     /// balancer. See [`Listener::advertised`].
     pub advertise: Option<HostPort>,
@@ -44,12 +48,12 @@ pub struct Listener {
     pub tcp: Tcp,
 }
 
-/// What the connections of a [`Listener`] carry.
+/// What runs on the sockets of a [`Listener`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenerTransport {
-    /// MSRP over TCP: `msrp://`.
+    /// TCP: `msrp://`, `ws://`.
     Tcp,
-    /// MSRP over TLS: `msrps://`.
+    /// TLS: `msrps://`, `wss://`.
     Tls {
         /// The TLS server domain used, unless another one matches the connection better; it exists in
         /// [`Tls::server_domains`].
@@ -58,12 +62,24 @@ pub enum ListenerTransport {
 }
 
 impl Listener {
-    /// The scheme of the URIs that lead here.
+    /// What it serves, as the scheme of its `uri` says it.
     pub fn scheme(&self) -> Scheme {
-        match self.transport {
-            ListenerTransport::Tcp => Scheme::Msrp,
-            ListenerTransport::Tls { .. } => Scheme::Msrps,
+        match (&self.transport, &self.websocket) {
+            (ListenerTransport::Tcp, None) => Scheme::Msrp,
+            (ListenerTransport::Tls { .. }, None) => Scheme::Msrps,
+            (ListenerTransport::Tcp, Some(_)) => Scheme::Ws,
+            (ListenerTransport::Tls { .. }, Some(_)) => Scheme::Wss,
         }
+    }
+
+    /// The scheme of the MSRP URIs that lead here.
+    pub fn msrp_scheme(&self) -> MsrpScheme {
+        if self.is_secure() { MsrpScheme::Msrps } else { MsrpScheme::Msrp }
+    }
+
+    /// Whether TLS protects its connections.
+    pub fn is_secure(&self) -> bool {
+        matches!(self.transport, ListenerTransport::Tls { .. })
     }
 
     /// The host and port of the URIs that lead here, once the socket is bound to `bound_port`.
@@ -77,8 +93,14 @@ impl Listener {
 
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}:{}", self.scheme(), self.host, self.port)
+        let path = self.websocket.as_ref().map_or("", |websocket| shown_path(&websocket.path));
+        write!(f, "{}://{}:{}{path}", self.scheme(), self.host, self.port)
     }
+}
+
+/// The path of a URI that has one worth showing.
+fn shown_path(path: &str) -> &str {
+    if path == "/" { "" } else { path }
 }
 
 #[derive(Debug, Deserialize)]
@@ -101,18 +123,29 @@ pub(super) struct FileListener {
     proxy_from: Vec<IpNetwork>,
     #[serde(default)]
     tcp: FileTcp,
+    #[serde(default)]
+    websocket: Option<FileWebSocket>,
 }
 
 fn yes() -> bool {
     true
 }
 
-/// `msrp://host:port` or `msrps://host:port`.
+/// `msrp://host:port`, `msrps://host:port`, `ws://host:port/path` or `wss://host:port/path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct ListenUri {
     scheme: Scheme,
     host: Host,
     port: u16,
+    /// `/` where none is given; always there for WebSocket, else never.
+    path: Option<String>,
+}
+
+impl fmt::Display for ListenUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { scheme, host, port, path } = self;
+        write!(f, "{scheme}://{host}:{port}{}", path.as_deref().map_or("", shown_path))
+    }
 }
 
 impl FromStr for ListenUri {
@@ -120,14 +153,24 @@ impl FromStr for ListenUri {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let Some((scheme, address)) = text.split_once("://") else {
-            return Err(format!("`{text}` has no scheme: `msrp://` or `msrps://` in front of the host"));
+            return Err(format!("`{text}` has no scheme: `msrp://`, `msrps://`, `ws://` or `wss://` in front of the host"));
         };
-        let scheme = parse_scheme(scheme)?;
+        let scheme = listen_scheme(scheme)?;
+        let websocket = matches!(scheme, Scheme::Ws | Scheme::Wss);
+        let (address, path) = match address.find('/') {
+            Some(slash) if websocket => address.split_at(slash),
+            _ => (address, "/"),
+        };
         if address.contains(['/', '@', ';', '?']) {
             return Err(format!("`{text}` is more than a scheme, a host and a port"));
         }
+        let pchar = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&b);
+        if !path.bytes().all(pchar) {
+            return Err(format!("`{path}` is not the path of a URI"));
+        }
         let HostPort { host, port } = address.parse()?;
-        Ok(Self { scheme, host, port: port.unwrap_or(DEFAULT_PORT) })
+        let port = port.unwrap_or(scheme.default_port());
+        Ok(Self { scheme, host, port, path: websocket.then(|| path.to_owned()) })
     }
 }
 
@@ -139,15 +182,22 @@ impl<'de> Deserialize<'de> for ListenUri {
 
 /// A listener's `uri` as [`Listener`] shows it, for those who refer to one.
 pub(super) fn normal_uri(text: &str) -> Result<String, String> {
-    text.parse().map(|ListenUri { scheme, host, port }| format!("{scheme}://{host}:{port}"))
+    text.parse().map(|uri: ListenUri| uri.to_string())
 }
 
-pub(super) fn parse_scheme(text: &str) -> Result<Scheme, String> {
+/// The scheme of an MSRP URI.
+pub(super) fn parse_scheme(text: &str) -> Result<MsrpScheme, String> {
     match text.to_ascii_lowercase().as_str() {
-        "msrp" => Ok(Scheme::Msrp),
-        "msrps" => Ok(Scheme::Msrps),
-        _ => Err(format!("`{text}` is not a scheme served here, those are msrp and msrps")),
+        "msrp" => Ok(MsrpScheme::Msrp),
+        "msrps" => Ok(MsrpScheme::Msrps),
+        _ => Err(format!("`{text}` is not a scheme dialled here, those are msrp and msrps")),
     }
+}
+
+fn listen_scheme(text: &str) -> Result<Scheme, String> {
+    const SERVED: [Scheme; 4] = [Scheme::Msrp, Scheme::Msrps, Scheme::Ws, Scheme::Wss];
+    let scheme = SERVED.into_iter().find(|scheme| scheme.as_str().eq_ignore_ascii_case(text));
+    scheme.ok_or_else(|| format!("`{text}` is not a scheme served here, those are msrp, msrps, ws and wss"))
 }
 
 impl FileListener {
@@ -155,6 +205,7 @@ impl FileListener {
         listeners: Vec<Self>,
         tls: &Tls,
         tcp: &Tcp,
+        websocket: &WebSocket,
         check: &mut Check<'_>,
     ) -> Vec<Listener> {
         let path = KeyPath::new(&["listeners"]);
@@ -170,38 +221,59 @@ impl FileListener {
             {
                 check.error(path.clone().key("uri"), format!("listeners[{first}] has the same address"));
             }
-            listener.validate(&path, tls, tcp, check)
+            listener.validate(&path, tls, tcp, websocket, check)
         });
-        validated.collect()
+        let validated: Vec<Listener> = validated.collect();
+        // The URIs handed out are for everybody, and others cannot connect to a WebSocket (RFC 7977 §5.2.2).
+        if !validated.is_empty() && validated.iter().all(|listener| listener.websocket.is_some()) {
+            let message = "are all WebSocket, and what clients are given in Use-Path is an `msrps://` or `msrp://` \
+                           listener: at least one is needed";
+            check.error(path, message);
+        }
+        validated
     }
 
-    fn validate(self, path: &KeyPath, tls: &Tls, tcp: &Tcp, check: &mut Check<'_>) -> Option<Listener> {
+    fn validate(
+        self,
+        path: &KeyPath,
+        tls: &Tls,
+        tcp: &Tcp,
+        websocket: &WebSocket,
+        check: &mut Check<'_>,
+    ) -> Option<Listener> {
         let tcp = self.tcp.over(tcp, &path.clone().key("tcp"), check);
         if self.backlog.is_some_and(|backlog| backlog > MAX_BACKLOG) {
             check.error(path.clone().key("backlog"), format!("is more than {MAX_BACKLOG}"));
         }
         let backlog = self.backlog.and_then(|backlog| i32::try_from(backlog).ok()).unwrap_or(DEFAULT_BACKLOG);
-        let ListenUri { scheme, host, port } = self.uri;
+        let ListenUri { scheme, host, port, path: request_path } = self.uri;
         if matches!(self.advertise, Some(HostPort { port: Some(0), .. })) {
             check.error(path.clone().key("advertise"), "port 0 cannot be reached");
         }
-        let transport = match (scheme, self.tls_domain) {
-            (Scheme::Msrp, None) => ListenerTransport::Tcp,
-            (Scheme::Msrp, Some(_)) => {
-                check.error(
-                    path.clone().key("tls_domain"),
-                    "is for `msrps://`, and this listener is `msrp://`",
-                );
+        let websocket_path = path.clone().key("websocket");
+        if request_path.is_none() && self.websocket.is_some() {
+            let message = format!("is for `ws://` and `wss://`, and this listener is `{scheme}://`");
+            check.error_at_key(websocket_path.clone(), message);
+        }
+        let own = self.websocket.unwrap_or_default();
+        let websocket = request_path
+            .map(|path| WebSocket { path, ..own.over(websocket, &websocket_path, check) });
+        let secure = matches!(scheme, Scheme::Msrps | Scheme::Wss);
+        let transport = match (secure, self.tls_domain) {
+            (false, None) => ListenerTransport::Tcp,
+            (false, Some(_)) => {
+                let message = format!("is for `msrps://` and `wss://`, and this listener is `{scheme}://`");
+                check.error(path.clone().key("tls_domain"), message);
                 return None;
             }
-            (Scheme::Msrps, None) => {
-                check.error(path.clone(), "missing key `tls_domain`: `msrps://` needs one");
+            (true, None) => {
+                check.error(path.clone(), format!("missing key `tls_domain`: `{scheme}://` needs one"));
                 return None;
             }
-            (Scheme::Msrps, Some(domain)) if tls.server_domains.contains_key(&domain) => {
+            (true, Some(domain)) if tls.server_domains.contains_key(&domain) => {
                 ListenerTransport::Tls { domain }
             }
-            (Scheme::Msrps, Some(domain)) => {
+            (true, Some(domain)) => {
                 let message = format!("there is no `{domain}` in tls.server_domains");
                 check.error(path.clone().key("tls_domain"), message);
                 return None;
@@ -211,6 +283,7 @@ impl FileListener {
             host,
             port,
             transport,
+            websocket,
             advertise: self.advertise,
             max_connections: self.max_connections,
             backlog,
@@ -231,6 +304,7 @@ impl Listener {
             host: host.parse().unwrap(),
             port,
             transport: ListenerTransport::Tcp,
+            websocket: None,
             advertise: None,
             max_connections: None,
             backlog: DEFAULT_BACKLOG,
@@ -252,9 +326,12 @@ mod tests {
             ("msrp://127.0.0.1:2855", "msrp://127.0.0.1:2855"),
             ("MSRPS://relay.test", "msrps://relay.test:2855"),
             ("msrps://[::]:0", "msrps://[::]:0"),
+            ("ws://relay.test", "ws://relay.test:80"),
+            ("wss://relay.test/", "wss://relay.test:443"),
+            ("wss://[::1]:8443/msrp/chat", "wss://[::1]:8443/msrp/chat"),
         ] {
-            let ListenUri { scheme, host, port } = text.parse().unwrap();
-            assert_eq!(format!("{scheme}://{host}:{port}"), shown);
+            let uri: ListenUri = text.parse().unwrap();
+            assert_eq!(uri.to_string(), shown);
         }
         for text in [
             "127.0.0.1:2855",
@@ -264,6 +341,11 @@ mod tests {
             "msrp://u@a",
             "msrp://a;tcp",
             "msrp://::1",
+            "wss://a/b?c",
+            "wss://a/b#c",
+            "wss://a/b c",
+            "ws://u@a/b",
+            "http://a",
         ] {
             assert!(text.parse::<ListenUri>().is_err(), "{text}");
         }

@@ -168,7 +168,9 @@ fn the_example_runs_with_its_commented_settings_too() {
     }
     let config =
         Config::parse(&text, dir.path(), "relay.yaml").unwrap_or_else(|errors| panic!("{errors}\n{text}"));
-    assert_eq!(config.listeners.len(), 2);
+    assert_eq!(config.listeners.len(), 3);
+    let websocket = config.listeners[2].websocket.as_ref().unwrap();
+    assert!(websocket.require_origin && websocket.auth.token.is_some() && websocket.max_msg_chunks == Some(100));
     assert_eq!(config.listeners[0].advertise, Some("relay.example.com:2855".parse().unwrap()));
     assert_eq!((config.tls.server_domains.len(), config.tls.client_domains.len()), (1, 2));
     let relay = &config.tls.server_domains["relay"];
@@ -307,7 +309,7 @@ fn wrong_values_are_located() {
             "outbound:\n  deny:\n    - 10.0.0.1/8\n",
             "5:7: outbound.deny[0]: `10.0.0.1/8` has bits set after its prefix, did you mean `10.0.0.0/8`?",
         ),
-        ("outbound: { schemes: [sip] }\n", "3:23: outbound.schemes[0]: `sip` is not a scheme served here"),
+        ("outbound: { schemes: [sip] }\n", "3:23: outbound.schemes[0]: `sip` is not a scheme dialled here"),
         ("log: { level: inof }\n", "3:15: log.level: `inof` is not a level"),
         ("log: { format: xml }\n", "3:16: log.format: `xml` is not a format, those are text and json"),
         ("log: !json { level: info }\n", "3:6: log: invalid type: enum, expected a YAML value without a tag"),
@@ -339,7 +341,7 @@ fn wrong_listeners_are_located() {
         ),
         ("listeners:\n  - advertise: a", "3:5: listeners[0]: missing key `uri`"),
         ("listeners:\n  - uri: 127.0.0.1:2855", "3:10: listeners[0].uri: `127.0.0.1:2855` has no scheme"),
-        ("listeners:\n  - uri: ws://a", "3:10: listeners[0].uri: `ws` is not a scheme served here"),
+        ("listeners:\n  - uri: http://a", "3:10: listeners[0].uri: `http` is not a scheme served here"),
         (
             "listeners:\n  - uri: msrp://::1",
             "3:10: listeners[0].uri: an IPv6 address goes in brackets: `[::1]`",

@@ -300,7 +300,7 @@ impl fmt::Display for Secret {
 }
 
 /// A secret as the file gives it: itself, or `{ file: PATH }`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum FileSecret {
     Here(Secret),
     InFile(PathBuf),

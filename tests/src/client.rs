@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::stream::tls_accept;
 use crate::{
-    Content, Daemon, Identity, Message, Scheme, Send, Site, Stream, tls_config, tls_handshake, within,
+    Content, Daemon, Identity, Message, Scheme, Send, Site, Stream, WebSocket, tls_config, tls_handshake, within,
 };
 
 /// How much of a file is written at once.
@@ -98,14 +98,20 @@ impl Client {
         let socket =
             within("a connection", TcpStream::connect(daemon.address(scheme))).await.expect("connect");
         socket.set_nodelay(true).expect("TCP_NODELAY");
-        let stream = match scheme {
-            Scheme::Msrp => Stream::Plain(socket),
-            Scheme::Msrps => {
-                let handshake = tls_handshake(config, socket, daemon.domain());
-                within("a TLS handshake", handshake).await.expect("TLS handshake")
-            }
+        let mut stream = if scheme.is_secure() {
+            let handshake = tls_handshake(config, socket, daemon.domain());
+            within("a TLS handshake", handshake).await.expect("TLS handshake")
+        } else {
+            Stream::Plain(socket)
         };
-        let uri = format!("{}://c{}.invalid:2855/s;tcp", scheme.as_str(), number());
+        if matches!(scheme, Scheme::Ws | Scheme::Wss) {
+            let url = daemon.websocket_url(scheme);
+            let handshake = WebSocket::open(stream, &url, &[("Sec-WebSocket-Protocol", "msrp")]);
+            let (websocket, _) =
+                within("a WebSocket handshake", handshake).await.expect("WebSocket handshake");
+            stream = Stream::WebSocket(Box::new(websocket));
+        }
+        let uri = format!("{}://c{}.invalid:2855/s;{}", scheme.as_str(), number(), scheme.transport());
         Self::over(stream, &uri, &daemon.uri(scheme))
     }
 

@@ -8,23 +8,42 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{Log, Resources, Settings, Site, within};
 
-/// The two kinds of listeners.
+/// The path of the WebSocket listeners.
+pub(crate) const WEBSOCKET_PATH: &str = "/msrp";
+
+/// The kinds of listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// Plain TCP.
     Msrp,
     /// TLS.
     Msrps,
+    /// WebSocket.
+    Ws,
+    /// WebSocket over TLS.
+    Wss,
 }
 
 impl Scheme {
-    /// As it stands in a URI.
+    /// As it stands in an MSRP URI.
     #[must_use]
     pub fn as_str(self) -> &'static str {
+        if self.is_secure() { "msrps" } else { "msrp" }
+    }
+
+    /// The transport in an MSRP URI.
+    #[must_use]
+    pub fn transport(self) -> &'static str {
         match self {
-            Self::Msrp => "msrp",
-            Self::Msrps => "msrps",
+            Self::Msrp | Self::Msrps => "tcp",
+            Self::Ws | Self::Wss => "ws",
         }
+    }
+
+    /// Whether TLS is under it.
+    #[must_use]
+    pub fn is_secure(self) -> bool {
+        matches!(self, Self::Msrps | Self::Wss)
     }
 }
 
@@ -105,7 +124,15 @@ impl Daemon {
     /// The URI that AUTH requests go to.
     #[must_use]
     pub fn uri(&self, scheme: Scheme) -> String {
-        format!("{}://{}:{};tcp", scheme.as_str(), self.domain, self.address(scheme).port())
+        let (port, transport) = (self.address(scheme).port(), scheme.transport());
+        format!("{}://{}:{port};{transport}", scheme.as_str(), self.domain)
+    }
+
+    /// Where browsers connect.
+    #[must_use]
+    pub fn websocket_url(&self, scheme: Scheme) -> String {
+        let scheme_name = if scheme.is_secure() { "wss" } else { "ws" };
+        format!("{scheme_name}://{}:{}{WEBSOCKET_PATH}", self.domain, self.address(scheme).port())
     }
 
     /// The process.
@@ -168,8 +195,11 @@ fn addresses(ready: &str) -> Vec<(Scheme, SocketAddr)> {
             let scheme = match scheme {
                 "msrp" => Scheme::Msrp,
                 "msrps" => Scheme::Msrps,
+                "ws" => Scheme::Ws,
+                "wss" => Scheme::Wss,
                 _ => return None,
             };
+            let address = address.split('/').next().unwrap_or_default();
             Some((scheme, address.parse().expect("an address in the ready line")))
         })
         .collect()

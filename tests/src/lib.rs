@@ -35,6 +35,7 @@ mod process;
 mod proxy;
 mod settings;
 mod stream;
+mod websocket;
 
 pub use self::certificates::{Identity, Site};
 pub use self::client::{Client, Listener, Receiver, Sender, Session};
@@ -47,6 +48,7 @@ pub use self::process::Resources;
 pub use self::proxy::Proxy;
 pub use self::settings::Settings;
 pub use self::stream::{Socket, Stream, tls_config, tls_handshake, tls_record_by_record};
+pub use self::websocket::WebSocket;
 
 /// How long a test waits for anything: far longer than it can take on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::daemon::WEBSOCKET_PATH;
+
 /// What goes into the YAML file. Each section is the inside of a YAML flow mapping, such as
 /// `stall_timeout: 300ms, probation: 1s`; empty for the defaults.
 #[derive(Clone, Debug)]
@@ -12,6 +14,10 @@ pub struct Settings {
     pub tls: Option<String>,
     /// Address of the plain listener, likewise.
     pub plain: Option<String>,
+    /// Address of the WebSocket listener, likewise.
+    pub ws: Option<String>,
+    /// Address of the WebSocket listener over TLS, likewise.
+    pub wss: Option<String>,
     /// The identity of the server domain.
     pub identity: String,
     /// What else the server domain says.
@@ -28,6 +34,8 @@ pub struct Settings {
     pub timeouts: String,
     /// `outbound`.
     pub outbound: String,
+    /// `websocket`.
+    pub websocket: String,
     /// `log`.
     pub log: String,
 }
@@ -40,6 +48,8 @@ impl Default for Settings {
             domain: "relay.test".into(),
             tls: Some("127.0.0.1:0".into()),
             plain: Some("127.0.0.1:0".into()),
+            ws: None,
+            wss: None,
             identity: "relay".into(),
             server_domain: "ca_list: ca.pem, verify_cert: true, require_cert: false".into(),
             client_domain:
@@ -49,6 +59,7 @@ impl Default for Settings {
             limits: String::new(),
             timeouts: String::new(),
             outbound: String::new(),
+            websocket: String::new(),
             log: "level: info, format: text".into(),
         }
     }
@@ -59,21 +70,19 @@ impl Settings {
     #[must_use]
     pub fn to_yaml(&self) -> String {
         let mut yaml = format!("domain: {}\nlisteners:\n", self.domain);
-        // `127.0.0.1:0, advertise: "…"`: the address, and what follows.
-        let listener = |scheme: &str, text: &str| {
+        let mut listen = |scheme: &str, text: &Option<String>| {
+            let Some(text) = text else { return };
+            // `127.0.0.1:0, advertise: "…"`: the address, and what follows.
             let (address, more) = text.split_once(',').unwrap_or((text, ""));
-            format!("  - {{ uri: \"{scheme}://{address}\", {more} ")
+            let path = if scheme.starts_with("ws") { WEBSOCKET_PATH } else { "" };
+            let domain = if matches!(scheme, "msrps" | "wss") { ", tls_domain: main" } else { "" };
+            let more = if more.is_empty() { String::new() } else { format!(",{more}") };
+            let _ = writeln!(yaml, "  - {{ uri: \"{scheme}://{address}{path}\"{more}{domain} }}");
         };
-        if let Some(tls) = &self.tls {
-            let _ = writeln!(
-                yaml,
-                "{}, tls_domain: main }}",
-                listener("msrps", tls).trim_end_matches([' ', ','])
-            );
-        }
-        if let Some(plain) = &self.plain {
-            let _ = writeln!(yaml, "{} }}", listener("msrp", plain).trim_end_matches([' ', ',']));
-        }
+        listen("msrps", &self.tls);
+        listen("msrp", &self.plain);
+        listen("wss", &self.wss);
+        listen("ws", &self.ws);
         let identity = &self.identity;
         let _ = writeln!(
             yaml,
@@ -93,6 +102,7 @@ impl Settings {
             ("limits", &self.limits),
             ("timeouts", &self.timeouts),
             ("outbound", &self.outbound),
+            ("websocket", &self.websocket),
             ("log", &self.log),
         ] {
             let _ = writeln!(yaml, "{name}: {{ {section} }}");

@@ -1,4 +1,4 @@
-//! A client's connection, plain or TLS.
+//! A client's connection: plain, TLS, or WebSocket over one of them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use crate::{Identity, Site};
+use crate::{Identity, Site, WebSocket};
 
 /// A connection.
 pub enum Stream {
@@ -21,6 +21,8 @@ pub enum Stream {
     Plain(TcpStream),
     /// TLS.
     Tls(Box<TlsStream<Socket>>),
+    /// WebSocket over one of those.
+    WebSocket(Box<WebSocket>),
 }
 
 impl Stream {
@@ -30,6 +32,7 @@ impl Stream {
         match self {
             Self::Plain(socket) => socket,
             Self::Tls(tls) => &tls.get_ref().0.tcp,
+            Self::WebSocket(websocket) => websocket.stream().socket(),
         }
     }
 
@@ -205,6 +208,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+            Self::WebSocket(websocket) => Pin::new(websocket).poll_read(cx, buf),
         }
     }
 }
@@ -214,6 +218,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+            Self::WebSocket(websocket) => Pin::new(websocket).poll_write(cx, buf),
         }
     }
 
@@ -221,6 +226,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Self::WebSocket(websocket) => Pin::new(websocket).poll_flush(cx),
         }
     }
 
@@ -228,6 +234,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::WebSocket(websocket) => Pin::new(websocket).poll_shutdown(cx),
         }
     }
 }

@@ -30,7 +30,9 @@ pub mod frame;
 pub mod handshake;
 mod head;
 mod incoming;
+mod open;
 
+pub use client::Offer;
 pub use control::SmallFrame;
 pub use handshake::{Answer, Request};
 pub use head::{DEFAULT_MAX_HEAD, DEFAULT_MAX_HEADERS, HeadLimits, Headers, InvalidHeader};
@@ -38,6 +40,8 @@ pub use incoming::{
     DEFAULT_MAX_FRAME, DEFAULT_MAX_MESSAGE, DEFAULT_PING_INTERVAL, DEFAULT_PONG_TIMEOUT, Incoming, Payload,
     Settings,
 };
+pub use open::{DEFAULT_HANDSHAKE_TIMEOUT, Opened, ServerSettings, UpgradeError};
+pub(crate) use open::{accept, connect};
 
 /// Which side of the WebSocket this is.
 #[derive(Debug, Clone, Copy)]

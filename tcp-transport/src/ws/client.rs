@@ -5,6 +5,8 @@ use bytes::{BufMut as _, BytesMut};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::connector::Target;
+
 use super::head::{Fields, HeadLimits, Headers, accept_value, is_token, is_value, within};
 
 /// Characters of a server's reason that an error quotes.
@@ -52,6 +54,11 @@ impl Offer {
             protocols: Vec::new(),
             headers: Headers::new(),
         }
+    }
+
+    /// For `path` at a target, whose port is named where it is not the default.
+    pub fn to(target: &Target, path: impl Into<String>) -> Self {
+        Self::new(target.websocket_host(), path)
     }
 
     /// Writes the request.

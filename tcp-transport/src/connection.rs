@@ -79,6 +79,13 @@ pub trait Protocol: Send {
     /// [`Flow::Read`] changes nothing while reading goes on, and is like a wake while it is paused.
     fn expired(&mut self, now: Instant) -> Flow;
 
+    /// The connection is about to be closed in order for `reason`: queue the last that is to be said. Called
+    /// at most once, before the last calls of [`transmit`](Self::transmit), and only where something can
+    /// still be sent.
+    fn closing(&mut self, reason: &CloseReason, now: Instant) {
+        let _ = (reason, now);
+    }
+
     /// The last call, exactly once, whatever ends the connection: also when its task is aborted or
     /// one of the calls above has panicked.
     fn closed(&mut self, reason: &CloseReason, now: Instant);
@@ -107,6 +114,12 @@ pub enum Transmit {
 /// Puts a stream under the care of a driver. The connection has its id from here on; nothing happens
 /// on it until [`Driver::run`].
 pub fn open(stream: Stream, settings: DriverSettings) -> (Handle, Driver) {
+    open_with(stream, settings, BytesMut::new())
+}
+
+/// As [`open`], for a stream of which some was read already: `rest` is the first that
+/// [`Protocol::received`] gets, before anything is read from the socket.
+pub fn open_with(stream: Stream, settings: DriverSettings, rest: BytesMut) -> (Handle, Driver) {
     let shared = Arc::new(handle::Shared::new(stream));
-    (Handle(shared.clone()), Driver::new(shared, settings))
+    (Handle(shared.clone()), Driver::new(shared, settings, rest))
 }

@@ -17,6 +17,7 @@ use crate::scheme::Scheme;
 use crate::socket::{self, SocketOptions, Source};
 use crate::stream::Stream;
 use crate::tls::{self, ChooseClientDomain, ClientDomain, DEFAULT_HANDSHAKE_TIMEOUT, HandshakeError};
+use crate::ws;
 
 /// How long one address may take to accept a TCP connection: 3 s, which is two lost SYNs (1 s and
 /// 2 s apart on Linux); then the next address gets its turn.
@@ -36,6 +37,33 @@ pub struct Target {
     pub port: u16,
     /// Plain or TLS.
     pub transport: Transport,
+}
+
+impl Target {
+    /// For a WebSocket, `wss` with TLS and `ws` without; no port is the scheme's own, 443 or 80.
+    pub fn websocket(host: impl Into<String>, port: Option<u16>, transport: Transport) -> Self {
+        let port = port.unwrap_or_else(|| websocket_scheme(transport).default_port());
+        Self { host: host.into(), port, transport }
+    }
+
+    /// The host, and the port where it is not the WebSocket scheme's own, as they stand in a URI and in
+    /// an HTTP request's Host (RFC 6455 §4.1).
+    #[must_use]
+    pub fn websocket_host(&self) -> String {
+        let brackets = self.host.contains(':') && !self.host.starts_with('[');
+        let host = if brackets { format!("[{}]", self.host) } else { self.host.clone() };
+        match self.port {
+            port if port == websocket_scheme(self.transport).default_port() => host,
+            port => format!("{host}:{port}"),
+        }
+    }
+}
+
+fn websocket_scheme(transport: Transport) -> Scheme {
+    match transport {
+        Transport::Tcp => Scheme::Ws,
+        Transport::Tls => Scheme::Wss,
+    }
 }
 
 impl fmt::Display for Target {
@@ -83,6 +111,8 @@ pub struct ConnectSettings {
     pub dial: DialOptions,
     /// For each TLS handshake; [`DEFAULT_HANDSHAKE_TIMEOUT`].
     pub tls_handshake_timeout: Duration,
+    /// For each WebSocket opening handshake; [`ws::DEFAULT_HANDSHAKE_TIMEOUT`].
+    pub ws_handshake_timeout: Duration,
     /// For everything together, name resolution included; [`DEFAULT_CONNECT_TIME_LIMIT`].
     pub connect_time_limit: Duration,
 }
@@ -92,6 +122,7 @@ impl Default for ConnectSettings {
         Self {
             dial: DialOptions::default(),
             tls_handshake_timeout: DEFAULT_HANDSHAKE_TIMEOUT,
+            ws_handshake_timeout: ws::DEFAULT_HANDSHAKE_TIMEOUT,
             connect_time_limit: DEFAULT_CONNECT_TIME_LIMIT,
         }
     }
@@ -172,6 +203,19 @@ pub enum AttemptError {
     /// TCP was there; the TLS handshake failed.
     #[error("{0}")]
     Tls(HandshakeError),
+    /// TCP, and TLS where it was wanted, were there; the server opened no WebSocket.
+    #[error("{0}")]
+    WebSocket(ws::UpgradeError),
+}
+
+impl AttemptError {
+    fn is_timeout(&self) -> bool {
+        match self {
+            Self::Timeout(_) | Self::Tls(HandshakeError::Timeout(_)) => true,
+            Self::WebSocket(error) => error.is_timeout(),
+            _ => false,
+        }
+    }
 }
 
 /// No connection.
@@ -293,10 +337,32 @@ impl<R: Resolver> Connector<R> {
         tls_domain: Option<&dyn ChooseClientDomain>,
         scheme: Option<Scheme>,
     ) -> Result<Stream, ConnectError> {
+        let wanted = Wanted { target, tls_domain, scheme, offer: None };
+        self.connect_to(&wanted).await.map(|(stream, _)| stream)
+    }
+
+    /// As [`connect_for`](Self::connect_for), and opens a WebSocket on the connection: `wss` where the
+    /// target is TLS, `ws` otherwise. [`Target::websocket`] and [`Offer::to`](ws::Offer::to) know the default
+    /// ports. An address that opens none has failed, and the next one is tried.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect); [`AttemptError::WebSocket`] has the server's status and words.
+    pub async fn connect_ws(
+        &self,
+        target: &Target,
+        tls_domain: Option<&dyn ChooseClientDomain>,
+        offer: &ws::Offer,
+    ) -> Result<(Stream, ws::Opened), ConnectError> {
+        let scheme = Some(websocket_scheme(target.transport));
+        self.connect_to(&Wanted { target, tls_domain, scheme, offer: Some(offer) }).await
+    }
+
+    async fn connect_to(&self, wanted: &Wanted<'_>) -> Result<(Stream, ws::Opened), ConnectError> {
+        let target = wanted.target;
         // Outside of the future, for the error to know them if the time is over.
         let attempts = Mutex::new(Vec::new());
         let limit = self.settings.connect_time_limit;
-        let result = tokio::time::timeout(limit, self.try_all(target, tls_domain, scheme, &attempts)).await;
+        let result = tokio::time::timeout(limit, self.try_all(wanted, &attempts)).await;
         result.unwrap_or_else(|_| {
             let attempts = std::mem::take(&mut *attempts.lock());
             Err(ConnectError::TimeLimit { target: target.clone(), limit, attempts })
@@ -305,13 +371,12 @@ impl<R: Resolver> Connector<R> {
 
     async fn try_all(
         &self,
-        target: &Target,
-        tls_domain: Option<&dyn ChooseClientDomain>,
-        scheme: Option<Scheme>,
+        wanted: &Wanted<'_>,
         attempts: &Mutex<Vec<Attempt>>,
-    ) -> Result<Stream, ConnectError> {
+    ) -> Result<(Stream, ws::Opened), ConnectError> {
+        let target = wanted.target;
         let host = target.host.trim_start_matches('[').trim_end_matches(']');
-        let tls_domain = match (target.transport, tls_domain) {
+        let tls_domain = match (target.transport, wanted.tls_domain) {
             (Transport::Tcp, _) => None,
             (Transport::Tls, Some(domain)) => Some(domain),
             (Transport::Tls, None) => return Err(ConnectError::NoTlsDomain { target: target.clone() }),
@@ -332,8 +397,8 @@ impl<R: Resolver> Connector<R> {
         for address in &addresses {
             let address = canonical(*address);
             let error = if self.policy.allows(address, target.transport) {
-                match self.try_one(address, host, tls_domain, scheme).await {
-                    Ok(stream) => return Ok(stream),
+                match self.try_one(address, host, tls_domain, wanted).await {
+                    Ok(connected) => return Ok(connected),
                     Err(error) => error,
                 }
             } else {
@@ -355,29 +420,31 @@ impl<R: Resolver> Connector<R> {
         address: SocketAddr,
         host: &str,
         tls_domain: Option<&dyn ChooseClientDomain>,
-        scheme: Option<Scheme>,
-    ) -> Result<Stream, AttemptError> {
+        wanted: &Wanted<'_>,
+    ) -> Result<(Stream, ws::Opened), AttemptError> {
         let transport = if tls_domain.is_some() { Transport::Tls } else { Transport::Tcp };
         let own = self.policy.dial(address, transport);
         let dial = own.as_deref().unwrap_or(&self.settings.dial);
         if dial.no_new_connections {
             return Err(AttemptError::NoNewConnections);
         }
-        let entry = Entry::new(Direction::Outbound, transport, scheme, None, address);
+        let entry = Entry::new(Direction::Outbound, transport, wanted.scheme, None, address);
         let ticket = self.ledger.connecting(entry).map_err(AttemptError::Limit)?;
         ticket.entry().set_lifetime(dial.lifetime);
-        match self.open(address, host, tls_domain, dial, &ticket).await {
-            Ok(mut stream) => {
-                stream.enter(ticket);
-                Ok(stream)
-            }
-            Err(error) => {
-                let timed_out =
-                    matches!(error, AttemptError::Timeout(_) | AttemptError::Tls(HandshakeError::Timeout(_)));
-                ticket.failed(timed_out, &error);
-                Err(error)
-            }
-        }
+        let mut stream = self
+            .open(address, host, tls_domain, dial, &ticket)
+            .await
+            .inspect_err(|error| ticket.failed(error.is_timeout(), error))?;
+        stream.attach(ticket);
+        let opened = match wanted.offer {
+            None => ws::Opened::default(),
+            Some(offer) => ws::connect(&stream, offer, self.settings.ws_handshake_timeout)
+                .await
+                .map_err(AttemptError::WebSocket)
+                .inspect_err(|error| stream.failed(error.is_timeout(), error))?,
+        };
+        stream.opened();
+        Ok((stream, opened))
     }
 
     async fn open(
@@ -406,6 +473,14 @@ impl<R: Resolver> Connector<R> {
             }
         }
     }
+}
+
+/// What one call wants.
+struct Wanted<'a> {
+    target: &'a Target,
+    tls_domain: Option<&'a dyn ChooseClientDomain>,
+    scheme: Option<Scheme>,
+    offer: Option<&'a ws::Offer>,
 }
 
 impl<R> fmt::Debug for Connector<R> {

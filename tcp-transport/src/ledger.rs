@@ -151,7 +151,7 @@ impl Slots {
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Being accepted or opened: TCP, PROXY header, TLS handshake.
+    /// Being accepted or opened: TCP, PROXY header, handshakes of TLS and WebSocket.
     Opening,
     /// Up.
     Open,

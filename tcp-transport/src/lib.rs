@@ -1,4 +1,4 @@
-//! Connections for text protocols over TCP and TLS.
+//! Connections for text protocols over TCP, TLS and WebSocket.
 //!
 //! The layer between sockets and a protocol. It listens and connects, speaks TLS, moves bytes and
 //! ends connections in order; what the bytes mean is the business of whoever drives it. MSRP runs
@@ -130,6 +130,7 @@ mod scheme;
 pub mod socket;
 pub mod stream;
 pub mod tls;
+pub mod ws;
 
 pub use connection::{CloseReason, ConnectionId, Driver, DriverSettings, Flow, Handle, Protocol, Transmit};
 pub use connector::{ConnectError, ConnectSettings, Connector, DialOptions, OutboundPolicy, Target};

@@ -18,6 +18,7 @@ use crate::scheme::Scheme;
 use crate::socket::{SocketOptions, set_reuse_port};
 use crate::stream::Stream;
 use crate::tls::{self, DEFAULT_HANDSHAKE_TIMEOUT, HandshakeError, ServerDomains};
+use crate::ws;
 
 /// Connections the kernel may hold for us between two accepts: 4096. A relay that restarts gets all
 /// its clients back within a second; the kernel cuts the figure to `net.core.somaxconn` anyway.
@@ -66,7 +67,10 @@ pub struct ListenerSettings {
     pub tls_handshake_timeout: Duration,
     /// Connections waiting to be accepted; [`DEFAULT_BACKLOG`].
     pub backlog: i32,
-    /// What its connections carry, for events and look-ups.
+    /// WebSocket runs over it, and what runs over that is told to [`Acceptor::upgraded`].
+    pub websocket: Option<ws::ServerSettings>,
+    /// What its connections carry, for events and look-ups. `None` with [`websocket`](Self::websocket) is
+    /// [`Scheme::Ws`] or [`Scheme::Wss`].
     pub scheme: Option<Scheme>,
     /// Whether an IPv6 address takes IPv6 alone, so that an IPv4 listener can be one of its own (the
     /// default). Otherwise `[::]` takes IPv4 too; such peers are shown by their IPv4 addresses.
@@ -97,6 +101,7 @@ impl ListenerSettings {
             tls_domain: None,
             tls_handshake_timeout: DEFAULT_HANDSHAKE_TIMEOUT,
             backlog: DEFAULT_BACKLOG,
+            websocket: None,
             scheme: None,
             ipv6_only: true,
             reuse_port: false,
@@ -105,6 +110,15 @@ impl ListenerSettings {
             lifetime: None,
             proxy_from: Vec::new(),
         }
+    }
+
+    /// What its connections carry.
+    fn scheme(&self) -> Option<Scheme> {
+        let websocket = self.websocket.as_ref().map(|_| match self.transport {
+            Transport::Tcp => Scheme::Ws,
+            Transport::Tls => Scheme::Wss,
+        });
+        self.scheme.or(websocket)
     }
 }
 
@@ -148,6 +162,32 @@ pub trait Acceptor: Send + Sync + 'static {
 
     /// A connection is there, its handshake (if any) done: start its driver.
     fn accepted(&self, stream: Stream);
+
+    /// A client of a listener with [`ListenerSettings::websocket`] asks for a WebSocket: its request is an
+    /// opening handshake by RFC 6455, and whether its path, origin and protocols are welcome is decided
+    /// here. It may take its time (a database of credentials), within the handshake's time limit. All
+    /// are refused with 404 unless this says otherwise.
+    ///
+    /// A 401 lets the client ask again on the same connection, up to [`ws::handshake::MAX_REQUESTS`] times.
+    fn upgrade<'a>(
+        &'a self,
+        request: &'a ws::Request<'a>,
+        stream: &'a Stream,
+    ) -> impl Future<Output = ws::Answer> + Send + 'a {
+        let _ = (request, stream);
+        std::future::ready(ws::Answer::refuse(404, "There is nothing here.\n"))
+    }
+
+    /// A WebSocket is open: start its driver, with what was read already
+    /// ([`connection::open_with`](crate::connection::open_with)).
+    fn upgraded(&self, stream: Stream, opened: ws::Opened) {
+        drop((stream, opened));
+    }
+
+    /// A client's opening handshake came to nothing; the connection is closed.
+    fn upgrade_failed(&self, peer: SocketAddr, error: ws::UpgradeError) {
+        let _ = (peer, error);
+    }
 
     /// A handshake came to nothing; the connection is closed.
     fn handshake_failed(&self, peer: SocketAddr, error: HandshakeError);
@@ -255,7 +295,7 @@ impl BoundListener {
             let entry = Entry::new(
                 Direction::Inbound,
                 self.settings.transport,
-                self.settings.scheme,
+                self.settings.scheme(),
                 Some(self.local),
                 peer,
             );
@@ -270,7 +310,7 @@ impl BoundListener {
             // It fails only on a socket that is dead already, which shows itself below.
             let _ = self.settings.socket.apply(&SockRef::from(&tcp), &self.local);
             let proxied = self.settings.proxy_from.iter().any(|network| network.contains(peer.ip()));
-            if proxied || self.settings.transport == Transport::Tls {
+            if proxied || self.settings.transport == Transport::Tls || self.settings.websocket.is_some() {
                 handshakes.spawn(self.handshake(tcp, peer, proxied, ticket, acceptor.clone()));
                 continue;
             }
@@ -294,6 +334,7 @@ impl BoundListener {
         let transport = self.settings.transport;
         let tls_domain = self.settings.tls_domain.clone();
         let limit = self.settings.tls_handshake_timeout;
+        let websocket = self.settings.websocket.clone();
         async move {
             if proxied {
                 match proxy_protocol::read(&mut tcp, PROXY_HEADER_TIMEOUT).await {
@@ -314,9 +355,10 @@ impl BoundListener {
                 Transport::Tcp => Stream::plain(tcp, peer).map_err(HandshakeError::Io),
                 Transport::Tls => tls::accept(tcp, peer, &domains, tls_domain.as_deref(), limit).await,
             };
-            match stream {
-                Ok(stream) => enter(stream, ticket, &*acceptor),
-                Err(error) => fail(error, &ticket, &*acceptor),
+            match (stream, websocket) {
+                (Ok(stream), None) => enter(stream, ticket, &*acceptor),
+                (Ok(stream), Some(settings)) => upgrade(stream, ticket, &settings, &*acceptor).await,
+                (Err(error), _) => fail(error, &ticket, &*acceptor),
             }
         }
     }
@@ -331,6 +373,26 @@ fn counted<A: Acceptor>(ticket: Ticket, acceptor: &A) -> Option<Ticket> {
 fn enter<A: Acceptor>(mut stream: Stream, ticket: Ticket, acceptor: &A) {
     stream.enter(ticket);
     acceptor.accepted(stream);
+}
+
+/// The opening handshake of a WebSocket.
+async fn upgrade<A: Acceptor>(
+    mut stream: Stream,
+    ticket: Ticket,
+    settings: &ws::ServerSettings,
+    acceptor: &A,
+) {
+    stream.attach(ticket);
+    match ws::accept(&stream, settings, acceptor).await {
+        Ok(opened) => {
+            stream.opened();
+            acceptor.upgraded(stream, opened);
+        }
+        Err(error) => {
+            stream.failed(error.is_timeout(), &error);
+            acceptor.upgrade_failed(stream.entry().remote(), error);
+        }
+    }
 }
 
 fn fail<A: Acceptor>(error: HandshakeError, ticket: &Ticket, acceptor: &A) {

@@ -93,9 +93,24 @@ impl Stream {
 
     /// Takes its place in a ledger: the connection is up.
     pub(crate) fn enter(&mut self, ticket: Ticket) {
+        self.attach(ticket);
+        self.opened();
+    }
+
+    /// Takes its place in a ledger, while the connection is still coming up.
+    pub(crate) fn attach(&mut self, ticket: Ticket) {
         ticket.entry().set_local(self.local);
-        ticket.opened(self.tls());
         self.ticket = ticket;
+    }
+
+    /// The connection is up.
+    pub(crate) fn opened(&self) {
+        self.ticket.opened(self.tls());
+    }
+
+    /// The connection did not come up.
+    pub(crate) fn failed(&self, timed_out: bool, reason: &dyn fmt::Display) {
+        self.ticket.failed(timed_out, reason);
     }
 
     /// The connection is over.

@@ -65,11 +65,13 @@ impl Default for DriverSettings {
 pub struct Driver {
     shared: Arc<Shared>,
     settings: DriverSettings,
+    /// What was read before.
+    rest: BytesMut,
 }
 
 impl Driver {
-    pub(super) fn new(shared: Arc<Shared>, settings: DriverSettings) -> Self {
-        Self { shared, settings }
+    pub(super) fn new(shared: Arc<Shared>, settings: DriverSettings, rest: BytesMut) -> Self {
+        Self { shared, settings, rest }
     }
 
     /// Drives the connection to its end, and says why it ended.
@@ -79,9 +81,10 @@ impl Driver {
         // Made here and not in the future, so that one that is dropped unpolled reports the end too.
         let mut life = Life { shared: self.shared, protocol, reason: None };
         let close_linger = self.settings.close_linger;
+        let rest = self.rest;
         async move {
             let asked = {
-                let mut turns = Turns::new();
+                let mut turns = Turns::new(rest);
                 contain(|cx| turns.poll(&mut life, cx)).await
             };
             let reason = life.shared.begin_close(asked);
@@ -89,9 +92,15 @@ impl Driver {
             life.reason = Some(reason.clone());
             if let Some(mut farewell) = Farewell::on(&reason) {
                 let mut limit = std::pin::pin!(tokio::time::sleep(close_linger));
-                contain(|cx| match limit.as_mut().poll(cx) {
-                    Poll::Ready(()) => Poll::Ready(reason.clone()),
-                    Poll::Pending => farewell.poll(&mut life, cx).map(|()| reason.clone()),
+                let mut last_words = matches!(farewell, Farewell::Transmit);
+                contain(|cx| {
+                    if std::mem::take(&mut last_words) {
+                        life.protocol.closing(&reason, clock());
+                    }
+                    match limit.as_mut().poll(cx) {
+                        Poll::Ready(()) => Poll::Ready(reason.clone()),
+                        Poll::Pending => farewell.poll(&mut life, cx).map(|()| reason.clone()),
+                    }
                 })
                 .await;
             }
@@ -140,6 +149,8 @@ struct Turns {
     buf: BytesMut,
     read_size: usize,
     reading: Reading,
+    /// `buf` came with the connection, and the protocol has not seen it.
+    ahead: bool,
     /// The last write found the socket full.
     blocked: bool,
     /// Something may have produced output since the last transmit.
@@ -166,9 +177,10 @@ enum Reading {
 type Step = ControlFlow<CloseReason>;
 
 impl Turns {
-    fn new() -> Self {
+    fn new(rest: BytesMut) -> Self {
         Self {
-            buf: BytesMut::new(),
+            ahead: !rest.is_empty(),
+            buf: rest,
             read_size: MIN_READ_SIZE,
             reading: Reading::Open,
             blocked: false,
@@ -200,6 +212,10 @@ impl Turns {
             self.resume(life, now)?;
         }
         self.transmit(life, cx, now)?;
+        if std::mem::take(&mut self.ahead) {
+            let flow = life.protocol.received(&mut self.buf, now);
+            self.follow(flow)?;
+        }
         self.read(life, cx, now)?;
         self.transmit(life, cx, now)?;
         self.expire(life, cx, now)?;

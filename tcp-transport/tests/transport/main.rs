@@ -16,3 +16,5 @@ mod reload;
 mod settings;
 mod tls_settings;
 mod tls_stream;
+mod websocket;
+mod websocket_handshake;

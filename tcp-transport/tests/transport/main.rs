@@ -2,6 +2,7 @@
 //! linking is what takes the time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod certificate_rules;
 mod client_domains;
 mod common;
 mod connector;

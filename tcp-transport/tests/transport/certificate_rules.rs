@@ -88,7 +88,10 @@ async fn a_wildcard_in_a_servers_certificate_stands_for_one_label() {
                 assert!(stream.tls().unwrap().peer().is_verified());
             }
             Err(error) => {
-                assert!(!good && matches!(error, HandshakeError::PeerCertificate { .. }), "{host}: {error:?}");
+                assert!(
+                    !good && matches!(error, HandshakeError::PeerCertificate { .. }),
+                    "{host}: {error:?}"
+                );
             }
         }
     }
@@ -132,7 +135,9 @@ async fn a_certificate_that_nobody_checks_is_shown_and_proves_nothing() {
             let PeerFacts { certificate, verification } = tls.peer_facts().unwrap();
             assert_eq!(*verification, Verification::NotChecked);
             assert_eq!(certificate.dns_names, ["relay.test"]);
-            assert!(matches!(tls.peer(), PeerCertificate::Unverified { reason } if reason == "verify_cert is off"));
+            assert!(
+                matches!(tls.peer(), PeerCertificate::Unverified { reason } if reason == "verify_cert is off")
+            );
             assert!(!tls.peer().is_verified() && !tls.peer().matches_host("relay.test"));
             assert!(tls.to_string().ends_with(", not checked)"), "{tls}");
             assert_eq!(tls.resumed(), resumed, "{host}");

@@ -15,5 +15,6 @@ mod listener;
 mod peer_facts;
 mod reload;
 mod settings;
+mod time_limits;
 mod tls_settings;
 mod tls_stream;

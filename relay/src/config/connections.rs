@@ -223,7 +223,7 @@ pub struct EventSettings {
     /// Which connections are told of. Default: all.
     pub closed_event: ClosedEvent,
     /// How many events may wait for a slow subscriber before it loses the oldest, rounded up to a power of two;
-    /// at most 1 048 576. Their places are taken from the start, 32 bytes each. Default 4096.
+    /// at most 1 048 576. Their places are taken from the start, about 32 bytes each. Default 4096.
     #[serde(deserialize_with = "count")]
     pub queue: usize,
 }

@@ -206,6 +206,7 @@ impl FileConfig {
         tls.check_listeners(&listeners, &mut check);
         let auth = self.auth.validate(&self.domain, &mut check);
         self.limits.validate(&mut check);
+        self.events.validate(&mut check);
         if !auth.allow_auth_without_tls && !listeners.iter().any(Listener::is_secure) {
             let message = "is false and no listener is msrps:// or wss://: every AUTH will be refused";
             check.warn(KeyPath::new(&["auth", "allow_auth_without_tls"]), message);

@@ -131,14 +131,7 @@ impl Server {
             }
         });
         let expiry_warning = Arc::new(Mutex::new(config.tls.expiry_warning));
-        let (servers, clients, window) = (domains.clone(), network.clone(), expiry_warning.clone());
-        tasks.spawn(async move {
-            loop {
-                tokio::time::sleep(tls::EXPIRY_INTERVAL).await;
-                let window = *window.lock();
-                tls::warn_of_expiry(&servers, &clients.client_domains, window);
-            }
-        });
+        tasks.spawn(remind_of_expiry(domains.clone(), network.clone(), expiry_warning.clone()));
         Ok(Self { network, domains, expiry_warning, config, drain_timeout, addresses, tasks })
     }
 
@@ -216,6 +209,19 @@ impl Server {
         if left > 0 {
             info!(left, "connections did not close in time");
         }
+    }
+}
+
+/// Looks at the certificates once a day, with the domains and the window of that moment. It never completes.
+async fn remind_of_expiry(
+    servers: Arc<ServerDomains>,
+    network: Arc<Network>,
+    expiry_warning: Arc<Mutex<Duration>>,
+) {
+    loop {
+        tokio::time::sleep(tls::EXPIRY_INTERVAL).await;
+        let window = *expiry_warning.lock();
+        tls::warn_of_expiry(&servers, &network.client_domains, window);
     }
 }
 

@@ -62,6 +62,12 @@ const THEIRS: [(&str, &[&str]); 4] = [
     (
         "tls_mgm",
         &[
+            "tls_handshake_timeout",
+            "tls_send_timeout",
+            "find_server_domain",
+            "find_client_domain",
+            "get_handshake_timeout",
+            "get_send_timeout",
             "tls_library",
             "server_domain",
             "client_domain",

@@ -9,6 +9,13 @@
 //! carries, not remembered from the verification during it: so a resumed session, whose chain comes
 //! out of the session store, tells the same as a full one, and a certificate that has expired since
 //! counts as expired.
+//!
+//! **What a certificate is good for.** One that names extended key usages is good for those alone (RFC 5280
+//! §4.2.1.12): a server's certificate without `clientAuth` makes no verified client of its holder, and the
+//! other way round; `anyExtendedKeyUsage` is not taken for either. A wildcard in a server's certificate
+//! stands for one whole label (RFC 9525 §6.3): MSRP does not forbid it. In a client's certificate it is
+//! nobody's name ([`PeerCertificate::matches_host`]). RFC 5922 §7.2 forbids wildcards for SIP, on either
+//! side.
 
 use std::sync::{Arc, LazyLock};
 

@@ -357,3 +357,38 @@ async fn the_example_of_tls_domains_runs_with_what_its_script_makes() {
     assert_eq!(daemon.log().with(&["WARN"]).len(), 3, "nothing else is amiss: {:?}", daemon.log());
     daemon.assert_well();
 }
+
+/// Relays share their connections among sessions: one that brings a message slowly is left to the others'
+/// limits. A client that does the same is closed, and has been for a while when the relay goes on.
+#[tokio::test]
+async fn a_verified_relay_may_take_its_time_within_a_message() {
+    let site = Site::new();
+    let settings = Settings {
+        limits: "min_progress: 50B".into(),
+        timeouts: "progress_timeout: 500ms".into(),
+        ..Settings::default()
+    };
+    let mut daemon = Daemon::start(RELAY, &site, &settings).await;
+    let (mut alice, session) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
+    let relay_b = tls_config(&site, Some(&site.identity("relay-b")));
+    let mut relay = Client::connect_with(&daemon, relay_b, Scheme::Msrps).await;
+    let message =
+        Send { range: "1-*/*".into(), ..Send::text(&session.inward(), "slow", "").with("Success-Report: no") };
+    let slow = relay.tx.begin(&message).await;
+    relay.tx.raw(b"the first half, ").await;
+    // Twice, so that the relay's interval is over for sure.
+    for _ in 0..2 {
+        let mut client = Client::connect(&daemon, &site, Scheme::Msrps).await;
+        let (_, own) = Client::with_session(&daemon, &site, Scheme::Msrps, "bob").await;
+        client.tx.begin(&Send { range: "1-*/*".into(), ..Send::text(&own.inward(), "slow", "") }).await;
+        within("its end", client.rx.rest()).await;
+        daemon.log().wait_for(&["connection closed", &client.address(), "min_progress"]).await;
+    }
+    relay.tx.raw(b"the second half").await;
+    relay.tx.end(&slow, msrp_proto::flag::Flag::Complete).await;
+    assert_eq!(relay.rx.response(&slow).await.status(), 200);
+    assert_eq!(alice.receive().await.text(), "the first half, the second half");
+    assert_eq!(daemon.log().with(&["min_progress"]).len(), 2);
+    // Its heads have to come in time all the same: see `server::pace`.
+    daemon.assert_well();
+}

@@ -22,6 +22,9 @@ const KEEPIDLE: Duration = Duration::from_secs(10 * 60);
 const KEEPINTERVAL: Duration = Duration::from_secs(60);
 const KEEPCOUNT: usize = 5;
 
+/// The longest queue of events. See [`EventSettings::queue`].
+const MAX_EVENT_QUEUE: usize = 1024 * 1024;
+
 /// What is set on TCP connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tcp {
@@ -219,7 +222,8 @@ pub(super) fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Op
 pub struct EventSettings {
     /// Which connections are told of. Default: all.
     pub closed_event: ClosedEvent,
-    /// How many events may wait for a slow subscriber before it loses the oldest. Default 4096.
+    /// How many events may wait for a slow subscriber before it loses the oldest, rounded up to a power of two;
+    /// at most 1 048 576. Their places are taken from the start, about 32 bytes each. Default 4096.
     #[serde(deserialize_with = "count")]
     pub queue: usize,
 }
@@ -227,6 +231,16 @@ pub struct EventSettings {
 impl Default for EventSettings {
     fn default() -> Self {
         Self { closed_event: ClosedEvent(Reporting::All), queue: DEFAULT_EVENT_QUEUE }
+    }
+}
+
+impl EventSettings {
+    /// Refuses a queue that would take the memory of the process.
+    pub(super) fn validate(&self, check: &mut Check<'_>) {
+        if self.queue > MAX_EVENT_QUEUE {
+            let message = format!("is {}, and goes from 1 to {MAX_EVENT_QUEUE}", self.queue);
+            check.error(KeyPath::new(&["events", "queue"]), message);
+        }
     }
 }
 

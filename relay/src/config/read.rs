@@ -78,6 +78,7 @@ impl de::Error for ReadError {
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        let expected = in_our_words(expected.to_string());
         Self::custom(format_args!("expected {expected}, which this {} is not", bare_kind(found)))
     }
 
@@ -98,6 +99,8 @@ fn in_our_words(expected: String) -> String {
         "a boolean" => "`true` or `false`".to_owned(),
         "a string" => "text (a number goes in quotes)".to_owned(),
         "path string" => "a path".to_owned(),
+        "u8" => "a number from 0 to 255".to_owned(),
+        "u16" => "a number from 0 to 65535".to_owned(),
         _ => expected,
     }
 }

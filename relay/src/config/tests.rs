@@ -13,6 +13,7 @@ use super::*;
 use crate::credentials::Credentials;
 
 mod known_keys;
+mod ranges;
 
 /// As an operator would see them: one line each.
 fn errors(text: &str) -> String {

@@ -10,4 +10,5 @@ mod forwarding;
 mod pressure;
 mod queue;
 mod reuse;
+mod reuse_towards_owner;
 mod simulation;

@@ -267,4 +267,22 @@ mod tests {
         assert_eq!(own.entry().lifetime(), Some(Duration::from_secs(60)));
         assert!(refused(connect("deny: ['127.0.0.1']").await).contains("outbound policy"));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_handshakes_we_begin_have_the_time_that_is_configured() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let config = Config::parse(
+            "domain: a\nlisteners: [ { uri: 'msrp://127.0.0.1:0' } ]\ntls: { tls_handshake_timeout: 2s }\n",
+            Path::new(""),
+            "relay.yaml",
+        )
+        .unwrap_or_else(|errors| panic!("{errors}"));
+        let mut settings = tcp_transport::tls::ClientDomainSettings::new("default");
+        settings.verify_cert = false;
+        let domain = tcp_transport::tls::ClientDomain::load(&settings).unwrap();
+        let target = Target { host: "127.0.0.1".into(), port, transport: Transport::Tls };
+        let error = connector(&config).connect(&target, Some(&domain)).await.unwrap_err().to_string();
+        assert!(error.ends_with("TLS handshake not complete after 2s"), "{error}");
+    }
 }

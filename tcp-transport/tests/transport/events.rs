@@ -219,19 +219,21 @@ async fn none_all_or_marked_connections_are_told_of() {
 
 #[tokio::test]
 async fn a_slow_subscriber_loses_the_oldest_events_and_blocks_nobody() {
-    let ledger = ledger(4, Reporting::All);
-    let (address, mut handles) = serve(&ledger);
-    let mut slow = ledger.events().subscribe();
-    for _ in 0..10 {
-        drop(TcpStream::connect(address).await.unwrap());
-        let handle = patiently("accept", handles.recv()).await.unwrap();
-        while handle.state() != tcp_transport::State::None {
-            tokio::task::yield_now().await;
+    // Two events for each connection, in a queue of four: below, at and above its length.
+    for (connections, left, lost) in [(1, 2, 0), (2, 4, 0), (3, 4, 2), (10, 4, 16)] {
+        let ledger = ledger(4, Reporting::All);
+        let (address, mut handles) = serve(&ledger);
+        let mut slow = ledger.events().subscribe();
+        for _ in 0..connections {
+            drop(TcpStream::connect(address).await.unwrap());
+            let handle = patiently("accept", handles.recv()).await.unwrap();
+            while handle.state() != tcp_transport::State::None {
+                tokio::task::yield_now().await;
+            }
         }
+        let found = std::iter::from_fn(|| slow.try_next()).count();
+        assert_eq!((found, slow.lost(), ledger.events().lost()), (left, lost, lost), "{connections}");
     }
-    // Twenty events, of which the queue holds the last four.
-    let left = std::iter::from_fn(|| slow.try_next()).count();
-    assert_eq!((left, slow.lost(), ledger.events().lost()), (4, 16, 16));
 }
 
 #[tokio::test]

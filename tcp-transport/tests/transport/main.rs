@@ -2,6 +2,7 @@
 //! linking is what takes the time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod certificate_rules;
 mod client_domains;
 mod common;
 mod connector;
@@ -14,6 +15,7 @@ mod listener;
 mod peer_facts;
 mod reload;
 mod settings;
+mod time_limits;
 mod tls_settings;
 mod tls_stream;
 mod websocket;

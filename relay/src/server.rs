@@ -20,12 +20,13 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::config::{Config, ConfigErrors, Host, Listener, ListenerTransport};
-use crate::msrp::{Advertised, Random, Relay, Settings, SettingsError, WallClock};
+use crate::msrp::{Advertised, Random, Relay, Settings, SettingsError, WallClock, WebSocketLink};
 
 mod connection;
 mod network;
 mod pace;
 pub mod tls;
+mod websocket;
 
 use self::network::{ListenerAcceptor, Network, RelayDialer};
 pub use self::tls::Reloaded;
@@ -101,6 +102,10 @@ impl Server {
                 host: host.to_string(),
                 port,
                 bound_port,
+                websocket: listener
+                    .websocket
+                    .as_ref()
+                    .map(|websocket| WebSocketLink { chunk_size: websocket.chunk_size }),
             });
             bound.extend(sockets.into_iter().map(|socket| (advertised.len() - 1, listener.scheme(), socket)));
         }
@@ -120,7 +125,9 @@ impl Server {
         let mut addresses = Vec::new();
         for (index, scheme, socket) in bound {
             addresses.push((scheme, socket.local_addr()));
-            let acceptor = ListenerAcceptor::new(Arc::clone(&network), index, socket.local_addr());
+            let websocket = config.listeners.get(index).and_then(|listener| listener.websocket.clone());
+            let acceptor =
+                ListenerAcceptor::new(Arc::clone(&network), index, socket.local_addr(), websocket);
             tasks.spawn(socket.with_ledger(Arc::clone(network.ledger())).run(Arc::new(acceptor)));
         }
         let sweeper = Arc::clone(&network.relay);
@@ -260,6 +267,7 @@ fn listener_settings(listener: &Listener, config: &Config, addr: SocketAddr) -> 
         tls_domain,
         tls_handshake_timeout: config.tls.tls_handshake_timeout,
         backlog: listener.backlog,
+        websocket: listener.websocket.as_ref().map(websocket::handshake),
         scheme: Some(listener.scheme()),
         ipv6_only: listener.ipv6_only,
         reuse_port: listener.reuse_port,

@@ -18,10 +18,16 @@ const MIB: u64 = 1024 * 1024;
 /// How much the daemon's memory may grow while a file goes through it.
 const MEMORY: u64 = 64 * MIB;
 
+/// A relay with a listener of each kind.
+fn settings() -> Settings {
+    let any_port = || Some("127.0.0.1:0".to_owned());
+    Settings { ws: any_port(), wss: any_port(), ..Settings::default() }
+}
+
 /// Two clients exchange messages, a success REPORT and a failure.
 async fn chat(of_alice: Scheme, of_bob: Scheme) {
     let site = Site::new();
-    let mut daemon = Daemon::start(RELAY, &site, &Settings::default()).await;
+    let mut daemon = Daemon::start(RELAY, &site, &settings()).await;
     let (mut alice, from_alice) = Client::with_session(&daemon, &site, of_alice, "alice").await;
     let (mut bob, from_bob) = Client::with_session(&daemon, &site, of_bob, "bob").await;
 
@@ -76,12 +82,34 @@ async fn a_client_on_tls_chats_with_one_on_plain_tcp() {
     chat(Scheme::Msrps, Scheme::Msrp).await;
 }
 
+#[tokio::test]
+async fn two_browsers_chat() {
+    chat(Scheme::Wss, Scheme::Wss).await;
+}
+
+#[tokio::test]
+async fn two_browsers_chat_without_tls() {
+    chat(Scheme::Ws, Scheme::Ws).await;
+}
+
+#[tokio::test]
+async fn a_browser_chats_with_a_client_on_tls() {
+    chat(Scheme::Wss, Scheme::Msrps).await;
+    chat(Scheme::Msrps, Scheme::Wss).await;
+}
+
+#[tokio::test]
+async fn a_browser_chats_with_a_client_on_plain_tcp() {
+    chat(Scheme::Ws, Scheme::Msrp).await;
+    chat(Scheme::Msrp, Scheme::Ws).await;
+}
+
 /// A file arrives whole, and the relay holds little of it.
-async fn file(scheme: Scheme, chunk: Option<u64>) {
+async fn file(of_alice: Scheme, of_bob: Scheme, chunk: Option<u64>) {
     let site = Site::new();
-    let mut daemon = Daemon::start(RELAY, &site, &Settings::default()).await;
-    let (mut alice, from_alice) = Client::with_session(&daemon, &site, scheme, "alice").await;
-    let (mut bob, from_bob) = Client::with_session(&daemon, &site, scheme, "bob").await;
+    let mut daemon = Daemon::start(RELAY, &site, &settings()).await;
+    let (mut alice, from_alice) = Client::with_session(&daemon, &site, of_alice, "alice").await;
+    let (mut bob, from_bob) = Client::with_session(&daemon, &site, of_bob, "bob").await;
     let content = Content::new(50 * MIB);
     let before = daemon.resources();
 
@@ -105,12 +133,29 @@ async fn file(scheme: Scheme, chunk: Option<u64>) {
 
 #[tokio::test]
 async fn a_file_in_one_chunk_arrives_whole() {
-    file(Scheme::Msrps, None).await;
+    file(Scheme::Msrps, Scheme::Msrps, None).await;
 }
 
 #[tokio::test]
 async fn a_file_in_small_chunks_arrives_whole() {
-    file(Scheme::Msrp, Some(2048)).await;
+    file(Scheme::Msrp, Scheme::Msrp, Some(2048)).await;
+}
+
+#[tokio::test]
+async fn a_file_goes_from_browser_to_browser() {
+    file(Scheme::Wss, Scheme::Wss, Some(64 * 1024)).await;
+}
+
+#[tokio::test]
+async fn a_file_goes_from_a_browser_to_a_client() {
+    file(Scheme::Wss, Scheme::Msrps, Some(MIB)).await;
+    file(Scheme::Ws, Scheme::Msrp, Some(2048)).await;
+}
+
+#[tokio::test]
+async fn a_file_in_one_chunk_is_split_for_a_browser() {
+    file(Scheme::Msrps, Scheme::Wss, None).await;
+    file(Scheme::Msrp, Scheme::Ws, None).await;
 }
 
 #[tokio::test]

@@ -8,11 +8,12 @@ use bytes::BytesMut;
 use msrp_proto::status::StatusCode;
 use tcp_transport::Stream;
 use tcp_transport::connection::{CloseReason, Flow, Handle, Protocol, Transmit};
+use tcp_transport::ws::{self, Payload};
 use tracing::{info, warn};
 
 use super::network::Network;
 use super::pace::{Pace, Place};
-use crate::msrp::{Flushed, Inbound, Wire};
+use crate::msrp::{Flushed, Inbound, Link, Wire};
 
 /// A connection's writing side, for whoever has something to send over it.
 pub(super) struct ConnectionWire(pub(super) Handle);
@@ -45,14 +46,65 @@ pub(super) struct MsrpConnection {
     handle: Handle,
     inbound: Inbound,
     pace: Pace,
+    websocket: Option<WebSocketFrames>,
+}
+
+/// What is between the socket and MSRP on a WebSocket. Its data frames are made where messages are: in the link's
+/// queue; so are the places between them where control frames go.
+struct WebSocketFrames {
+    incoming: ws::Incoming,
+    /// Bytes written when it was looked at last.
+    written: u64,
+}
+
+impl WebSocketFrames {
+    fn received(&mut self, inbound: &mut Inbound, buf: &mut BytesMut, now: Instant) -> Flow {
+        self.incoming.received(buf, now, |Payload { buf, end, .. }| {
+            let flow = inbound.received(buf, now);
+            if flow != Flow::Read || !end {
+                return flow;
+            }
+            match inbound.message_ended(buf) {
+                Ok(()) => Flow::Read,
+                Err(reason) => Flow::Close(reason),
+            }
+        })
+    }
+
+    /// Hands control frames over, one at a time: while one waits for its place the next one is not made, and what
+    /// many pings ask for is one pong.
+    fn pass_on(&mut self, link: &Link) {
+        while !link.websocket_control_waits()
+            && let Some(frame) = self.incoming.take_output()
+        {
+            if frame.is_close() {
+                link.websocket_close(frame.as_ref());
+            } else {
+                link.websocket_control(frame.as_ref());
+            }
+        }
+    }
+
+    /// A peer that takes what is sent to it is there, even if its pong waits behind that.
+    fn look_at(&mut self, written: u64, now: Instant) {
+        if std::mem::replace(&mut self.written, written) != written {
+            self.incoming.seen_alive(now);
+        }
+    }
 }
 
 impl MsrpConnection {
+    /// MSRP in WebSocket frames.
+    pub(super) fn over_websocket(self, incoming: ws::Incoming) -> Self {
+        let written = self.handle.entry().bytes_out();
+        Self { websocket: Some(WebSocketFrames { incoming, written }), ..self }
+    }
+
     pub(super) fn new(network: Arc<Network>, handle: Handle, inbound: Inbound) -> Self {
         let trusted = handle.stream().tls().is_some_and(|tls| tls.peer().is_verified());
         let settings = network.relay.settings();
         let pace = Pace::new(&settings.limits, &settings.timeouts, trusted);
-        Self { network, handle, inbound, pace }
+        Self { network, handle, inbound, pace, websocket: None }
     }
 }
 
@@ -62,7 +114,10 @@ impl Protocol for MsrpConnection {
         if let Err(reason) = self.pace.arrives(received) {
             return Flow::Close(reason);
         }
-        let flow = self.inbound.received(buf, now);
+        let flow = match &mut self.websocket {
+            None => self.inbound.received(buf, now),
+            Some(websocket) => websocket.received(&mut self.inbound, buf, now),
+        };
         if flow == Flow::Pause {
             self.pace.paused();
             return flow;
@@ -77,14 +132,34 @@ impl Protocol for MsrpConnection {
     }
 
     fn transmit(&mut self, _: &Stream, now: Instant) -> io::Result<Transmit> {
-        match self.inbound.link().transmit(now)? {
-            Flushed::Idle => Ok(Transmit::Idle),
-            Flushed::Blocked => Ok(Transmit::Blocked),
+        let link = self.inbound.link();
+        loop {
+            if let Some(websocket) = &mut self.websocket {
+                websocket.pass_on(link);
+            }
+            let flushed = link.transmit(now)?;
+            if let Some(websocket) = &mut self.websocket {
+                websocket.look_at(self.handle.entry().bytes_out(), now);
+                if flushed == Flushed::Idle && websocket.incoming.has_output() {
+                    continue;
+                }
+            }
+            return Ok(match flushed {
+                Flushed::Idle => Transmit::Idle,
+                Flushed::Blocked => Transmit::Blocked,
+            });
+        }
+    }
+
+    fn closing(&mut self, reason: &CloseReason, _: Instant) {
+        if let Some(websocket) = &mut self.websocket {
+            websocket.incoming.closing(reason);
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        [self.inbound.deadline(), self.inbound.link().deadline(), self.pace.deadline()]
+        let websocket = self.websocket.as_ref().and_then(|websocket| websocket.incoming.deadline());
+        [self.inbound.deadline(), self.inbound.link().deadline(), self.pace.deadline(), websocket]
             .into_iter()
             .flatten()
             .min()
@@ -95,6 +170,11 @@ impl Protocol for MsrpConnection {
             return Flow::Close(CloseReason::SendTimeout);
         }
         if let Err(reason) = self.pace.expired(now) {
+            return Flow::Close(reason);
+        }
+        if let Some(websocket) = &mut self.websocket
+            && let Flow::Close(reason) = websocket.incoming.expired(now)
+        {
             return Flow::Close(reason);
         }
         self.inbound.expired(now)

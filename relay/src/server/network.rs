@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
+use bytes::BytesMut;
 use msrp_proto::uri::Scheme;
 use tcp_transport::proxy_protocol::ProxyError;
 use tcp_transport::tls::{ClientDomains, HandshakeError, PeerCertificate};
+use tcp_transport::ws::{self, Answer, Opened, Request, UpgradeError};
 use tcp_transport::{
     Acceptor, ConnectSettings, ConnectionLimits, Connector, DialOptions, DriverSettings, Events, Ledger,
     LimitReached, OutboundPolicy, Registry, ReuseKey, Stream, Target, Transport, connection,
@@ -14,8 +16,8 @@ use tcp_transport::{
 use tracing::{debug, info, warn};
 
 use super::connection::{ConnectionWire, MsrpConnection};
-use super::now;
-use crate::config::{Config, Dial};
+use super::{now, websocket};
+use crate::config::{Config, Dial, WebSocket};
 use crate::msrp::{Dialer, Inbound, Link, Peer, Relay};
 
 /// All connections of the process, and what opening one needs.
@@ -58,10 +60,22 @@ impl Network {
         self.listener_names.get(listener?).map(String::as_str)
     }
 
-    fn accept(self: &Arc<Self>, listener: usize, stream: Stream) {
-        let peer = peer_of(&stream);
-        let (handle, driver) = connection::open(stream, DriverSettings::default());
+    /// Takes a connection in; with `websocket` one of those.
+    fn accept(self: &Arc<Self>, listener: usize, stream: Stream, websocket: Option<(ws::Incoming, Opened)>) {
         let now = now();
+        let (peer, rest, incoming) = match websocket {
+            None => (peer_of(&stream), BytesMut::new(), None),
+            // A client's certificate makes a user of it, at most: relays speak TCP and TLS (RFC 7977 §5.1).
+            Some((incoming, opened)) => {
+                let peer = Peer {
+                    certificate: PeerCertificate::None,
+                    principal: opened.principal,
+                    ..peer_of(&stream)
+                };
+                (peer, opened.rest, Some(incoming))
+            }
+        };
+        let (handle, driver) = connection::open_with(stream, DriverSettings::default(), rest);
         let link = self.relay.accepted(listener, peer, Box::new(ConnectionWire(handle.clone())), now);
         let tls = handle.stream().tls().map(tracing::field::display);
         debug!(link = link.id(), connection = %handle.id(), peer = ?link.peer(), tls, "accepted");
@@ -75,7 +89,11 @@ impl Network {
         }
         self.connections.insert(handle.clone(), None, Arc::clone(&link));
         let inbound = Inbound::new(Arc::clone(&self.relay), link, now);
-        tokio::spawn(driver.run(MsrpConnection::new(Arc::clone(self), handle, inbound)));
+        let msrp = MsrpConnection::new(Arc::clone(self), handle, inbound);
+        tokio::spawn(driver.run(match incoming {
+            Some(incoming) => msrp.over_websocket(incoming),
+            None => msrp,
+        }));
     }
 
     async fn connect(self: Arc<Self>, link: Arc<Link>) {
@@ -154,6 +172,7 @@ fn peer_of(stream: &Stream) -> Peer {
         address: stream.peer_addr().to_string(),
         secure: stream.tls().is_some(),
         certificate: stream.tls().map_or(PeerCertificate::None, |tls| tls.peer().clone()),
+        principal: None,
     }
 }
 
@@ -164,18 +183,45 @@ pub(super) struct ListenerAcceptor {
     local: SocketAddr,
     /// A limit is reached, and that was logged.
     full: AtomicBool,
+    websocket: Option<WebSocket>,
 }
 
 impl ListenerAcceptor {
-    pub(super) fn new(network: Arc<Network>, index: usize, local: SocketAddr) -> Self {
-        Self { network, index, local, full: AtomicBool::new(false) }
+    pub(super) fn new(
+        network: Arc<Network>,
+        index: usize,
+        local: SocketAddr,
+        websocket: Option<WebSocket>,
+    ) -> Self {
+        Self { network, index, local, full: AtomicBool::new(false), websocket }
     }
 }
 
 impl Acceptor for ListenerAcceptor {
     fn accepted(&self, stream: Stream) {
         self.full.store(false, Ordering::Relaxed);
-        self.network.accept(self.index, stream);
+        self.network.accept(self.index, stream, None);
+    }
+
+    async fn upgrade(&self, request: &Request<'_>, stream: &Stream) -> Answer {
+        let Some(settings) = &self.websocket else { return Answer::refuse(404, "") };
+        let peer = stream.peer_addr().to_string();
+        websocket::answer(settings, &*self.network.relay, request, stream.tls(), &peer)
+    }
+
+    fn upgraded(&self, stream: Stream, opened: Opened) {
+        self.full.store(false, Ordering::Relaxed);
+        let Some(settings) = &self.websocket else { return };
+        let incoming = ws::Incoming::new(ws::Role::Server, websocket::session(settings), now());
+        self.network.accept(self.index, stream, Some((incoming, opened)));
+    }
+
+    fn upgrade_failed(&self, peer: SocketAddr, error: UpgradeError) {
+        match error {
+            // A challenge that was not answered, or a reason that was logged where it was found.
+            UpgradeError::Refused { status } => debug!(%peer, local = %self.local, status, "connection closed"),
+            error => warn!(%peer, local = %self.local, %error, "connection closed: WebSocket handshake failed"),
+        }
     }
 
     fn limit_reached(&self, peer: SocketAddr, limit: LimitReached) {

@@ -15,6 +15,7 @@ const MAX_CLOSE_TEXT: usize = MAX_CONTROL_PAYLOAD - 2;
 pub struct SmallFrame {
     bytes: [u8; MAX_HEADER + MAX_CONTROL_PAYLOAD],
     len: usize,
+    closes: bool,
 }
 
 impl SmallFrame {
@@ -32,7 +33,15 @@ impl SmallFrame {
         if let Some(mask) = mask {
             frame::apply_mask(&mut bytes[end - len..end], mask, 0);
         }
-        Self { bytes, len: end }
+        Self { bytes, len: end, closes: matches!(opcode, Opcode::Close) }
+    }
+}
+
+impl SmallFrame {
+    /// Whether it is a Close, after which nothing may follow.
+    #[must_use]
+    pub fn is_close(&self) -> bool {
+        self.closes
     }
 }
 

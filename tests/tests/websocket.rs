@@ -1,0 +1,364 @@
+//! Browsers: the handshake, what may stand in a WebSocket message, keep-alive and the end (RFC 6455, RFC 7977).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use msrp_proto::digest::{Answer, Authorization, Challenge, Secret};
+use msrp_proto::flag::Flag;
+use tests::{Client, Content, Daemon, Scheme, Send, Settings, Site, Stream, WebSocket, tls_config, tls_handshake, within};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
+
+const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
+
+const MIB: u64 = 1024 * 1024;
+
+const SUBPROTOCOL: (&str, &str) = ("Sec-WebSocket-Protocol", "msrp");
+
+fn settings(websocket: &str) -> Settings {
+    let any_port = || Some("127.0.0.1:0".to_owned());
+    Settings { ws: any_port(), wss: any_port(), websocket: websocket.into(), ..Settings::default() }
+}
+
+async fn socket(daemon: &Daemon, scheme: Scheme) -> TcpStream {
+    within("a connection", TcpStream::connect(daemon.address(scheme))).await.unwrap()
+}
+
+/// A WebSocket without TLS, or the status of the refusal.
+async fn open(daemon: &Daemon, target: &str, headers: &[(&str, &str)]) -> Result<WebSocket, u16> {
+    let stream = Stream::Plain(socket(daemon, Scheme::Ws).await);
+    let url = daemon.websocket_url(Scheme::Ws).replace("/msrp", target);
+    match within("a handshake", WebSocket::open(stream, &url, headers)).await {
+        Ok((websocket, _)) => Ok(websocket),
+        Err(error) => match *error {
+            Error::Http(response) => Err(response.status().as_u16()),
+            error => panic!("{error}"),
+        },
+    }
+}
+
+fn client(daemon: &Daemon, websocket: WebSocket) -> Client {
+    let stream = Stream::WebSocket(Box::new(websocket));
+    Client::over(stream, "msrp://page.invalid:2855/s;ws", &daemon.uri(Scheme::Ws))
+}
+
+/// The code of the Close frame that the relay sends, after whatever else it sends.
+async fn close_code(websocket: &mut WebSocket) -> Option<u16> {
+    let close = async {
+        while let Some(message) = websocket.library().next().await {
+            match message {
+                Ok(Message::Close(frame)) => return frame.map(|frame| frame.code.into()),
+                Ok(_) => {}
+                Err(error) => panic!("{error} instead of a Close"),
+            }
+        }
+        panic!("the end without a Close");
+    };
+    within("a Close", close).await
+}
+
+#[tokio::test]
+async fn the_handshake_is_for_one_path_and_one_subprotocol() {
+    let site = Site::new();
+    let daemon = Daemon::start(RELAY, &site, &settings("")).await;
+    assert!(open(&daemon, "/msrp", &[SUBPROTOCOL]).await.is_ok());
+    assert_eq!(open(&daemon, "/", &[SUBPROTOCOL]).await.err(), Some(404));
+    assert_eq!(open(&daemon, "/msrp", &[("Sec-WebSocket-Protocol", "sip")]).await.err(), Some(400));
+    daemon.log().wait_for(&["WebSocket refused", "an unknown path", "path=\"/\""]).await;
+}
+
+#[tokio::test]
+async fn origins_and_hosts_are_those_configured() {
+    let site = Site::new();
+    let policy = "require_origin: true, allow_origins: 'https://chat.test', allow_hosts: relay.test";
+    let daemon = Daemon::start(RELAY, &site, &settings(policy)).await;
+    let origin = |origin| [SUBPROTOCOL, ("Origin", origin)];
+    assert!(open(&daemon, "/msrp", &origin("https://chat.test")).await.is_ok());
+    assert_eq!(open(&daemon, "/msrp", &origin("https://evil.test")).await.err(), Some(403));
+    assert_eq!(open(&daemon, "/msrp", &[SUBPROTOCOL]).await.err(), Some(403));
+    daemon.log().wait_for(&["WebSocket refused", "https://evil.test"]).await;
+
+    let stream = Stream::Plain(socket(&daemon, Scheme::Ws).await);
+    let url = "ws://other.test/msrp";
+    let refused = within("a handshake", WebSocket::open(stream, url, &origin("https://chat.test"))).await;
+    let Error::Http(response) = *refused.err().unwrap() else { panic!("an answer") };
+    assert_eq!(response.status().as_u16(), 421);
+}
+
+/// What is answered to these bytes, to the end of the connection.
+async fn answered(daemon: &Daemon, request: &str) -> String {
+    let mut socket = socket(daemon, Scheme::Ws).await;
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within("an answer and the end", socket.read_to_string(&mut answer)).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_plain_request_gets_a_useful_answer() {
+    let site = Site::new();
+    let daemon = Daemon::start(RELAY, &site, &settings("handshake_size: 1KiB")).await;
+    let answer = answered(&daemon, "GET /msrp HTTP/1.1\r\nHost: relay.test\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 426 Upgrade Required\r\n"), "{answer}");
+    assert!(answer.contains("\r\nUpgrade: websocket\r\n") && answer.contains("WebSocket (RFC 6455)"), "{answer}");
+    let long = format!("GET /msrp HTTP/1.1\r\nHost: relay.test\r\nCookie: {}\r\n\r\n", "c".repeat(1000));
+    assert!(answered(&daemon, &long).await.starts_with("HTTP/1.1 431 "));
+    let msrp = answered(&daemon, "MSRP 1234 AUTH\r\nTo-Path: msrp://relay.test;tcp\r\n").await;
+    assert_eq!(msrp, "", "that is no HTTP");
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_end_is_ended() {
+    let site = Site::new();
+    let daemon = Daemon::start(RELAY, &site, &settings("handshake_timeout: 300ms")).await;
+    answered(&daemon, "GET /msrp HTTP/1.1\r\nHost: relay.test\r\n").await;
+    daemon.log().wait_for(&["WebSocket handshake failed", "no WebSocket within 300ms"]).await;
+}
+
+const AUTH: &str = "MSRP a1 AUTH\r\nTo-Path: msrp://relay.test;ws\r\n\
+                    From-Path: msrp://page.invalid:2855/s;ws\r\n-------a1$\r\n";
+
+#[tokio::test]
+async fn a_websocket_message_is_one_msrp_message() {
+    let site = Site::new();
+    let daemon = Daemon::start(RELAY, &site, &settings("")).await;
+    let two = AUTH.repeat(2);
+    for (what, text) in [
+        ("half a message", &AUTH[..40]),
+        ("two messages", &two),
+        ("one and a half", &two[..AUTH.len() + 9]),
+        ("nothing", ""),
+    ] {
+        let mut websocket = open(&daemon, "/msrp", &[SUBPROTOCOL]).await.unwrap();
+        websocket.library().send(Message::text(text)).await.unwrap();
+        assert_eq!(close_code(&mut websocket).await, Some(1002), "{what}");
+    }
+    // Text or binary, in one frame or in many.
+    for message in [Message::text(AUTH), Message::binary(AUTH)] {
+        let mut websocket = open(&daemon, "/msrp", &[SUBPROTOCOL]).await.unwrap();
+        websocket.library().send(message).await.unwrap();
+        let answer = within("an answer", websocket.library().next()).await.unwrap().unwrap();
+        let Message::Binary(answer) = answer else { panic!("{answer:?}") };
+        assert!(answer.starts_with(b"MSRP a1 401 "), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn messages_and_frames_have_their_limits() {
+    let site = Site::new();
+    let limits = "max_message_size: 2048B, max_frame_size: 1024B";
+    let daemon = Daemon::start(RELAY, &site, &settings(limits)).await;
+    let mut websocket = open(&daemon, "/msrp", &[SUBPROTOCOL]).await.unwrap();
+    websocket.library().send(Message::binary(vec![b'a'; 1025])).await.unwrap();
+    assert_eq!(close_code(&mut websocket).await, Some(1009));
+    daemon.log().wait_for(&["connection closed", "1009"]).await;
+}
+
+#[tokio::test]
+async fn a_message_in_more_reads_than_max_msg_chunks_is_closed() {
+    let site = Site::new();
+    let daemon = Daemon::start(RELAY, &site, &settings("max_msg_chunks: 2")).await;
+    let websocket = open(&daemon, "/msrp", &[SUBPROTOCOL]).await.unwrap();
+    let mut client = client(&daemon, websocket);
+    client.auth("alice", "alicepw").await;
+    let (mut rx, mut tx) = tokio::io::split(client.into_stream());
+    let Stream::WebSocket(mut websocket) = rx.unsplit(tx) else { panic!("a WebSocket") };
+    // Masked frames, byte by byte; the relay may see several at once, but not all.
+    let frame = [0x82, 0x80 | 100, 0, 0, 0, 0];
+    let Stream::Plain(socket) = websocket.library().get_mut() else { panic!("plain") };
+    socket.set_nodelay(true).unwrap();
+    socket.write_all(&frame).await.unwrap();
+    for _ in 0..50 {
+        if socket.write_all(b"M").await.is_err() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    daemon.log().wait_for(&["connection closed", "too slow"]).await;
+    let _ = (&mut rx, &mut tx);
+}
+
+#[tokio::test]
+async fn a_ping_is_answered_and_a_silent_browser_is_asked() {
+    let site = Site::new();
+    let daemon = Daemon::start(RELAY, &site, &settings("ping_interval: 200ms, pong_timeout: 300ms")).await;
+    let mut websocket = open(&daemon, "/msrp", &[SUBPROTOCOL]).await.unwrap();
+    websocket.library().send(Message::Ping("are you there".into())).await.unwrap();
+    let pong = within("a pong", websocket.library().next()).await.unwrap().unwrap();
+    assert_eq!(pong, Message::Pong("are you there".into()));
+    // The library answers pings when it is asked to read, and only then.
+    for _ in 0..3 {
+        let ping = within("a ping", websocket.library().next()).await.unwrap().unwrap();
+        assert_eq!(ping, Message::Ping(Bytes::new()));
+    }
+    daemon.log().wait_for(&["connection closed", "idle for too long"]).await;
+    // The last ping and the Close are there to read.
+    assert_eq!(close_code(&mut websocket).await, Some(1001));
+}
+
+#[tokio::test]
+async fn the_close_handshake_works_both_ways() {
+    let site = Site::new();
+    let mut daemon = Daemon::start(RELAY, &site, &settings("")).await;
+    let mut websocket = open(&daemon, "/msrp", &[SUBPROTOCOL]).await.unwrap();
+    let frame = CloseFrame { code: 4000.into(), reason: "bye".into() };
+    websocket.library().close(Some(frame)).await.unwrap();
+    assert_eq!(close_code(&mut websocket).await, Some(4000));
+    daemon.log().wait_for(&["connection closed", "closed by the peer"]).await;
+
+    let mut stays = open(&daemon, "/msrp", &[SUBPROTOCOL]).await.unwrap();
+    let (code, ()) = tokio::join!(close_code(&mut stays), async {
+        daemon.stop().await;
+    });
+    assert_eq!(code, Some(1001), "the relay goes away");
+}
+
+#[tokio::test]
+async fn use_path_names_a_listener_that_others_can_reach() {
+    let site = Site::new();
+    let daemon = Daemon::start(RELAY, &site, &settings("")).await;
+    let tls = daemon.address(Scheme::Msrps).port();
+    for scheme in [Scheme::Wss, Scheme::Ws] {
+        let (client, session) = Client::with_session(&daemon, &site, scheme, "alice").await;
+        let own = &session.use_path[0];
+        assert!(own.starts_with(&format!("msrps://relay.test:{tls}/")) && own.ends_with(";tcp"), "{own}");
+        client.close().await;
+    }
+    let plain = Settings { tls: None, wss: None, ..settings("") };
+    let daemon = Daemon::start(RELAY, &site, &plain).await;
+    let port = daemon.address(Scheme::Msrp).port();
+    let (_client, session) = Client::with_session(&daemon, &site, Scheme::Ws, "alice").await;
+    assert!(session.use_path[0].starts_with(&format!("msrp://relay.test:{port}/")), "{session:?}");
+}
+
+#[tokio::test]
+async fn auth_over_ws_is_over_plain_tcp_and_over_wss_is_secure() {
+    let site = Site::new();
+    let strict = Settings { auth: String::new(), ..settings("") };
+    let daemon = Daemon::start(RELAY, &site, &strict).await;
+    let mut plain = Client::connect(&daemon, &site, Scheme::Ws).await;
+    let to = [plain.relay_uri().to_owned()];
+    assert_eq!(plain.request("AUTH", &to, "").await.status(), 403);
+    Client::with_session(&daemon, &site, Scheme::Wss, "alice").await;
+}
+
+#[tokio::test]
+async fn a_token_in_the_handshake_saves_the_challenge() {
+    let site = Site::new();
+    let token = "auth: { token: { secret: '0123456789abcdef0123456789abcdef', cookie: t, query: t } }";
+    let daemon = Daemon::start(RELAY, &site, &settings(token)).await;
+    // HS256 over {"sub":"alice","exp":4102444800} with that secret; the end is in the year 2100.
+    let alice = "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSIsImV4cCI6NDEwMjQ0NDgwMH0.\
+                 UwANaTMXAKSHt8g5xDKvpGjOTg_c_DY4S5Gn5hmF3Gs";
+    let cookie = format!("t={alice}");
+    for (target, headers) in [
+        (format!("/msrp?t={alice}"), vec![SUBPROTOCOL]),
+        ("/msrp".to_owned(), vec![SUBPROTOCOL, ("Cookie", &cookie)]),
+    ] {
+        let mut page = client(&daemon, open(&daemon, &target, &headers).await.unwrap());
+        let to = [page.relay_uri().to_owned()];
+        let granted = page.request("AUTH", &to, "").await;
+        assert_eq!(granted.status(), 200, "{granted:?}");
+        let session = page.session(&granted);
+        daemon.log().wait_for(&["session granted", "user=\"alice\"", &session.use_path[0]]).await;
+    }
+    // One that proves nothing is challenged as ever, and its right credentials count.
+    let mut forged = client(&daemon, open(&daemon, &format!("/msrp?t={alice}x"), &[SUBPROTOCOL]).await.unwrap());
+    daemon.log().wait_for(&["AUTH failed", "token"]).await;
+    forged.auth("bob", "bobpw").await;
+    let leaked = daemon.log().with(&["eyJ"]);
+    assert!(leaked.is_empty(), "a token is in the log: {leaked:?}");
+}
+
+#[tokio::test]
+async fn digest_in_the_handshake_saves_the_challenge() {
+    let site = Site::new();
+    let daemon = Daemon::start(RELAY, &site, &settings("auth: { digest: true }")).await;
+    let stream = Stream::Plain(socket(&daemon, Scheme::Ws).await);
+    let url = daemon.websocket_url(Scheme::Ws);
+    let refused = within("a handshake", WebSocket::open(stream, &url, &[SUBPROTOCOL])).await.err().unwrap();
+    let Error::Http(response) = *refused else { panic!("an answer") };
+    assert_eq!(response.status().as_u16(), 401);
+    let challenges = response.headers().get_all("WWW-Authenticate").iter().map(|value| value.to_str().unwrap());
+    let challenge = Challenge::strongest(challenges.collect::<Vec<_>>()).unwrap();
+    let credentials = |password| {
+        let answer = Answer {
+            username: "alice",
+            secret: Secret::Password(password),
+            method: "GET",
+            digest_uri: "/msrp",
+            cnonce: "page",
+            nc: 1,
+            send_uri: true,
+        };
+        Authorization::answer(&challenge, &answer).unwrap().to_string()
+    };
+    let wrong = credentials("bobpw");
+    assert_eq!(open(&daemon, "/msrp", &[SUBPROTOCOL, ("Authorization", &wrong)]).await.err(), Some(401));
+    daemon.log().wait_for(&["AUTH failed", "alice", "wrong password"]).await;
+    let right = credentials("alicepw");
+    let right = [SUBPROTOCOL, ("Authorization", &right)];
+    let mut page = client(&daemon, open(&daemon, "/msrp", &right).await.unwrap());
+    let to = [page.relay_uri().to_owned()];
+    assert_eq!(page.request("AUTH", &to, "").await.status(), 200);
+    assert_eq!(open(&daemon, "/msrp", &right).await.err(), Some(401), "a replay");
+}
+
+#[tokio::test]
+async fn a_client_certificate_in_the_handshake_saves_the_challenge() {
+    let site = Site::new();
+    let names = settings("auth: { client_certificate: dns_name }");
+    let daemon = Daemon::start(RELAY, &site, &names).await;
+    let with = async |identity| {
+        let config = tls_config(&site, identity);
+        let stream = within("TLS", tls_handshake(config, socket(&daemon, Scheme::Wss).await, "relay.test")).await;
+        let url = daemon.websocket_url(Scheme::Wss);
+        let opened = within("a handshake", WebSocket::open(stream.unwrap(), &url, &[SUBPROTOCOL])).await;
+        let stream = Stream::WebSocket(Box::new(opened.unwrap().0));
+        let mut page = Client::over(stream, "msrps://page.invalid:2855/s;ws", &daemon.uri(Scheme::Wss));
+        let to = [page.relay_uri().to_owned()];
+        page.request("AUTH", &to, "").await.status()
+    };
+    let identity = site.identity("alice.test");
+    assert_eq!(with(Some(&identity)).await, 200);
+    daemon.log().wait_for(&["session granted", "user=\"alice.test\""]).await;
+    assert_eq!(with(None).await, 401);
+}
+
+#[tokio::test]
+async fn a_browser_that_does_not_read_slows_its_sender_down() {
+    let site = Site::new();
+    let mut daemon = Daemon::start(RELAY, &site, &settings("")).await;
+    let (mut alice, from_alice) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
+    let (mut bob, from_bob) = Client::with_session(&daemon, &site, Scheme::Wss, "bob").await;
+    let content = Content::new(200 * MIB);
+    let message = Send { to: from_alice.to(&from_bob), message: "file".into(), ..Send::default() };
+    let before = daemon.resources().memory;
+    let transaction = alice.tx.begin(&Send { range: format!("1-*/{}", content.len()), ..message }).await;
+    // Until the relay takes no more: the browser reads nothing.
+    let mut sent = 0;
+    while let Ok(Ok(len)) = tokio::time::timeout(
+        std::time::Duration::from_millis(500),
+        alice.tx.write_some(content.piece(sent, 64 * 1024)),
+    )
+    .await
+    {
+        sent += len as u64;
+        assert!(sent < content.len(), "nobody was slowed down");
+    }
+    let grown = daemon.resources().memory.saturating_sub(before);
+    assert!(grown < 16 * MIB, "the relay holds {grown} bytes for a browser that does not read");
+    let rest = async {
+        while sent < content.len() {
+            let piece = content.piece(sent, 64 * 1024);
+            alice.tx.raw(piece).await;
+            sent += piece.len() as u64;
+        }
+        alice.tx.end(&transaction, Flag::Complete).await;
+        assert_eq!(alice.rx.next().await.status(), 200);
+    };
+    let (_, ()) = tokio::join!(bob.rx.file(&content, Some(&mut bob.tx)), rest);
+    daemon.assert_well();
+}

@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(settings.lifetime, Some(Duration::from_secs(300)));
         assert_eq!(settings.socket.keepalive.unwrap().idle, Duration::from_secs(30));
         assert_eq!(settings.socket.dscp, tcp_transport::Dscp::new(26));
-        assert_eq!(settings.scheme, Some(tcp_transport::Scheme::Msrp));
+        assert_eq!(settings.scheme, Some(Scheme::Msrp));
         assert_eq!(settings.tls_handshake_timeout, Duration::from_secs(2));
     }
 }

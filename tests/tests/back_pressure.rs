@@ -59,11 +59,21 @@ fn file(to: Vec<String>) -> Send {
 
 #[tokio::test]
 async fn a_stalled_receiver_pauses_its_sender_and_nobody_else_and_gets_all_when_it_reads_on() {
+    stalled_receiver(Scheme::Msrp).await;
+}
+
+#[tokio::test]
+async fn a_stalled_browser_pauses_its_sender_and_nobody_else_and_gets_all_when_it_reads_on() {
+    stalled_receiver(Scheme::Ws).await;
+}
+
+async fn stalled_receiver(of_bob: Scheme) {
     let site = Site::new();
-    let mut daemon = Daemon::start(RELAY, &site, &Settings::default()).await;
+    let settings = Settings { ws: Some("127.0.0.1:0".into()), ..Settings::default() };
+    let mut daemon = Daemon::start(RELAY, &site, &settings).await;
     let mut neighbours = Neighbours::join(&daemon, &site).await;
     let (alice, from_alice) = Client::with_session(&daemon, &site, Scheme::Msrp, "alice").await;
-    let (mut bob, from_bob) = Client::with_session(&daemon, &site, Scheme::Msrp, "bob").await;
+    let (mut bob, from_bob) = Client::with_session(&daemon, &site, of_bob, "bob").await;
     let Client { mut tx, mut rx, .. } = alice;
     let before = daemon.resources();
 

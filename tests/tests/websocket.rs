@@ -4,16 +4,16 @@
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use msrp_proto::digest::{Answer, Authorization, Challenge, Secret};
-use msrp_proto::flag::Flag;
-use tests::{Client, Content, Daemon, Scheme, Send, Settings, Site, Stream, WebSocket, tls_config, tls_handshake, within};
+use rustix::process::Signal;
+use tests::{
+    Client, Daemon, Neighbours, Scheme, Settings, Site, Stream, WebSocket, tls_config, tls_handshake, within,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
-
-const MIB: u64 = 1024 * 1024;
 
 const SUBPROTOCOL: (&str, &str) = ("Sec-WebSocket-Protocol", "msrp");
 
@@ -102,7 +102,10 @@ async fn a_plain_request_gets_a_useful_answer() {
     let daemon = Daemon::start(RELAY, &site, &settings("handshake_size: 1KiB")).await;
     let answer = answered(&daemon, "GET /msrp HTTP/1.1\r\nHost: relay.test\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 426 Upgrade Required\r\n"), "{answer}");
-    assert!(answer.contains("\r\nUpgrade: websocket\r\n") && answer.contains("WebSocket (RFC 6455)"), "{answer}");
+    assert!(
+        answer.contains("\r\nUpgrade: websocket\r\n") && answer.contains("WebSocket (RFC 6455)"),
+        "{answer}"
+    );
     let long = format!("GET /msrp HTTP/1.1\r\nHost: relay.test\r\nCookie: {}\r\n\r\n", "c".repeat(1000));
     assert!(answered(&daemon, &long).await.starts_with("HTTP/1.1 431 "));
     let msrp = answered(&daemon, "MSRP 1234 AUTH\r\nTo-Path: msrp://relay.test;tcp\r\n").await;
@@ -117,8 +120,8 @@ async fn a_handshake_that_does_not_end_is_ended() {
     daemon.log().wait_for(&["WebSocket handshake failed", "no WebSocket within 300ms"]).await;
 }
 
-const AUTH: &str = "MSRP a1 AUTH\r\nTo-Path: msrp://relay.test;ws\r\n\
-                    From-Path: msrp://page.invalid:2855/s;ws\r\n-------a1$\r\n";
+const AUTH: &str = "MSRP a123 AUTH\r\nTo-Path: msrp://relay.test;ws\r\n\
+                    From-Path: msrp://page.invalid:2855/s;ws\r\n-------a123$\r\n";
 
 #[tokio::test]
 async fn a_websocket_message_is_one_msrp_message() {
@@ -141,7 +144,7 @@ async fn a_websocket_message_is_one_msrp_message() {
         websocket.library().send(message).await.unwrap();
         let answer = within("an answer", websocket.library().next()).await.unwrap().unwrap();
         let Message::Binary(answer) = answer else { panic!("{answer:?}") };
-        assert!(answer.starts_with(b"MSRP a1 401 "), "{answer:?}");
+        assert!(answer.starts_with(b"MSRP a123 401 "), "{answer:?}");
     }
 }
 
@@ -153,31 +156,30 @@ async fn messages_and_frames_have_their_limits() {
     let mut websocket = open(&daemon, "/msrp", &[SUBPROTOCOL]).await.unwrap();
     websocket.library().send(Message::binary(vec![b'a'; 1025])).await.unwrap();
     assert_eq!(close_code(&mut websocket).await, Some(1009));
-    daemon.log().wait_for(&["connection closed", "1009"]).await;
+    daemon.log().wait_for(&["connection closed", "frame too big"]).await;
 }
 
 #[tokio::test]
 async fn a_message_in_more_reads_than_max_msg_chunks_is_closed() {
     let site = Site::new();
     let daemon = Daemon::start(RELAY, &site, &settings("max_msg_chunks: 2")).await;
+    let mut neighbours = Neighbours::join(&daemon, &site).await;
     let websocket = open(&daemon, "/msrp", &[SUBPROTOCOL]).await.unwrap();
     let mut client = client(&daemon, websocket);
     client.auth("alice", "alicepw").await;
-    let (mut rx, mut tx) = tokio::io::split(client.into_stream());
-    let Stream::WebSocket(mut websocket) = rx.unsplit(tx) else { panic!("a WebSocket") };
-    // Masked frames, byte by byte; the relay may see several at once, but not all.
-    let frame = [0x82, 0x80 | 100, 0, 0, 0, 0];
+    let Stream::WebSocket(mut websocket) = client.into_stream() else { panic!("a WebSocket") };
+    // A masked frame, byte by byte. Some of them may be read together, but not all: between two of them
+    // somebody else's message has passed through the relay.
     let Stream::Plain(socket) = websocket.library().get_mut() else { panic!("plain") };
     socket.set_nodelay(true).unwrap();
-    socket.write_all(&frame).await.unwrap();
-    for _ in 0..50 {
-        if socket.write_all(b"M").await.is_err() {
+    socket.write_all(&[0x82, 0x80 | 100, 0, 0, 0, 0]).await.unwrap();
+    for byte in AUTH.as_bytes() {
+        if socket.write_all(&[*byte]).await.is_err() {
             break;
         }
-        tokio::task::yield_now().await;
+        neighbours.chat().await;
     }
-    daemon.log().wait_for(&["connection closed", "too slow"]).await;
-    let _ = (&mut rx, &mut tx);
+    daemon.log().wait_for(&["connection closed", "message in too many pieces"]).await;
 }
 
 #[tokio::test]
@@ -209,10 +211,10 @@ async fn the_close_handshake_works_both_ways() {
     daemon.log().wait_for(&["connection closed", "closed by the peer"]).await;
 
     let mut stays = open(&daemon, "/msrp", &[SUBPROTOCOL]).await.unwrap();
-    let (code, ()) = tokio::join!(close_code(&mut stays), async {
-        daemon.stop().await;
-    });
-    assert_eq!(code, Some(1001), "the relay goes away");
+    daemon.signal(Signal::TERM);
+    assert_eq!(close_code(&mut stays).await, Some(1001), "the relay goes away");
+    drop(stays);
+    assert!(daemon.exit().await.success());
 }
 
 #[tokio::test]
@@ -265,7 +267,8 @@ async fn a_token_in_the_handshake_saves_the_challenge() {
         daemon.log().wait_for(&["session granted", "user=\"alice\"", &session.use_path[0]]).await;
     }
     // One that proves nothing is challenged as ever, and its right credentials count.
-    let mut forged = client(&daemon, open(&daemon, &format!("/msrp?t={alice}x"), &[SUBPROTOCOL]).await.unwrap());
+    let mut forged =
+        client(&daemon, open(&daemon, &format!("/msrp?t={alice}x"), &[SUBPROTOCOL]).await.unwrap());
     daemon.log().wait_for(&["AUTH failed", "token"]).await;
     forged.auth("bob", "bobpw").await;
     let leaked = daemon.log().with(&["eyJ"]);
@@ -281,7 +284,8 @@ async fn digest_in_the_handshake_saves_the_challenge() {
     let refused = within("a handshake", WebSocket::open(stream, &url, &[SUBPROTOCOL])).await.err().unwrap();
     let Error::Http(response) = *refused else { panic!("an answer") };
     assert_eq!(response.status().as_u16(), 401);
-    let challenges = response.headers().get_all("WWW-Authenticate").iter().map(|value| value.to_str().unwrap());
+    let challenges =
+        response.headers().get_all("WWW-Authenticate").iter().map(|value| value.to_str().unwrap());
     let challenge = Challenge::strongest(challenges.collect::<Vec<_>>()).unwrap();
     let credentials = |password| {
         let answer = Answer {
@@ -313,7 +317,8 @@ async fn a_client_certificate_in_the_handshake_saves_the_challenge() {
     let daemon = Daemon::start(RELAY, &site, &names).await;
     let with = async |identity| {
         let config = tls_config(&site, identity);
-        let stream = within("TLS", tls_handshake(config, socket(&daemon, Scheme::Wss).await, "relay.test")).await;
+        let stream =
+            within("TLS", tls_handshake(config, socket(&daemon, Scheme::Wss).await, "relay.test")).await;
         let url = daemon.websocket_url(Scheme::Wss);
         let opened = within("a handshake", WebSocket::open(stream.unwrap(), &url, &[SUBPROTOCOL])).await;
         let stream = Stream::WebSocket(Box::new(opened.unwrap().0));
@@ -321,44 +326,8 @@ async fn a_client_certificate_in_the_handshake_saves_the_challenge() {
         let to = [page.relay_uri().to_owned()];
         page.request("AUTH", &to, "").await.status()
     };
-    let identity = site.identity("alice.test");
+    let identity = site.issue("alice", &["alice.test"]);
     assert_eq!(with(Some(&identity)).await, 200);
     daemon.log().wait_for(&["session granted", "user=\"alice.test\""]).await;
     assert_eq!(with(None).await, 401);
-}
-
-#[tokio::test]
-async fn a_browser_that_does_not_read_slows_its_sender_down() {
-    let site = Site::new();
-    let mut daemon = Daemon::start(RELAY, &site, &settings("")).await;
-    let (mut alice, from_alice) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
-    let (mut bob, from_bob) = Client::with_session(&daemon, &site, Scheme::Wss, "bob").await;
-    let content = Content::new(200 * MIB);
-    let message = Send { to: from_alice.to(&from_bob), message: "file".into(), ..Send::default() };
-    let before = daemon.resources().memory;
-    let transaction = alice.tx.begin(&Send { range: format!("1-*/{}", content.len()), ..message }).await;
-    // Until the relay takes no more: the browser reads nothing.
-    let mut sent = 0;
-    while let Ok(Ok(len)) = tokio::time::timeout(
-        std::time::Duration::from_millis(500),
-        alice.tx.write_some(content.piece(sent, 64 * 1024)),
-    )
-    .await
-    {
-        sent += len as u64;
-        assert!(sent < content.len(), "nobody was slowed down");
-    }
-    let grown = daemon.resources().memory.saturating_sub(before);
-    assert!(grown < 16 * MIB, "the relay holds {grown} bytes for a browser that does not read");
-    let rest = async {
-        while sent < content.len() {
-            let piece = content.piece(sent, 64 * 1024);
-            alice.tx.raw(piece).await;
-            sent += piece.len() as u64;
-        }
-        alice.tx.end(&transaction, Flag::Complete).await;
-        assert_eq!(alice.rx.next().await.status(), 200);
-    };
-    let (_, ()) = tokio::join!(bob.rx.file(&content, Some(&mut bob.tx)), rest);
-    daemon.assert_well();
 }

@@ -53,8 +53,8 @@ pub(super) struct MsrpConnection {
 /// queue; so are the places between them where control frames go.
 struct WebSocketFrames {
     incoming: ws::Incoming,
-    /// Bytes written when it was looked at last.
-    written: u64,
+    /// What had been written when the socket took no more; none while it does.
+    stuck_at: Option<u64>,
 }
 
 impl WebSocketFrames {
@@ -85,9 +85,10 @@ impl WebSocketFrames {
         }
     }
 
-    /// A peer that takes what is sent to it is there, even if its pong waits behind that.
-    fn look_at(&mut self, written: u64, now: Instant) {
-        if std::mem::replace(&mut self.written, written) != written {
+    /// A full socket that takes bytes again shows a peer who reads, even if its pong waits behind much else.
+    fn look_at(&mut self, flushed: Flushed, written: u64, now: Instant) {
+        let stuck_at = (flushed == Flushed::Blocked).then_some(written);
+        if std::mem::replace(&mut self.stuck_at, stuck_at).is_some_and(|before| before != written) {
             self.incoming.seen_alive(now);
         }
     }
@@ -96,8 +97,7 @@ impl WebSocketFrames {
 impl MsrpConnection {
     /// MSRP in WebSocket frames.
     pub(super) fn over_websocket(self, incoming: ws::Incoming) -> Self {
-        let written = self.handle.entry().bytes_out();
-        Self { websocket: Some(WebSocketFrames { incoming, written }), ..self }
+        Self { websocket: Some(WebSocketFrames { incoming, stuck_at: None }), ..self }
     }
 
     pub(super) fn new(network: Arc<Network>, handle: Handle, inbound: Inbound) -> Self {
@@ -139,7 +139,7 @@ impl Protocol for MsrpConnection {
             }
             let flushed = link.transmit(now)?;
             if let Some(websocket) = &mut self.websocket {
-                websocket.look_at(self.handle.entry().bytes_out(), now);
+                websocket.look_at(flushed, self.handle.entry().bytes_out(), now);
                 if flushed == Flushed::Idle && websocket.incoming.has_output() {
                     continue;
                 }

@@ -206,7 +206,11 @@ impl Acceptor for ListenerAcceptor {
     async fn upgrade(&self, request: &Request<'_>, stream: &Stream) -> Answer {
         let Some(settings) = &self.websocket else { return Answer::refuse(404, "") };
         let peer = stream.peer_addr().to_string();
-        websocket::answer(settings, &*self.network.relay, request, stream.tls(), &peer)
+        let relay = &self.network.relay;
+        let digest = |method: &str, target: &str, authorization: Option<&str>| {
+            relay.http_digest(method, target, authorization, &peer)
+        };
+        websocket::answer(settings, digest, request, stream.tls(), &peer)
     }
 
     fn upgraded(&self, stream: Stream, opened: Opened) {
@@ -219,8 +223,12 @@ impl Acceptor for ListenerAcceptor {
     fn upgrade_failed(&self, peer: SocketAddr, error: UpgradeError) {
         match error {
             // A challenge that was not answered, or a reason that was logged where it was found.
-            UpgradeError::Refused { status } => debug!(%peer, local = %self.local, status, "connection closed"),
-            error => warn!(%peer, local = %self.local, %error, "connection closed: WebSocket handshake failed"),
+            UpgradeError::Refused { status } => {
+                debug!(%peer, local = %self.local, status, "connection closed")
+            }
+            error => {
+                warn!(%peer, local = %self.local, %error, "connection closed: WebSocket handshake failed")
+            }
         }
     }
 

@@ -36,19 +36,11 @@ pub(super) fn handshake(settings: &WebSocket) -> ws::ServerSettings {
     }
 }
 
-/// What checks Digest credentials in the handshake.
-pub(super) trait HandshakeDigest {
-    /// Who sent this request with these credentials.
-    ///
-    /// # Errors
-    /// The challenges to answer, each the value of a WWW-Authenticate field.
-    fn check(&self, method: &str, target: &str, authorization: Option<&str>) -> Result<Arc<str>, Vec<String>>;
-}
-
-/// The answer to an opening handshake from `peer`.
+/// The answer to an opening handshake from `peer`. `digest` says who sent a request (method, target, Authorization), or
+/// gives the challenges to answer.
 pub(super) fn answer(
     settings: &WebSocket,
-    digest: &impl HandshakeDigest,
+    digest: impl FnOnce(&str, &str, Option<&str>) -> Result<Arc<str>, Vec<String>>,
     request: &Request<'_>,
     tls: Option<&TlsInfo>,
     peer: &str,
@@ -68,7 +60,7 @@ pub(super) fn answer(
                 Some(query) => format!("{}?{query}", request.path()),
                 None => request.path().to_owned(),
             };
-            match digest.check(request.method(), &target, request.header("Authorization")) {
+            match digest(request.method(), &target, request.header("Authorization")) {
                 Ok(user) => Some(user),
                 Err(challenges) => {
                     refused = challenges;
@@ -110,7 +102,8 @@ fn admit(settings: &WebSocket, request: &Request<'_>) -> Result<(), (Answer, &'s
             return refuse(403, "An Origin is required.\n", "no origin");
         }
         (Some(origin), None) => {
-            let allowed = |list: &Vec<crate::config::Origin>| list.iter().any(|allowed| allowed.matches(origin));
+            let allowed =
+                |list: &Vec<crate::config::Origin>| list.iter().any(|allowed| allowed.matches(origin));
             if !settings.allow_origins.as_ref().is_none_or(allowed) {
                 return refuse(403, "This origin is not allowed.\n", "an origin that is not allowed");
             }
@@ -146,7 +139,8 @@ fn identify(
             Err(reason) => warn!(peer, reason, "AUTH failed: the token of the WebSocket handshake"),
         }
     }
-    let facts = tls.and_then(TlsInfo::peer_facts).filter(|facts| facts.verification == Verification::Verified);
+    let facts =
+        tls.and_then(TlsInfo::peer_facts).filter(|facts| facts.verification == Verification::Verified);
     let (name, facts) = (settings.auth.client_certificate?, facts?);
     let certificate = &facts.certificate;
     let only = |names: &[String]| if let [name] = names { Some(name.clone()) } else { None };
@@ -156,7 +150,11 @@ fn identify(
         CertificateUser::DnsName => only(&certificate.dns_names),
     };
     if user.is_none() {
-        info!(peer, ?name, "the client certificate does not have exactly one such name: AUTH will be challenged");
+        info!(
+            peer,
+            ?name,
+            "the client certificate does not have exactly one such name: AUTH will be challenged"
+        );
     }
     user.map(Into::into)
 }

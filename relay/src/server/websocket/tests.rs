@@ -12,8 +12,13 @@ use crate::config::{Secret, WebSocketAuth};
 #[derive(Default)]
 struct Fake(RefCell<Vec<(String, String, Option<String>)>>);
 
-impl HandshakeDigest for Fake {
-    fn check(&self, method: &str, target: &str, authorization: Option<&str>) -> Result<Arc<str>, Vec<String>> {
+impl Fake {
+    fn check(
+        &self,
+        method: &str,
+        target: &str,
+        authorization: Option<&str>,
+    ) -> Result<Arc<str>, Vec<String>> {
         self.0.borrow_mut().push((method.to_owned(), target.to_owned(), authorization.map(str::to_owned)));
         match authorization {
             Some("right") => Ok("dave".into()),
@@ -34,7 +39,8 @@ fn ask_with(settings: &WebSocket, digest: &Fake, target: &str, lines: &str) -> (
     );
     let (request, _) = Request::parse(text.as_bytes(), &HeadLimits::default()).unwrap().unwrap();
     request.check().unwrap();
-    let answer = answer(settings, digest, &request, None, "peer");
+    let answer =
+        answer(settings, |method, target, value| digest.check(method, target, value), &request, None, "peer");
     let mut out = BytesMut::new();
     assert!(answer.write(&request, answer.keeps_connection(&request), &mut out));
     let principal = match answer {
@@ -90,7 +96,10 @@ fn origins_are_a_policy_and_are_told_back() {
     assert_eq!(status(&strict, "/msrp", &origin("https://any.test")), "101");
 
     let listed = WebSocket {
-        allow_origins: Some(vec!["https://chat.test".parse().unwrap(), "http://b.test:8080".parse().unwrap()]),
+        allow_origins: Some(vec![
+            "https://chat.test".parse().unwrap(),
+            "http://b.test:8080".parse().unwrap(),
+        ]),
         ..settings()
     };
     for (from, expected) in [
@@ -174,7 +183,10 @@ fn digest_is_asked_for_what_nothing_else_proves() {
     let with = |lines: &str| ask_with(&settings, &digest, "/msrp?a=b", &format!("{PROTOCOL}{lines}"));
     let (challenged, _) = with("");
     assert!(challenged.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{challenged}");
-    assert!(challenged.contains("WWW-Authenticate: Digest a\r\nWWW-Authenticate: Digest b\r\n"), "{challenged}");
+    assert!(
+        challenged.contains("WWW-Authenticate: Digest a\r\nWWW-Authenticate: Digest b\r\n"),
+        "{challenged}"
+    );
     assert!(challenged.contains("\r\nConnection: keep-alive\r\n"), "{challenged}");
     assert_eq!(with("Authorization: wrong\r\n").0[9..12], *"401");
     assert_eq!(with("Authorization: right\r\n").1.as_deref(), Some("dave"));

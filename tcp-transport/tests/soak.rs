@@ -202,6 +202,11 @@ impl Sizes {
         *self.0.entry(bytes).or_default() += 1;
     }
 
+    fn average(&self) -> usize {
+        let count: usize = self.0.values().sum();
+        self.0.iter().map(|(bytes, times)| bytes * times).sum::<usize>() / count.max(1)
+    }
+
     fn max(&self) -> usize {
         self.0.last_key_value().map_or(0, |(bytes, _)| *bytes)
     }
@@ -209,10 +214,8 @@ impl Sizes {
 
 impl std::fmt::Display for Sizes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let count: usize = self.0.values().sum();
-        let sum: usize = self.0.iter().map(|(bytes, times)| bytes * times).sum();
         let min = self.0.first_key_value().map_or(0, |(bytes, _)| *bytes);
-        write!(f, "min {min}, average {}, max {} bytes; each:", sum / count.max(1), self.max())?;
+        write!(f, "min {min}, average {}, max {} bytes; each:", self.average(), self.max())?;
         self.0.iter().try_for_each(|(bytes, times)| write!(f, " {times}×{bytes}"))
     }
 }
@@ -309,6 +312,24 @@ async fn fill_session_stores(bench: &Bench) {
     bench.settle().await;
 }
 
+/// A round leaves exactly what it found. It may be repeated twice: the table of a session store in rustls grows
+/// once, at a moment that depends on random keys. What leaks does so in each round.
+async fn leaves_nothing_behind(what: &str, round: impl AsyncFn()) {
+    let mut found = Vec::new();
+    for _ in 0..3 {
+        let before = (descriptors(), tasks(None).await, live());
+        round().await;
+        let after = (descriptors(), tasks(Some(before.1)).await, live_falls_to(before.2).await);
+        println!("{what}: {before:?} descriptors, tasks, bytes before, {after:?} after");
+        assert_eq!((after.0, after.1), (before.0, before.1), "descriptors, tasks");
+        if after.2 == before.2 {
+            return;
+        }
+        found.push((before, after));
+    }
+    panic!("{what}: bytes are left each time: {found:?}");
+}
+
 #[tokio::test]
 async fn many_connections_leave_nothing_behind() {
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
@@ -319,31 +340,29 @@ async fn many_connections_leave_nothing_behind() {
     println!("{IDLE} idle TLS connections for the first time: {each} bytes resident for each end");
     assert!(each < 64 * 1024, "{each} bytes for one end of an idle TLS connection");
     in_random_order(&bench, 2 * AT_ONCE).await;
-    // Many that end in one moment: the runtime's list of what it has to let go of.
+    // Tables that have twice the room of what follows, so that they never grow for the sake of order alone.
     let mut at_once = Vec::new();
-    for _ in 0..AT_ONCE {
+    for _ in 0..2 * IDLE {
         at_once.push(bench.connect(Transport::Tcp).await);
     }
     drop(at_once);
+    bench.settle().await;
     fill_session_stores(&bench).await;
-    let before = (descriptors(), tasks(None).await, live());
-    println!("before: {before:?} descriptors, tasks, bytes");
 
-    let halfway = in_random_order(&bench, CONNECTIONS).await;
-    fill_session_stores(&bench).await;
-    let after = (descriptors(), tasks(Some(before.1)).await, live_falls_to(before.2).await);
-    println!("after {CONNECTIONS} connections: {after:?}");
-    assert_eq!(after, before, "descriptors, tasks, bytes");
-    // What aws-lc holds: the second half of them may not have grown the process by a kilobyte each.
-    let grown = resident().saturating_sub(halfway);
-    println!("resident memory grew by {grown} bytes in their second half");
-    assert!(grown < CONNECTIONS / 2 * 1024, "{grown} bytes");
-
-    let (both, connecting) = held(&bench, IDLE).await;
-    println!("{IDLE} idle TLS connections, both ends: {both}");
-    println!("of that, the end that has connected: {connecting}");
-    assert!(both.max() < 32 * 1024, "{} bytes for both ends of one", both.max());
-    drop((both, connecting));
-    let after = (descriptors(), tasks(Some(before.1)).await, live_falls_to(before.2).await);
-    assert_eq!(after, before, "descriptors, tasks, bytes");
+    leaves_nothing_behind("opened, used and closed in random order", async || {
+        let halfway = in_random_order(&bench, CONNECTIONS).await;
+        fill_session_stores(&bench).await;
+        // What aws-lc holds: the second half of them may not have grown the process by a kilobyte each.
+        let grown = resident().saturating_sub(halfway);
+        println!("resident memory grew by {grown} bytes in the second half of {CONNECTIONS} connections");
+        assert!(grown < CONNECTIONS / 2 * 1024, "{grown} bytes");
+    })
+    .await;
+    leaves_nothing_behind("held", async || {
+        let (both, connecting) = held(&bench, IDLE).await;
+        println!("{IDLE} idle TLS connections, both ends: {both}");
+        println!("of that, the end that has connected: {connecting}");
+        assert!(both.average() < 24 * 1024 && both.max() < 64 * 1024, "{both}");
+    })
+    .await;
 }

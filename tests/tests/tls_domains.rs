@@ -98,12 +98,9 @@ impl Peer {
     }
 }
 
-/// A daemon with two TLS listeners, each of which has a client domain of its own.
-async fn two_tenants(site: &Site, tls: &str) -> Daemon {
-    for name in ["one", "two"] {
-        site.issue(name, &[&format!("{name}.test")]);
-    }
-    let yaml = format!(
+/// Two TLS listeners, each of which has a client domain of its own.
+fn two_tenants_yaml(tls: &str) -> String {
+    format!(
         "domain: relay.test
 listeners:
   - {{ uri: 'msrps://127.0.0.1:0', tls_domain: main }}
@@ -118,8 +115,15 @@ tls:
     two: {{ ca_list: ca.pem, certificate: two.crt, private_key: two.key, match_listener: 'msrps://127.0.0.2:0' }}
 auth: {{ realm: relay.test, users: {{ alice: {{ password: alicepw }}, bob: {{ password: bobpw }} }} }}
 "
-    );
-    let config = site.write("relay.yaml", &yaml);
+    )
+}
+
+/// A daemon with those.
+async fn two_tenants(site: &Site, tls: &str) -> Daemon {
+    for name in ["one", "two"] {
+        site.issue(name, &[&format!("{name}.test")]);
+    }
+    let config = site.write("relay.yaml", &two_tenants_yaml(tls));
     let daemon = Daemon::spawn(Command::new(RELAY), &config);
     daemon.log().wait_for(&["ready", "listening"]).await;
     daemon
@@ -181,6 +185,37 @@ async fn with_cert_check_on_conn_reusage_each_client_domain_has_its_own_connecti
     let found = connections_for("cert_check_on_conn_reusage: true").await;
     let connections: Vec<_> = found.into_iter().map(|(number, _)| number).collect();
     assert_eq!(connections, [0, 1, 0, 1], "and it is used again for the same domain");
+}
+
+#[tokio::test]
+async fn sighup_takes_cert_check_on_conn_reusage_for_sessions_that_choose_a_connection() {
+    let site = Site::new();
+    let mut daemon = two_tenants(&site, "").await;
+    let mut peer = Peer::start(&site, &site.identity("relay")).await;
+    let mut users = [
+        client_at(&daemon, &site, "127.0.0.1", "alice").await,
+        client_at(&daemon, &site, "127.0.0.2", "bob").await,
+    ];
+    let mut connections = Vec::new();
+    for (user, name, tls) in [
+        (0, "a", ""),
+        (1, "b", ""),
+        (1, "c", "cert_check_on_conn_reusage: true"),
+        // Its session has a connection already, and stays there.
+        (1, "b", "cert_check_on_conn_reusage: true"),
+        (1, "d", "cert_check_on_conn_reusage: false"),
+    ] {
+        site.write("relay.yaml", &two_tenants_yaml(tls));
+        reload(&daemon, &["TLS reloaded"]).await;
+        let (client, session) = &mut users[user];
+        let uri = format!("msrps://localhost:{}/{name};tcp", peer.port);
+        let text = format!("{name} as number {}", connections.len());
+        let message = Send::text(&session.to(&Session::without_relay(&uri)), name, &text);
+        assert_eq!(client.send(&message).await.status(), 200);
+        connections.push(peer.receive(&text).await.0);
+    }
+    assert_eq!(connections, [0, 0, 1, 0, 0]);
+    daemon.assert_well();
 }
 
 /// The certificate that the daemon shows now.
@@ -372,8 +407,10 @@ async fn a_verified_relay_may_take_its_time_within_a_message() {
     let (mut alice, session) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
     let relay_b = tls_config(&site, Some(&site.identity("relay-b")));
     let mut relay = Client::connect_with(&daemon, relay_b, Scheme::Msrps).await;
-    let message =
-        Send { range: "1-*/*".into(), ..Send::text(&session.inward(), "slow", "").with("Success-Report: no") };
+    let message = Send {
+        range: "1-*/*".into(),
+        ..Send::text(&session.inward(), "slow", "").with("Success-Report: no")
+    };
     let slow = relay.tx.begin(&message).await;
     relay.tx.raw(b"the first half, ").await;
     // Twice, so that the relay's interval is over for sure.

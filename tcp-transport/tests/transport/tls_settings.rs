@@ -261,6 +261,21 @@ async fn with_crls_a_certificate_that_none_speaks_for_does_not_verify() {
     pki.crl(&ca, "crls/ca.pem", &[], 2099);
     assert!(reason().await.starts_with("Verified"));
 
+    // The same for a client domain, which refuses such a server.
+    let connected = async || {
+        let mut client = client_settings(&ca);
+        client.crl_dir = Some(crls.clone());
+        let domains = server_domains(&server_settings("relay", &peer, &ca));
+        let (_, connected) = handshake(&domains, &ClientDomain::load(&client).unwrap(), "peer.test").await;
+        connected.map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(connected().await, Ok(()));
+    pki.crl(&ca, "crls/ca.pem", &[], 2021);
+    assert_eq!(connected().await.unwrap_err(), "peer certificate refused: the CRL of its issuer has expired");
+    pki.write("crls/ca.pem", "");
+    let unknown = "peer certificate refused: no CRL in crl_dir speaks for its issuer";
+    assert_eq!(connected().await.unwrap_err(), unknown);
+
     let load = |directory| {
         let mut settings = server_settings("relay", &relay, &ca);
         settings.crl_dir = Some(directory);

@@ -9,6 +9,8 @@
 //!    done) or from a [`Connector`] (addresses in order, time limits, an [`OutboundPolicy`] before
 //!    each of them). Either way the result is a [`Stream`]. Who the peer is stands in
 //!    [`Stream::tls`]: see [`PeerCertificate`]. Certificates and rules are [TLS domains](tls).
+//!    Where [WebSocket](ws) runs over it, its opening handshake is done there too, and
+//!    [`Acceptor::upgraded`] or [`Connector::connect_ws`] has the result.
 //! 2. **[`connection::open`]** makes a [`Handle`] and a [`Driver`] of it. The handle goes into the
 //!    [`Registry`], and to everybody who may have something to send.
 //! 3. **[`Driver::run`]** is the connection's one task. It calls a [`Protocol`]: what was read, when
@@ -108,7 +110,8 @@
 //! ```
 //!
 //! # What it never does
-//! - It parses nothing of what it carries, and queues nothing that was not handed to TLS (at most
+//! - It parses nothing of what it carries (WebSocket frames have their own layer, which a protocol may
+//!   use), and queues nothing that was not handed to TLS (at most
 //!   [`MAX_PENDING_CIPHERTEXT`](stream::MAX_PENDING_CIPHERTEXT) and one record).
 //! - It does not read ahead: unread data of one connection is at most one read, and none while its
 //!   protocol pauses; the rest waits with the peer.

@@ -85,6 +85,8 @@ pub struct Incoming {
     frame: Option<Frame>,
     /// Bytes at the buffer's front that are payload already: unmasked and not consumed.
     kept: usize,
+    /// Bytes after those that are headers done with; none between two calls.
+    gap: usize,
     /// The consumer paused, and is to be asked again, with this `end`.
     offered: Option<bool>,
     control: Control,
@@ -128,6 +130,7 @@ impl Incoming {
             message: None,
             frame: None,
             kept: 0,
+            gap: 0,
             offered: None,
             control: Control::new(),
             alive: Alive::Heard(now),
@@ -139,9 +142,10 @@ impl Incoming {
     /// time there is more of it and at the end of each message, an empty one included. Control frames
     /// are dealt with on the way.
     ///
-    /// What `consume` leaves is offered again together with what comes next. To that end the remainder
-    /// is moved over the next frame's header, within the buffer; payload that was consumed is never
-    /// copied.
+    /// What `consume` leaves is offered again together with what comes next. To that end the smaller of
+    /// the two, the remainder or the next payload, is moved over the header between them, within the
+    /// buffer; a body that is consumed as it comes is never copied, and a message in tiny frames costs no
+    /// more for what waits before them.
     ///
     /// When `consume` answers [`Flow::Pause`] nothing more is handed over until the next call, which the
     /// driver makes after a wake: then the same payload is offered again, also if none of it is left.
@@ -165,7 +169,7 @@ impl Incoming {
         } else if let Err(violation) = self.count_read() {
             return self.refuse(violation, buf);
         }
-        loop {
+        let flow = loop {
             let step = match self.frame {
                 Some(_) => self.payload(buf, &mut consume),
                 None => match self.next_frame(buf) {
@@ -175,9 +179,11 @@ impl Incoming {
             };
             match step {
                 Step::On => {}
-                Step::Return(flow) => return flow,
+                Step::Return(flow) => break flow,
             }
-        }
+        };
+        self.settle(buf);
+        flow
     }
 
     /// The next control frame to be sent. It belongs on the wire as soon as that stands between two
@@ -263,19 +269,25 @@ impl Incoming {
     /// Payload of the current frame.
     fn payload(&mut self, buf: &mut BytesMut, consume: &mut impl FnMut(Payload<'_>) -> Flow) -> Step {
         let Some(frame) = &mut self.frame else { return Step::On };
-        let fresh = &mut buf[self.kept..];
+        let start = self.kept + self.gap;
+        let fresh = &mut buf[start..];
         let len = usize::try_from(frame.left).unwrap_or(usize::MAX).min(fresh.len());
         if frame.mask != [0; 4] {
             frame::apply_mask(&mut fresh[..len], frame.mask, 0);
             frame.mask.rotate_left(len % 4);
         }
         frame.left -= len as u64;
-        self.kept += len;
         let whole = frame.left == 0;
         let end = whole && frame.fin;
         if whole {
             self.frame = None;
         }
+        if self.kept > len {
+            buf.copy_within(start..start + len, self.kept);
+        } else {
+            self.close_gap(buf);
+        }
+        self.kept += len;
         if len > 0 || end {
             match self.offer(buf, end, consume) {
                 Flow::Read => {}
@@ -312,13 +324,14 @@ impl Incoming {
 
     /// The header after the payload that is kept; a control frame as a whole.
     fn next_frame(&mut self, buf: &mut BytesMut) -> Result<Step, Violation> {
-        let fresh = &buf[self.kept..];
+        let start = self.kept + self.gap;
+        let fresh = &buf[start..];
         let Some(header) = Header::parse(fresh, self.role.is_server())? else {
             return Ok(Step::Return(Flow::Read));
         };
         if !header.opcode.is_control() {
             self.begin(&header)?;
-            self.close_gap(buf, header.size);
+            self.gap += header.size;
             return Ok(Step::On);
         }
         // At most 125 bytes, as the header was found good.
@@ -326,7 +339,7 @@ impl Incoming {
         if fresh.len() < whole {
             return Ok(Step::Return(Flow::Read));
         }
-        let payload = &mut buf[self.kept + header.size..self.kept + whole];
+        let payload = &mut buf[start + header.size..start + whole];
         if let Some(mask) = header.mask {
             frame::apply_mask(payload, mask, 0);
         }
@@ -341,7 +354,7 @@ impl Incoming {
             // A pong says that the peer is there, which its arrival has said already.
             _ => {}
         }
-        self.close_gap(buf, whole);
+        self.gap += whole;
         Ok(Step::On)
     }
 
@@ -370,11 +383,23 @@ impl Incoming {
         Ok(())
     }
 
-    /// Takes out the `gap` bytes after the kept payload, by moving that over them: it is what the
-    /// consumer could not use yet, so it is small.
-    fn close_gap(&self, buf: &mut BytesMut, gap: usize) {
-        buf.copy_within(..self.kept, gap);
-        buf.advance(gap);
+    /// Takes out the gap by moving what is kept over it.
+    fn close_gap(&mut self, buf: &mut BytesMut) {
+        buf.copy_within(..self.kept, self.gap);
+        buf.advance(self.gap);
+        self.gap = 0;
+    }
+
+    /// Takes out the gap at the end of a call, by moving the smaller of what is on its sides.
+    fn settle(&mut self, buf: &mut BytesMut) {
+        let start = self.kept + self.gap;
+        if buf.len() - start < self.kept {
+            buf.copy_within(start.., self.kept);
+            buf.truncate(buf.len() - self.gap);
+            self.gap = 0;
+        } else {
+            self.close_gap(buf);
+        }
     }
 
     /// One more read for the message that is under way.
@@ -391,7 +416,7 @@ impl Incoming {
     /// Nothing the peer sends counts any more.
     fn finish(&mut self, buf: &mut BytesMut) {
         self.over = true;
-        self.kept = 0;
+        (self.kept, self.gap) = (0, 0);
         buf.clear();
     }
 

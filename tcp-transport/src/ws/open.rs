@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 
 use super::client::{InvalidOffer, Key, Offer, ResponseError};
 use super::handshake::{Answer, MAX_REQUESTS, Request, RequestError};
@@ -143,7 +143,7 @@ async fn accept_unlimited<A: Acceptor>(
     for turn in 1..=MAX_REQUESTS {
         let (size, answer, keep) = loop {
             match Request::parse(&buf, &settings.head) {
-                Ok(None) => read_more(stream, &mut buf).await?,
+                Ok(None) => read_more(stream, &mut buf, &settings.head).await?,
                 Ok(Some((request, size))) => {
                     let answer = match request.check() {
                         Ok(()) => acceptor.upgrade(&request, stream).await,
@@ -212,7 +212,7 @@ async fn connect_unlimited(stream: &Stream, offer: &Offer) -> Result<Opened, Upg
     loop {
         let checked = offer.check_response(&key, &buf, &limits).map_err(UpgradeError::Response)?;
         let Some((protocol, size)) = checked else {
-            read_more(stream, &mut buf).await?;
+            read_more(stream, &mut buf, &limits).await?;
             continue;
         };
         let _head = buf.split_to(size);
@@ -232,13 +232,27 @@ async fn connect_unlimited(stream: &Stream, offer: &Offer) -> Result<Opened, Upg
     }
 }
 
-async fn read_more(stream: &Stream, buf: &mut BytesMut) -> Result<(), UpgradeError> {
-    match stream.read(buf, READ).await {
-        Ok(0) => Err(UpgradeError::Closed),
-        Ok(_) => Ok(()),
-        // TCP was ended without TLS' own end.
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(UpgradeError::Closed),
-        Err(e) => Err(e.into()),
+/// Reads until there is something to parse again: at first, at the end of a line, at the limit. So
+/// whoever sends a head byte by byte has it parsed once a line, and not once a byte.
+async fn read_more(stream: &Stream, buf: &mut BytesMut, limits: &HeadLimits) -> Result<(), UpgradeError> {
+    let first = buf.is_empty();
+    loop {
+        let seen = buf.len();
+        match stream.read(buf, READ).await {
+            Ok(0) => return Err(UpgradeError::Closed),
+            Ok(_) => {}
+            // TCP was ended without TLS' own end.
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Err(UpgradeError::Closed),
+            Err(e) => return Err(e.into()),
+        }
+        // Empty lines before a request do not count (RFC 9112 §2.2), and are not kept to be parsed again.
+        while buf.first().is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
+            buf.advance(1);
+        }
+        let fresh = buf.get(seen..).unwrap_or_default();
+        if first || fresh.contains(&b'\n') || buf.len() >= limits.max_bytes {
+            return Ok(());
+        }
     }
 }
 

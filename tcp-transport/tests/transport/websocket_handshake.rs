@@ -18,6 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::common::{LOCALHOST, patiently, read_up_to};
 
+#[expect(clippy::large_enum_variant, reason = "one for each test")]
 enum Told {
     Opened(Stream, Opened),
     Failed(UpgradeError),

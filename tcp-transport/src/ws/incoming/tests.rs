@@ -160,9 +160,37 @@ fn what_is_left_is_joined_without_copying_the_body() {
         payload.buf.advance(payload.buf.len().min(990));
         Flow::Read
     });
-    // The header of 8 bytes, then the payload where it lies; the next header of 6, and ten bytes moved.
-    assert_eq!(seen, [(8, 1000, false), (8 + 990 + 6, 12, true)]);
+    // The header of 8 bytes, then the payload where it lies; two bytes moved to the ten that are left.
+    assert_eq!(seen, [(8, 1000, false), (8 + 990, 12, true)]);
     assert!(buf.is_empty());
+}
+
+#[test]
+fn the_smaller_part_is_moved() {
+    let wire =
+        [masked(false, Opcode::Binary, b"left"), masked(true, Opcode::Continuation, &[b'x'; 1000])].concat();
+    let mut buf = BytesMut::from(&wire[..]);
+    let start = buf.as_ptr() as usize;
+    let mut seen = Vec::new();
+    server().received(&mut buf, now(), |payload| {
+        seen.push((payload.buf.as_ptr() as usize - start, payload.buf.len()));
+        Flow::Read
+    });
+    // The four bytes, over the header of 8 between them and the rest.
+    assert_eq!(seen, [(6, 4), (6 + 8, 1004)]);
+
+    // Many tiny frames behind a long remainder: it stays where it is.
+    let first = masked(false, Opcode::Binary, &[b'x'; 1000]);
+    let mut buf =
+        BytesMut::from(&[&first[..], &masked(false, Opcode::Continuation, b"y").repeat(100)].concat()[..]);
+    let start = buf.as_ptr() as usize;
+    let mut offers = 0;
+    server().received(&mut buf, now(), |payload| {
+        assert_eq!((payload.buf.as_ptr() as usize - start, payload.buf.len()), (8, 1000 + offers));
+        offers += 1;
+        Flow::Read
+    });
+    assert_eq!((offers, buf.len()), (101, 1100));
 }
 
 #[test]

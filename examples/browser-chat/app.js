@@ -113,8 +113,8 @@ function showFile(transfer, name, mine) {
     if (transfer.state === 'received' && !item.querySelector('a')) {
       if (transfer.verified) meta.textContent += ' · SHA-256 is right';
       const href = URL.createObjectURL(transfer.blob);
-      const type = transfer.blob.size <= PICTURE_LIMIT ? await pictureType(transfer.blob) : undefined;
       item.append(element('a', { href, download: name, text: 'Save', ariaLabel: `Save ${name}` }));
+      const type = transfer.blob.size <= PICTURE_LIMIT ? await pictureType(transfer.blob) : undefined;
       if (type) {
         const src = URL.createObjectURL(transfer.blob.slice(0, transfer.blob.size, type));
         item.append(element('img', { src, alt: name }));

@@ -1,7 +1,7 @@
 // The page: what the user sees and does. The protocol is in msrp.js.
 
 import { Endpoint } from './msrp.js';
-import { safeFileName } from './message.js';
+import { parseUri, safeFileName } from './message.js';
 
 /** From one try to connect again to the next: doubled each time, up to the second one. */
 const RETRY_FIRST = 1_000;
@@ -25,7 +25,7 @@ function element(name, { text, ...properties } = {}, ...children) {
   return node;
 }
 
-const shorten = (path) => path.at(-1).replace(/^msrps?:\/\//, '').replace(/;.*$/, '').slice(0, 28);
+const shorten = (path) => parseUri(path.at(-1)).host.replace(/\.invalid$/, '');
 const time = () => new Date().toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
 
 function bytes(count) {
@@ -46,10 +46,14 @@ function problem(id, text) {
 
 // ---- the log
 
+/** Whether the newest message is in sight: then it stays there. */
+const isAtEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+const toEnd = () => { log.scrollTop = log.scrollHeight; };
+
 function add(node) {
-  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+  const follow = isAtEnd() || node.classList.contains('mine');
   log.append(node);
-  if (atEnd || node.classList.contains('mine')) log.scrollTop = log.scrollHeight;
+  if (follow) toEnd();
   return node;
 }
 
@@ -99,6 +103,7 @@ function showFile(transfer, name, mine) {
   let planned = false;
   const draw = async () => {
     planned = false;
+    const follow = isAtEnd();
     const size = mine ? transfer.size : transfer.total;
     const done = mine ? transfer.acknowledged : transfer.received;
     const under = ['sending', 'receiving', 'checking'].includes(transfer.state);
@@ -117,7 +122,7 @@ function showFile(transfer, name, mine) {
       const type = transfer.blob.size <= PICTURE_LIMIT ? await pictureType(transfer.blob) : undefined;
       if (type) {
         const src = URL.createObjectURL(transfer.blob.slice(0, transfer.blob.size, type));
-        item.append(element('img', { src, alt: name }));
+        item.append(element('img', { src, alt: name, onload: () => follow && toEnd() }));
       }
     }
   };
@@ -228,7 +233,7 @@ function usePeer(text) {
     endpoint.setPeer(text.trim() || null);
     problem('peer-error', '');
     if (endpoint.peer) $('paths').open = false;
-    else status('open', 'Connected: waiting for someone');
+    else status('open', 'Waiting for someone');
   } catch (error) {
     $('paths').open = true;
     problem('peer-error', `${error.message}.`);
@@ -249,7 +254,7 @@ function begin(options) {
       $('paths').hidden = $('chat').hidden = $('leave').hidden = false;
       $('own-path').value = path.join(' ');
       $('password').value = '';
-      status('open', endpoint.peer ? 'Connected' : 'Connected: waiting for someone');
+      status('open', endpoint.peer ? 'Connected' : 'Waiting for someone');
       if (!isNew) {
         note('You have a new path.');
         return;

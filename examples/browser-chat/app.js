@@ -315,6 +315,8 @@ $('leave').onclick = () => {
   problem('login-error', '');
   $('login').hidden = false;
   $('paths').hidden = $('chat').hidden = $('leave').hidden = true;
+  // What was received is forgotten with the conversation.
+  for (const { href, src } of log.querySelectorAll('a, img')) URL.revokeObjectURL(href ?? src);
   log.replaceChildren();
   $('user').focus();
 };

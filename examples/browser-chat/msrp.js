@@ -473,6 +473,7 @@ export class Endpoint extends EventTarget {
     const most = Math.max(range.total ?? 0, range.start + body.length - 1, transfer.total ?? 0);
     if (transfer.over || most > MAX_INCOMING || transfer.parts.count > MAX_RUNS) {
       transfer.end('failed', 'it is too large');
+      this.#show(transfer);
       this.#forget(transfer, 413);
       return 413;
     }

@@ -1,9 +1,11 @@
 // The table of ws-table.mjs on raw sockets, and the same listener with the npm client `ws`.
 
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
+import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import WebSocket from 'ws';
 
@@ -11,6 +13,9 @@ import { ARTEFACTS, PATIENCE, USERS, start } from './fixture.mjs';
 import { authorize, chooseChallenge, parseChallenges } from '../../examples/browser-chat/digest.js';
 import { parse, serialize } from '../../examples/browser-chat/message.js';
 import { BINARY, CLOSE, FRAMES, HANDSHAKES, PING, PONG, TEXT, auth, closing, cuts, frame, handshake, send } from './ws-table.mjs';
+
+/** The largest WebSocket message that a browser should get: 64 KiB of body, and a head of 16 KiB. */
+const MOST = 80 * 1024;
 
 let fixture;
 
@@ -314,6 +319,32 @@ describe('the npm client `ws`', () => {
     }
     assert.ok(received.equals(body));
     for (const { socket } of [alice, bob]) socket.terminate();
+  });
+
+  test('what comes over TLS in one chunk of 1 MB is split (RFC 7977 §5.1)', async () => {
+    const { socket, request, next, path, own } = await client('wss', { user: 'alice' });
+    const file = join(fixture.folder, 'one-chunk.bin');
+    const body = randomBytes(1_000_000);
+    writeFileSync(file, body);
+    const sender = fixture.example('send-file', 'bob', file, '--to', path.join(' '));
+    const received = Buffer.alloc(body.length);
+    for (let got = 0; got < body.length;) {
+      const message = await next();
+      assert.equal(message.method, 'SEND');
+      assert.ok(message.size <= MOST, `a WebSocket message of ${message.size} bytes`);
+      request({ id: message.id, code: 200, comment: 'OK', toPath: [message.fromPath[0]] });
+      // The first one only says that the sender is there.
+      if (message.body === null) continue;
+      received.set(message.body, Number(/^\d+/.exec(message.headers.get('byte-range'))[0]) - 1);
+      got += message.body.length;
+      if (got < body.length) continue;
+      const range = `1-${body.length}/${body.length}`;
+      const headers = [['Message-ID', message.headers.get('message-id')], ['Byte-Range', range], ['Status', '000 200 OK']];
+      request({ id: 'report01', method: 'REPORT', toPath: message.fromPath, fromPath: [own], headers });
+    }
+    assert.ok(received.equals(body));
+    assert.equal(await sender.exited, 0, sender.stderr);
+    socket.terminate();
   });
 
   test('a session ends with its connection', async () => {

@@ -86,17 +86,28 @@ export class Md5 extends Hash {
   }
 }
 
-/** The first 32 bits of the fractional parts of roots of the first primes (FIPS 180-4 §4.2.2, §5.3.3). */
-function fractions(count, root) {
+/**
+ * The first 32 bits of the fractional parts of square or cube roots of the first primes (FIPS 180-4 §4.2.2,
+ * §5.3.3). In integers: how exact Math.cbrt is, each browser decides for itself.
+ */
+function fractions(count, degree) {
   const primes = [];
   for (let n = 2; primes.length < count; n++) {
     if (primes.every((prime) => n % prime !== 0)) primes.push(n);
   }
-  return Int32Array.from(primes, (prime) => Math.floor((root(prime) % 1) * 2 ** 32));
+  return Int32Array.from(primes, (prime) => {
+    const power = BigInt(prime) << (32n * degree);
+    // The highest root is that of 311, of which the square root is below 2^5.
+    let root = 0n;
+    for (let bit = 1n << 36n; bit > 0n; bit >>= 1n) {
+      if ((root | bit) ** degree <= power) root |= bit;
+    }
+    return Number(BigInt.asIntN(32, root));
+  });
 }
 
-const SHA256_START = fractions(8, Math.sqrt);
-const SHA256_ROUNDS = fractions(64, Math.cbrt);
+const SHA256_START = fractions(8, 2n);
+const SHA256_ROUNDS = fractions(64, 3n);
 
 /** SHA-256 (FIPS 180-4). */
 export class Sha256 extends Hash {

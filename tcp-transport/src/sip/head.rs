@@ -376,9 +376,9 @@ impl Iterator for Values<'_> {
         let field = *field;
         // Comments stood in Via once (RFC 2543 §6.40); elsewhere parentheses may belong to a URI.
         let value = cursor.list_value(self.name == Name::Via);
+        let at_end = cursor.peek().is_none();
         // A list that ends with a comma has one more value, which is empty.
-        let more = cursor.at > cursor.end.wrapping_sub(1) && self.bytes[..cursor.at].ends_with(b",");
-        if cursor.peek().is_none() && !more || value.is_err() {
+        if at_end && !self.bytes[..cursor.at].ends_with(b",") || value.is_err() {
             self.line = None;
         }
         match value {

@@ -36,6 +36,7 @@ pub(super) fn scan(bytes: &[u8], kind: StartLine, max_fields: usize, layout: &mu
     fields.clear();
     *layout = Layout { fields, is_request: kind == StartLine::Request, ..Layout::default() };
 
+    line_breaks(bytes, layout);
     let first_end = memchr(b'\n', bytes).map_or(bytes.len(), |at| at + 1);
     let line = &bytes[..first_end];
     start_line(line.strip_suffix(b"\n").unwrap_or(line), kind, layout);
@@ -54,7 +55,6 @@ pub(super) fn scan(bytes: &[u8], kind: StartLine, max_fields: usize, layout: &mu
     }
     layout.fields_end = at as u32;
 
-    line_breaks(bytes, layout);
     check(bytes, layout);
 }
 

@@ -43,9 +43,15 @@ impl<'a> Via<'a> {
         } else {
             None
         };
-        let params = cursor.at..range.end;
-        if Params::new(bytes, params.clone()).any(|param| param.is_err()) {
-            return Err(Malformed);
+        let good = |params: Range<usize>| Params::new(bytes, params).all(|param| param.is_ok());
+        let mut params = cursor.at..range.end;
+        if !good(params.clone()) {
+            // RFC 2543 §6.40 had a comment at the end.
+            let comment = bytes[params.clone()].iter().position(|&byte| byte == b'(').ok_or(Malformed)?;
+            params.end = params.start + comment;
+            if !bytes[..range.end].ends_with(b")") || !good(params.clone()) {
+                return Err(Malformed);
+            }
         }
         Ok(Self { bytes, whole: range, transport, host, port, params })
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::grammar::{Cursor, Malformed, Params, number};
+use super::grammar::{Cursor, Malformed, Params, number, trim};
 
 /// One value of Via, by its places in the head.
 #[derive(Clone, Debug)]
@@ -78,6 +78,12 @@ impl<'a> Via<'a> {
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         self.port
+    }
+
+    /// Where one more parameter may be put: after the last one.
+    #[must_use]
+    pub fn params_end(&self) -> usize {
+        trim(self.bytes, self.whole.start..self.params.end).end
     }
 
     /// The parameters.

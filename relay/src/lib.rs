@@ -12,3 +12,4 @@ pub mod demo;
 pub mod logging;
 pub mod msrp;
 pub mod server;
+pub mod sip;

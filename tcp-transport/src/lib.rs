@@ -130,6 +130,7 @@ pub mod listener;
 pub mod proxy_protocol;
 pub mod registry;
 mod scheme;
+pub mod sip;
 pub mod socket;
 pub mod stream;
 pub mod tls;

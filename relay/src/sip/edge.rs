@@ -1,0 +1,302 @@
+//! The edge as its driver sees it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use tcp_transport::sip::{Defect, Event, Head, Message, Refused, Rewrite};
+
+use super::keys::Keys;
+use super::upstream::{Probe, Upstreams};
+
+/// How SIP is carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// TLS over TCP.
+    Tls,
+    /// WebSocket (RFC 7118).
+    Ws,
+    /// WebSocket over TLS.
+    Wss,
+}
+
+impl Transport {
+    /// As it stands in Via (RFC 3261 §20.42, RFC 7118 §5.1).
+    #[must_use]
+    pub fn in_via(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Tls => "TLS",
+            Self::Ws => "WS",
+            Self::Wss => "WSS",
+        }
+    }
+
+    /// As it stands in the `transport` parameter of a `sip` URI; `ws` is that of both kinds (RFC 7118 §5.2).
+    #[must_use]
+    pub fn in_uri(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Ws | Self::Wss => "ws",
+        }
+    }
+}
+
+/// How one side of the edge calls itself in messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advertised {
+    /// The transport of this side.
+    pub transport: Transport,
+    /// The host, an IPv6 address in brackets.
+    pub host: Box<str>,
+    /// The port.
+    pub port: u16,
+}
+
+/// An upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamSettings {
+    /// How it is reached; its host and port, by which it is known in Route.
+    pub peer: Advertised,
+    /// How the edge calls itself towards it: where the upstream reaches the edge, if it must open a connection.
+    pub local: Advertised,
+    /// The lowest that is up is taken.
+    pub priority: u16,
+    /// Its share of the requests among those of the same priority, 1 or more.
+    pub weight: u16,
+}
+
+/// What an [`Edge`] needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How the edge calls itself towards the clients of each listener.
+    pub listeners: Vec<Advertised>,
+    /// The upstreams; 65 535 at most.
+    pub upstreams: Vec<UpstreamSettings>,
+    /// What a client is told to wait for when all upstreams are down, in seconds (RFC 3261 §20.33). Default 10, the
+    /// default interval of probes.
+    pub retry_after: u32,
+}
+
+/// On which side of the edge a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// A client's, accepted by the listener of this index.
+    Client(usize),
+    /// One to, or accepted from, the upstream of this index.
+    Upstream(usize),
+}
+
+/// A connection, as the edge sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Its number, which no other connection of this process ever has.
+    pub connection: u64,
+    /// Its side.
+    pub side: Side,
+    /// The address of the peer: what goes into `received` and `rport`.
+    pub remote: SocketAddr,
+}
+
+/// The connections that are open.
+pub trait Flows {
+    /// The listener of a client's connection; `None` if there is no open connection of a client with this number.
+    fn listener_of(&self, connection: u64) -> Option<usize>;
+}
+
+/// Where slices are to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To this client's connection. If it is gone, the message is dropped.
+    Client(u64),
+    /// To this upstream.
+    Upstream {
+        /// Which.
+        index: usize,
+        /// Over this connection if it is still open, as it is a response (RFC 3261 §18.2.2).
+        over: Option<u64>,
+    },
+}
+
+/// Why a message, or a connection, ends here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// It is malformed, and no answer can be built.
+    #[error(transparent)]
+    Defect(Defect),
+    /// A response whose top Via is not ours.
+    #[error("a response to a request that this edge did not send")]
+    NotOurs,
+    /// A response to a request that went out over another connection.
+    #[error("a response over another connection than the request's")]
+    WrongConnection,
+    /// A request that cannot go on and is never answered: an ACK.
+    #[error("an ACK that would be refused with {0}")]
+    Ack(u16),
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    /// Write the slices there.
+    Send(Destination),
+    /// Write the slices to where the message came from; then close that connection if `close` says so.
+    Respond {
+        /// The status of the response, for the log.
+        status: u16,
+        /// Whether the connection cannot be understood any more.
+        close: bool,
+    },
+    /// A CRLF to where the ping came from (RFC 5626 §3.5.1).
+    Pong,
+    /// A probe was answered: tell [`Upstreams::answered`].
+    Probed(Probe, u16),
+    /// Nothing.
+    Drop(Reason),
+    /// Close the connection.
+    Close(Reason),
+    /// The peer is alive.
+    Alive,
+}
+
+/// What one connection's task keeps from message to message, so that none of them allocates.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    pub(super) rewrite: Rewrite,
+    pub(super) text: String,
+    pub(super) branch: String,
+}
+
+/// The edge. See the [module](super).
+#[derive(Debug)]
+pub struct Edge {
+    pub(super) settings: Settings,
+    pub(super) keys: Keys,
+}
+
+/// What an outcome depends on besides the message.
+#[derive(Clone, Copy)]
+pub(super) struct World<'a> {
+    pub(super) from: &'a Flow,
+    pub(super) flows: &'a dyn Flows,
+    pub(super) upstreams: &'a Upstreams,
+}
+
+impl Edge {
+    /// An edge with these settings.
+    #[must_use]
+    pub fn new(settings: Settings, keys: Keys) -> Self {
+        Self { settings, keys }
+    }
+
+    /// What it was made with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Decides what becomes of what the framer of `from` has found. What is to be written, if anything, is appended
+    /// to `out`.
+    pub fn received(
+        &self,
+        event: &Event,
+        from: &Flow,
+        flows: &dyn Flows,
+        upstreams: &Upstreams,
+        scratch: &mut Scratch,
+        out: &mut Vec<Bytes>,
+    ) -> Outcome {
+        match event {
+            Event::Ping => Outcome::Pong,
+            Event::Pong => Outcome::Alive,
+            Event::Refused(refused) => self.refused(refused, from, scratch, out),
+            Event::Message(message) => {
+                let world = World { from, flows, upstreams };
+                if message.head.method().is_some() {
+                    self.request(message, world, scratch, out)
+                } else {
+                    self.response(message, from, scratch, out)
+                }
+            }
+        }
+    }
+
+    /// The answer to a request that could not be sent on: 503 if no connection to the upstream could be opened, 430
+    /// (RFC 5626 §11.5) if the client's is gone meanwhile.
+    pub fn unsendable(
+        &self,
+        message: &Message,
+        from: &Flow,
+        to: Destination,
+        scratch: &mut Scratch,
+        out: &mut Vec<Bytes>,
+    ) -> Outcome {
+        match to {
+            _ if message.head.method().is_none() => Outcome::Drop(Reason::NotOurs),
+            Destination::Client(_) => self.respond(&message.head, from, 430, "Flow Failed", scratch, out),
+            Destination::Upstream { .. } => self.unavailable(&message.head, from, scratch, out),
+        }
+    }
+
+    fn refused(
+        &self,
+        refused: &Refused,
+        from: &Flow,
+        scratch: &mut Scratch,
+        out: &mut Vec<Bytes>,
+    ) -> Outcome {
+        let Refused { head, defect, last } = refused;
+        let reason = Reason::Defect(*defect);
+        // Lines that end in other ways than lines do would be given back as they are, and who knows as what.
+        if head.is_answerable() && *defect != Defect::BareLineBreak {
+            let (status, phrase) = defect.status();
+            return match self.respond(head, from, status, phrase, scratch, out) {
+                Outcome::Respond { status, .. } => Outcome::Respond { status, close: *last },
+                other => other,
+            };
+        }
+        // An upstream serves many: what one of them got through it does not end its connection. Nor does a bad
+        // response or ACK, which nobody would have answered, end a client's.
+        let forgivable =
+            matches!(from.side, Side::Upstream(_)) || head.method().is_none_or(|method| method == b"ACK");
+        if forgivable && !last { Outcome::Drop(reason) } else { Outcome::Close(reason) }
+    }
+
+    /// Whether a host and port are of this edge.
+    pub(super) fn is_own(&self, host: &[u8], port: Option<u16>) -> bool {
+        let upstreams = self.settings.upstreams.iter().map(|upstream| &upstream.local);
+        self.settings.listeners.iter().chain(upstreams).any(|own| own.is(host, port))
+    }
+
+    /// The upstream with this host and port.
+    pub(super) fn upstream_at(&self, host: &[u8], port: Option<u16>) -> Option<usize> {
+        self.settings.upstreams.iter().position(|upstream| upstream.peer.is(host, port))
+    }
+
+    /// Whether a head has a Via of this edge whose branch ends with `loop_hash`.
+    pub(super) fn has_been_here(&self, head: &Head, loop_hash: &[u8]) -> bool {
+        use tcp_transport::sip::{Name, Via};
+        head.values(Name::Via).filter_map(Result::ok).any(|(range, _)| {
+            Via::parse(head, range).is_ok_and(|via| {
+                self.is_own(via.host(), via.port()) && via.branch().is_some_and(|it| it.ends_with(loop_hash))
+            })
+        })
+    }
+}
+
+impl Advertised {
+    /// Whether this is its host and port. Without a port it is by its host alone: one host with two edges, one of
+    /// them on the default port, is nothing to be guarded against.
+    fn is(&self, host: &[u8], port: Option<u16>) -> bool {
+        port.is_none_or(|port| port == self.port) && self.host.as_bytes().eq_ignore_ascii_case(host)
+    }
+}
+
+/// As in `received`, which has no brackets (RFC 3261 §25.1).
+pub(super) fn canonical(address: SocketAddr) -> IpAddr {
+    address.ip().to_canonical()
+}

@@ -1,0 +1,8 @@
+//! Flows through the edge, of clients, upstreams, and who would abuse it.
+
+mod abuse;
+mod answers;
+mod dialogs;
+mod harness;
+mod health;
+mod registration;

@@ -1,6 +1,6 @@
 //! What an idle TLS connection costs the relay, and that it leaves nothing behind. A process of its own with one
 //! test in it: the allocator counts for all of it. What aws-lc allocates by itself is not in the count.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::alloc::System;
 use std::collections::BTreeMap;

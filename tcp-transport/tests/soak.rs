@@ -4,7 +4,7 @@
 //! Bytes are those of Rust's allocator, counted exactly. What is allocated once for all is there before
 //! the count begins: tables as large as they get, and session stores that are full. The cryptographic
 //! library (aws-lc) allocates by itself, so of what it holds only the resident memory tells.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::alloc::System;
 use std::collections::BTreeMap;

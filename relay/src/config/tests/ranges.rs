@@ -2,8 +2,11 @@
 
 use super::{accepted, errors, minimal};
 
+/// Section, key, what is taken, and what is refused with this reason.
+type Row = (&'static str, &'static str, Vec<&'static str>, Vec<(&'static str, &'static str)>);
+
 /// A section's key: values that are taken, each with one beside it that is refused for this reason.
-fn table() -> Vec<(&'static str, &'static str, Vec<&'static str>, Vec<(&'static str, &'static str)>)> {
+fn table() -> Vec<Row> {
     const COUNT: &str = "expected a count of at least 1";
     const ZERO: &str = "must be longer than zero";
     const LONGEST: &str = "is longer than the longest duration taken, `366d`";

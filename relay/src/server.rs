@@ -102,6 +102,7 @@ impl Server {
                 host: host.to_string(),
                 port,
                 bound_port,
+                websocket: None,
             });
             bound.extend(sockets.into_iter().map(|socket| (advertised.len() - 1, listener.scheme(), socket)));
         }

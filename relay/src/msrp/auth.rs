@@ -3,7 +3,7 @@
 //! # The order of things
 //!
 //! who asks (a client, or a relay on a client's behalf, which its certificate must prove) → is the
-//! channel safe → are the credentials right → is Expires acceptable → a session is made. A certificate
+//! channel safe → are the credentials right, or was the client's user known from its WebSocket handshake → is Expires acceptable → a session is made. A certificate
 //! authenticates the relay, never the user: a relayed AUTH is challenged like any other.
 //!
 //! The nonce is stateless; only (nonce, nc) pairs that were used with the right password are
@@ -61,6 +61,23 @@ struct Confirmed<'a> {
     digest_uri: Cow<'a, str>,
 }
 
+/// What shows who the user is.
+enum Proof<'a> {
+    /// Digest, in the AUTH itself.
+    Digest(Box<Confirmed<'a>>),
+    /// The WebSocket handshake, over which the AUTH came (RFC 7977 §5.3.1).
+    Handshake(&'a str),
+}
+
+impl Proof<'_> {
+    fn user(&self) -> &str {
+        match self {
+            Self::Digest(confirmed) => confirmed.authorization.username(),
+            Self::Handshake(user) => user,
+        }
+    }
+}
+
 impl Relay {
     /// Answers an AUTH of which the one URI in To-Path is ours.
     pub(crate) fn authenticate(&self, head: &Head, link: &Arc<Link>, now: Instant) -> AuthOutcome {
@@ -84,14 +101,21 @@ impl Relay {
             let reason = "AUTH over plain TCP is not allowed (`allow_auth_without_tls`)";
             return Err(Denial::Status(StatusCode::FORBIDDEN, reason.into()));
         }
-        let confirmed = self.check_credentials(head)?;
+        let principal = link.peer().and_then(|peer| peer.principal.as_deref());
+        let proof = match principal {
+            // Of the connection's own client only: of whom a relay asks for, its handshake says nothing.
+            Some(user) if relay.is_none() && head.value(Name::Authorization).is_none() => {
+                Proof::Handshake(user)
+            }
+            _ => Proof::Digest(Box::new(self.check_credentials(head)?)),
+        };
         let lifetime = self.lifetime(head)?;
         let limit = self.settings.limits.sessions_per_connection;
         if relay.is_none() && link.owned_count() >= limit {
             let reason = format!("the connection has {limit} sessions already");
             return Err(Denial::Status(StatusCode::FORBIDDEN, reason));
         }
-        self.grant(head, link, relay, &confirmed, lifetime, now)
+        self.grant(head, link, relay, &proof, lifetime, now)
     }
 
     /// The relay that asks on a client's behalf, if one does. Its certificate must name the host in
@@ -161,22 +185,27 @@ impl Relay {
         head: &Head,
         link: &Arc<Link>,
         relay: Option<Box<str>>,
-        confirmed: &Confirmed<'_>,
+        proof: &Proof<'_>,
         lifetime: Duration,
         now: Instant,
     ) -> Result<(), Denial> {
-        let Confirmed { authorization, ha1, digest_uri } = confirmed;
         let internal = |reason: String| Denial::Status(StatusCode::FORBIDDEN, reason);
-        let nextnonce = self.new_nonce();
-        let info = AuthenticationInfo::confirm(authorization, ha1, digest_uri, Some(&nextnonce))
-            .map_err(|error| internal(error.to_string()))?;
+        let info = match proof {
+            Proof::Digest(confirmed) => {
+                let Confirmed { authorization, ha1, digest_uri } = &**confirmed;
+                let nextnonce = self.new_nonce();
+                let info = AuthenticationInfo::confirm(authorization, ha1, digest_uri, Some(&nextnonce));
+                Some(info.map_err(|error| internal(error.to_string()))?)
+            }
+            Proof::Handshake(_) => None,
+        };
         let id = session::new_id(&*self.random);
         let uri = self.session_uri(link, id).ok_or_else(|| internal("no listener to name".into()))?;
         let owner = match relay {
             Some(host) => Owner::Relay { host },
             None => Owner::Client(Arc::clone(link)),
         };
-        let session = self.sessions.insert(id, uri, owner, authorization.username(), now + lifetime);
+        let session = self.sessions.insert(id, uri, owner, proof.user(), now + lifetime);
         info!(
             link = link.id(),
             peer = link.address(),
@@ -190,11 +219,12 @@ impl Relay {
         let own = session.uri().as_ref();
         relays.push(own);
         let sent = link.send_control(|out| {
-            answer(out, head, StatusCode::OK)
-                .path(Name::UsePath, relays.iter().map(UriRef::as_str))
-                .field(Name::AuthenticationInfo, &info)
-                .field(Name::Expires, lifetime.as_secs())
-                .end(Flag::Complete);
+            let mut response =
+                answer(out, head, StatusCode::OK).path(Name::UsePath, relays.iter().map(UriRef::as_str));
+            if let Some(info) = &info {
+                response = response.field(Name::AuthenticationInfo, info);
+            }
+            response.field(Name::Expires, lifetime.as_secs()).end(Flag::Complete);
         });
         if sent.is_err() {
             self.sessions.remove(id);
@@ -203,15 +233,18 @@ impl Relay {
     }
 
     /// Our URI for a session: as the listener calls itself over which the client came. Over a
-    /// connection that we opened, the first listener of the same scheme.
+    /// connection that we opened, the first listener of the same scheme. Over a WebSocket, the first one
+    /// for TLS, else for TCP: the peer has to be able to open a connection there (RFC 7977 §5.2.2).
     fn session_uri(&self, link: &Link, id: u128) -> Option<MsrpUri> {
         let listeners = &self.settings.listeners;
+        let reachable = || listeners.iter().filter(|own| own.websocket.is_none());
         let own = match link.kind() {
-            LinkKind::Accepted { listener } => listeners.get(*listener),
-            LinkKind::Dialled { target, .. } => listeners.iter().find(|own| own.scheme == target.scheme),
+            LinkKind::Accepted { listener } => listeners.get(*listener).filter(|own| own.websocket.is_none()),
+            LinkKind::Dialled { target, .. } => reachable().find(|own| own.scheme == target.scheme),
         };
-        let own =
-            own.or_else(|| listeners.iter().find(|own| own.scheme == Scheme::Msrps)).or(listeners.first())?;
+        let own = own
+            .or_else(|| reachable().find(|own| own.scheme == Scheme::Msrps))
+            .or_else(|| reachable().next())?;
         format!("{}://{}:{}/{};tcp", own.scheme, own.host, own.port, session::write_id(id)).parse().ok()
     }
 

@@ -11,3 +11,5 @@ mod pressure;
 mod queue;
 mod reuse;
 mod simulation;
+mod websocket;
+mod websocket_frames;

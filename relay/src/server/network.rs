@@ -154,6 +154,7 @@ fn peer_of(stream: &Stream) -> Peer {
         address: stream.peer_addr().to_string(),
         secure: stream.tls().is_some(),
         certificate: stream.tls().map_or(PeerCertificate::None, |tls| tls.peer().clone()),
+        principal: None,
     }
 }
 

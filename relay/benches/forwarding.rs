@@ -121,6 +121,7 @@ fn world() -> World {
         host: "relay.test".into(),
         port: 2855,
         bound_port: 2855,
+        websocket: None,
     }];
     let settings = Settings {
         domain: config.domain.to_string(),
@@ -137,7 +138,8 @@ fn world() -> World {
 
 fn connect(relay: &Arc<Relay>, name: &str, now: Instant) -> Client {
     let sink = Arc::new(Sink::default());
-    let peer = Peer { address: name.into(), secure: false, certificate: PeerCertificate::None };
+    let peer =
+        Peer { address: name.into(), secure: false, certificate: PeerCertificate::None, principal: None };
     let link = relay.accepted(0, peer, Box::new(SinkWire(Arc::clone(&sink))), now);
     let mut client = Client {
         inbound: Inbound::new(Arc::clone(relay), link, now),

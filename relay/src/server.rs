@@ -126,8 +126,7 @@ impl Server {
         for (index, scheme, socket) in bound {
             addresses.push((scheme, socket.local_addr()));
             let websocket = config.listeners.get(index).and_then(|listener| listener.websocket.clone());
-            let acceptor =
-                ListenerAcceptor::new(Arc::clone(&network), index, socket.local_addr(), websocket);
+            let acceptor = ListenerAcceptor::new(Arc::clone(&network), index, socket.local_addr(), websocket);
             tasks.spawn(socket.with_ledger(Arc::clone(network.ledger())).run(Arc::new(acceptor)));
         }
         let sweeper = Arc::clone(&network.relay);

@@ -16,7 +16,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::stream::tls_accept;
 use crate::{
-    Content, Daemon, Identity, Message, Scheme, Send, Site, Stream, WebSocket, tls_config, tls_handshake, within,
+    Content, Daemon, Identity, Message, Scheme, Send, Site, Stream, WebSocket, tls_config, tls_handshake,
+    within,
 };
 
 /// How much of a file is written at once.

@@ -32,6 +32,12 @@ pub struct Limits {
     /// has gone. Default 256 KiB: 20 ms at 100 Mbit/s.
     #[serde(deserialize_with = "size")]
     pub session_buffer: usize,
+    /// How many whole messages wait at most, whatever their size: chunks of one session's slow receiver, and
+    /// responses, REPORTs and other requests of one connection. Then their senders are not read from until half of
+    /// them have gone. Default 4096: one read of 64 KiB brings up to some 600, which need not pause it; and what is
+    /// kept for each besides its bytes, about 500 bytes, makes 2 MiB.
+    #[serde(deserialize_with = "count")]
+    pub async_max_postponed_chunks: usize,
     /// The chunk size above which a chunk is interrupted when another message waits for the same connection
     /// (RFC 4975 §7.1.1). Default 2048 bytes, the RFC's figure.
     #[serde(deserialize_with = "size")]
@@ -68,6 +74,7 @@ impl Default for Limits {
             path_length: 32,
             non_send_body_size: 10240,
             session_buffer: 256 * 1024,
+            async_max_postponed_chunks: 4096,
             interrupt_size: 2048,
             sessions_per_connection: 1000,
             own_hops: 8,

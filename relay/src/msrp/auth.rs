@@ -3,7 +3,7 @@
 //! # The order of things
 //!
 //! who asks (a client, or a relay on a client's behalf, which its certificate must prove) → is the
-//! channel safe → are the credentials right → is Expires acceptable → a session is made. A certificate
+//! channel safe → are the credentials right, or was the client's user known from its WebSocket handshake → is Expires acceptable → a session is made. A certificate
 //! authenticates the relay, never the user: a relayed AUTH is challenged like any other.
 //!
 //! The nonce is stateless; only (nonce, nc) pairs that were used with the right password are
@@ -61,6 +61,23 @@ struct Confirmed<'a> {
     digest_uri: Cow<'a, str>,
 }
 
+/// What shows who the user is.
+enum Proof<'a> {
+    /// Digest, in the AUTH itself.
+    Digest(Box<Confirmed<'a>>),
+    /// The WebSocket handshake, over which the AUTH came (RFC 7977 §5.3.1).
+    Handshake(&'a str),
+}
+
+impl Proof<'_> {
+    fn user(&self) -> &str {
+        match self {
+            Self::Digest(confirmed) => confirmed.authorization.username(),
+            Self::Handshake(user) => user,
+        }
+    }
+}
+
 impl Relay {
     /// Answers an AUTH of which the one URI in To-Path is ours.
     pub(crate) fn authenticate(&self, head: &Head, link: &Arc<Link>, now: Instant) -> AuthOutcome {
@@ -84,14 +101,21 @@ impl Relay {
             let reason = "AUTH over plain TCP is not allowed (`allow_auth_without_tls`)";
             return Err(Denial::Status(StatusCode::FORBIDDEN, reason.into()));
         }
-        let confirmed = self.check_credentials(head)?;
+        let principal = link.peer().and_then(|peer| peer.principal.as_deref());
+        let proof = match principal {
+            // Of the connection's own client only: of whom a relay asks for, its handshake says nothing.
+            Some(user) if relay.is_none() && head.value(Name::Authorization).is_none() => {
+                Proof::Handshake(user)
+            }
+            _ => Proof::Digest(Box::new(self.check_credentials(head)?)),
+        };
         let lifetime = self.lifetime(head)?;
         let limit = self.settings.limits.sessions_per_connection;
         if relay.is_none() && link.owned_count() >= limit {
             let reason = format!("the connection has {limit} sessions already");
             return Err(Denial::Status(StatusCode::FORBIDDEN, reason));
         }
-        self.grant(head, link, relay, &confirmed, lifetime, now)
+        self.grant(head, link, relay, &proof, lifetime, now)
     }
 
     /// The relay that asks on a client's behalf, if one does. Its certificate must name the host in
@@ -110,6 +134,14 @@ impl Relay {
         let Some(value) = head.value(Name::Authorization) else { return Err(Denial::Challenge) };
         let bad_request = |reason: String| Denial::Status(StatusCode::BAD_REQUEST, reason);
         let authorization = Authorization::parse(value).map_err(|error| bad_request(error.to_string()))?;
+        let digest_uri = digest_uri(head, authorization.uri())
+            .ok_or_else(|| bad_request("uri= is not the last URI of To-Path".into()))?;
+        let ha1 = self.confirm(&authorization, "AUTH", &digest_uri)?;
+        Ok(Confirmed { authorization, ha1, digest_uri })
+    }
+
+    /// Whether the credentials are right for a request of this method and URI; gives the hash they prove.
+    fn confirm(&self, authorization: &Authorization, method: &str, digest_uri: &str) -> Result<Ha1, Denial> {
         let auth = &self.settings.auth;
         if authorization.realm() != auth.realm {
             return Err(Denial::WrongCredentials("wrong realm"));
@@ -117,9 +149,6 @@ impl Relay {
         if !auth.algorithms.contains(&authorization.algorithm()) {
             return Err(Denial::WrongCredentials("an algorithm that was not offered"));
         }
-        let digest_uri = digest_uri(head, authorization.uri())
-            .ok_or_else(|| bad_request("uri= is not the last URI of To-Path".into()))?;
-
         let unix_millis = self.wall_clock.unix_millis();
         let nonce =
             self.nonces.check(unix_millis, &auth.realm, authorization.nonce(), millis(auth.nonce_expire));
@@ -130,16 +159,53 @@ impl Relay {
         let user_known = known.is_some();
         // An unknown user costs the same time as a known one.
         let ha1 = known.unwrap_or_else(|| decoy(authorization.algorithm()));
-        if !authorization.verify(&ha1, "AUTH", &digest_uri) || !user_known {
+        if !authorization.verify(&ha1, method, digest_uri) || !user_known {
             return Err(Denial::WrongCredentials(if user_known { "wrong password" } else { "unknown user" }));
         }
         // Only who knows the password learns that the nonce was the trouble (RFC 7616 §3.3).
         let NonceState::Fresh(nonce) = nonce else { return Err(Denial::Stale) };
         let replayed = self.replay.lock().check_and_store(nonce, authorization.nc(), unix_millis);
         match replayed {
-            Ok(()) => Ok(Confirmed { authorization, ha1, digest_uri }),
+            Ok(()) => Ok(ha1),
             Err(Replayed::Count) => Err(Denial::WrongCredentials("a replayed nonce count")),
             Err(_) => Err(Denial::Stale),
+        }
+    }
+
+    /// Who sent an HTTP request with these credentials: Digest in a WebSocket's opening handshake (RFC 7977 §5.3.1, §7).
+    /// `target` is the request's, as it was sent; the users, nonces and replays are those of AUTH.
+    ///
+    /// # Errors
+    /// The challenges to answer with 401, each the value of a WWW-Authenticate field.
+    pub fn http_digest(
+        &self,
+        method: &str,
+        target: &str,
+        authorization: Option<&str>,
+        peer: &str,
+    ) -> Result<Arc<str>, Vec<String>> {
+        let challenges = |stale| Err(self.challenges(stale).map(|challenge| challenge.to_string()).collect());
+        let Some(value) = authorization else { return challenges(false) };
+        let parsed = Authorization::parse(value).ok();
+        let confirmed = match &parsed {
+            None => Err(Denial::WrongCredentials("credentials that cannot be read")),
+            Some(parsed) if parsed.uri() != Some(target) => {
+                Err(Denial::WrongCredentials("uri= is not what was asked for"))
+            }
+            Some(parsed) => self.confirm(parsed, method, target).map(|_| parsed.username().into()),
+        };
+        let user = parsed.as_ref().map(Authorization::username);
+        match confirmed {
+            Ok(user) => Ok(user),
+            Err(Denial::Stale) => {
+                info!(peer, "WebSocket handshake with an outdated nonce: challenged anew");
+                challenges(true)
+            }
+            Err(denial) => {
+                let reason = if let Denial::WrongCredentials(reason) = denial { reason } else { "refused" };
+                warn!(peer, user, reason, "AUTH failed: the WebSocket handshake");
+                challenges(false)
+            }
         }
     }
 
@@ -161,22 +227,27 @@ impl Relay {
         head: &Head,
         link: &Arc<Link>,
         relay: Option<Box<str>>,
-        confirmed: &Confirmed<'_>,
+        proof: &Proof<'_>,
         lifetime: Duration,
         now: Instant,
     ) -> Result<(), Denial> {
-        let Confirmed { authorization, ha1, digest_uri } = confirmed;
         let internal = |reason: String| Denial::Status(StatusCode::FORBIDDEN, reason);
-        let nextnonce = self.new_nonce();
-        let info = AuthenticationInfo::confirm(authorization, ha1, digest_uri, Some(&nextnonce))
-            .map_err(|error| internal(error.to_string()))?;
+        let info = match proof {
+            Proof::Digest(confirmed) => {
+                let Confirmed { authorization, ha1, digest_uri } = &**confirmed;
+                let nextnonce = self.new_nonce();
+                let info = AuthenticationInfo::confirm(authorization, ha1, digest_uri, Some(&nextnonce));
+                Some(info.map_err(|error| internal(error.to_string()))?)
+            }
+            Proof::Handshake(_) => None,
+        };
         let id = session::new_id(&*self.random);
         let uri = self.session_uri(link, id).ok_or_else(|| internal("no listener to name".into()))?;
         let owner = match relay {
             Some(host) => Owner::Relay { host },
             None => Owner::Client(Arc::clone(link)),
         };
-        let session = self.sessions.insert(id, uri, owner, authorization.username(), now + lifetime);
+        let session = self.sessions.insert(id, uri, owner, proof.user(), now + lifetime);
         info!(
             link = link.id(),
             peer = link.address(),
@@ -190,11 +261,12 @@ impl Relay {
         let own = session.uri().as_ref();
         relays.push(own);
         let sent = link.send_control(|out| {
-            answer(out, head, StatusCode::OK)
-                .path(Name::UsePath, relays.iter().map(UriRef::as_str))
-                .field(Name::AuthenticationInfo, &info)
-                .field(Name::Expires, lifetime.as_secs())
-                .end(Flag::Complete);
+            let mut response =
+                answer(out, head, StatusCode::OK).path(Name::UsePath, relays.iter().map(UriRef::as_str));
+            if let Some(info) = &info {
+                response = response.field(Name::AuthenticationInfo, info);
+            }
+            response.field(Name::Expires, lifetime.as_secs()).end(Flag::Complete);
         });
         if sent.is_err() {
             self.sessions.remove(id);
@@ -203,15 +275,18 @@ impl Relay {
     }
 
     /// Our URI for a session: as the listener calls itself over which the client came. Over a
-    /// connection that we opened, the first listener of the same scheme.
+    /// connection that we opened, the first listener of the same scheme. Over a WebSocket, the first one
+    /// for TLS, else for TCP: the peer has to be able to open a connection there (RFC 7977 §5.2.2).
     fn session_uri(&self, link: &Link, id: u128) -> Option<MsrpUri> {
         let listeners = &self.settings.listeners;
+        let reachable = || listeners.iter().filter(|own| own.websocket.is_none());
         let own = match link.kind() {
-            LinkKind::Accepted { listener } => listeners.get(*listener),
-            LinkKind::Dialled { target, .. } => listeners.iter().find(|own| own.scheme == target.scheme),
+            LinkKind::Accepted { listener } => listeners.get(*listener).filter(|own| own.websocket.is_none()),
+            LinkKind::Dialled { target, .. } => reachable().find(|own| own.scheme == target.scheme),
         };
-        let own =
-            own.or_else(|| listeners.iter().find(|own| own.scheme == Scheme::Msrps)).or(listeners.first())?;
+        let own = own
+            .or_else(|| reachable().find(|own| own.scheme == Scheme::Msrps))
+            .or_else(|| reachable().next())?;
         format!("{}://{}:{}/{};tcp", own.scheme, own.host, own.port, session::write_id(id)).parse().ok()
     }
 
@@ -257,19 +332,22 @@ impl Relay {
 
     /// 401 with one challenge for each algorithm, the same nonce and opaque in all.
     fn challenge(&self, out: &mut Vec<u8>, head: &Head, stale: bool) {
-        let auth = &self.settings.auth;
-        let (nonce, opaque) = (self.new_nonce(), self.nonces.opaque());
         let mut response = answer(out, head, StatusCode::UNAUTHORIZED);
-        for &algorithm in &auth.algorithms {
-            // Realm, nonce and opaque are ours and have no control characters: it never fails.
-            let challenge = Challenge::new(algorithm, &auth.realm, &nonce)
-                .and_then(|challenge| challenge.with_opaque(&opaque))
-                .map(|challenge| challenge.with_stale(stale));
-            if let Ok(challenge) = challenge {
-                response = response.field(Name::WwwAuthenticate, challenge);
-            }
+        for challenge in self.challenges(stale) {
+            response = response.field(Name::WwwAuthenticate, challenge);
         }
         response.end(Flag::Complete);
+    }
+
+    /// A challenge for each algorithm.
+    fn challenges(&self, stale: bool) -> impl Iterator<Item = Challenge> {
+        let auth = &self.settings.auth;
+        let (nonce, opaque) = (self.new_nonce(), self.nonces.opaque());
+        auth.algorithms.iter().filter_map(move |&algorithm| {
+            // Realm, nonce and opaque are ours and have no control characters: it never fails.
+            let challenge = Challenge::new(algorithm, &auth.realm, &nonce).ok()?.with_opaque(&opaque).ok()?;
+            Some(challenge.with_stale(stale))
+        })
     }
 }
 

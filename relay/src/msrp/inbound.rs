@@ -35,7 +35,7 @@ use super::Relay;
 use super::auth::AuthOutcome;
 use super::link::{Closed, Link};
 use super::origin::Origin;
-use super::outbound::{CONTROL_LIMIT, ChunkId, Gone, LaneKey, Outbound, Pushed};
+use super::outbound::{ChunkId, Gone, LaneKey, Outbound, Pushed};
 use super::route::{MARGIN, Refusal};
 
 /// How much of a chunk is collected before it is handed over, when it comes in one read.
@@ -68,6 +68,8 @@ pub struct Inbound {
     refused: usize,
     last_read: Instant,
     staged: Vec<Bytes>,
+    /// How many messages have ended since a WebSocket message did.
+    ended: usize,
 }
 
 #[derive(Debug)]
@@ -145,6 +147,7 @@ impl Inbound {
             refused: 0,
             last_read: now,
             staged: Vec::new(),
+            ended: 0,
         }
     }
 
@@ -165,6 +168,24 @@ impl Inbound {
         let flow = self.take(buf, now);
         self.flush(now);
         flow
+    }
+
+    /// The WebSocket message that brought the last bytes is over, and `rest` is what
+    /// [`received`](Self::received) has left of it. To be called when that reads on, or has left nothing.
+    ///
+    /// # Errors
+    /// [`CloseReason::Protocol`] unless it was exactly one MSRP message (RFC 7977 §5.1).
+    pub fn message_ended(&mut self, rest: &BytesMut) -> Result<(), CloseReason> {
+        let ended = std::mem::take(&mut self.ended);
+        let reason = match ended {
+            _ if self.is_within_message() || !rest.is_empty() => {
+                "a WebSocket message ends within an MSRP message"
+            }
+            0 => "a WebSocket message without an MSRP message",
+            1 => return Ok(()),
+            _ => "more than one MSRP message in one WebSocket message",
+        };
+        Err(CloseReason::Protocol(reason.into()))
     }
 
     /// When [`expired`](Self::expired) wants to be called.
@@ -234,7 +255,10 @@ impl Inbound {
                     self.body(bytes, now);
                     Ok(())
                 }
-                Event::End(flag) => self.end(flag, now),
+                Event::End(flag) => {
+                    self.ended += 1;
+                    self.end(flag, now)
+                }
             };
             if let Err(reason) = result {
                 return Flow::Close(reason);
@@ -245,7 +269,7 @@ impl Inbound {
     /// Whether reading must pause, and stays registered with whoever ends that.
     fn must_wait(&mut self, now: Instant) -> bool {
         let own = self.link.with_queue(|queue| {
-            let over = queue.control_len() >= CONTROL_LIMIT;
+            let over = queue.is_full_of_control();
             if over {
                 queue.wait_for_control(&self.link);
             }
@@ -263,7 +287,7 @@ impl Inbound {
             WaitingOn::Control(target) => {
                 target.flush(now);
                 target.with_queue(|queue| {
-                    let over = queue.control_len() >= CONTROL_LIMIT / 2;
+                    let over = !queue.is_relieved_of_control();
                     if over {
                         queue.wait_for_control(&self.link);
                     }
@@ -453,7 +477,7 @@ impl Inbound {
                 }
                 (None, None) => return Err(HandOver::Gone),
             };
-            let waits = queue.is_blocked();
+            let waits = queue.must_wait(end);
             let mut pushed = Pushed { full: false };
             for bytes in staged.drain(..) {
                 let bytes =
@@ -596,27 +620,24 @@ impl Inbound {
                 return None;
             }
             if *overfull == Some(route.link.id()) {
-                if queue.control_len() >= CONTROL_LIMIT / 2 {
+                if !queue.is_relieved_of_control() {
                     return None;
                 }
                 *overfull = None;
             }
             let mut origin = queue.spare_origin();
             origin.set(Arc::clone(link), head, route.own_uris());
-            let mut pushed = queue.control(|out| {
-                let begun = origin.write_head(out, &transaction, None);
-                if head.has_body() {
-                    begun.body();
-                    out.extend_from_slice(body);
-                } else {
-                    begun.end(flag);
-                }
-            });
-            if head.has_body() {
-                // A piece of its own: with its body the message may be longer than a TLS record, and an
-                // end-line is not to be split.
-                pushed = queue.control(|out| encoder::end_line(out, &transaction, flag));
-            }
+            let pushed = if head.has_body() {
+                queue.control_with_end_line(
+                    |out| {
+                        origin.write_head(out, &transaction, None).body();
+                        out.extend_from_slice(body);
+                    },
+                    |out| encoder::end_line(out, &transaction, flag),
+                )
+            } else {
+                queue.control(|out| origin.write_head(out, &transaction, None).end(flag))
+            };
             if method == Method::Report {
                 queue.recycle(origin);
             } else {

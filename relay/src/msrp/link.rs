@@ -35,7 +35,7 @@ use tcp_transport::tls::PeerCertificate;
 use tracing::debug;
 
 use super::origin::Origin;
-use super::outbound::{Outbound, Pushed};
+use super::outbound::{Outbound, Pushed, QueueSettings};
 use super::transactions::{Failure, Transaction};
 use super::wire::{Random, Wire};
 
@@ -91,14 +91,14 @@ pub struct Peer {
     pub secure: bool,
     /// What TLS found out about the peer.
     pub certificate: PeerCertificate,
+    /// The user that the WebSocket handshake has proved (RFC 7977 §5.3.1): its AUTH needs no credentials.
+    pub principal: Option<Arc<str>>,
 }
 
 /// The settings a link needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LinkSettings {
-    pub(crate) session_buffer: usize,
-    pub(crate) interrupt_size: u64,
-    pub(crate) response_timeout: Duration,
+    pub(crate) queue: QueueSettings,
     pub(crate) send_timeout: Duration,
 }
 
@@ -166,11 +166,7 @@ impl Link {
             peer: OnceLock::new(),
             state: Mutex::new(State {
                 wire: None,
-                queue: Outbound::new(
-                    settings.session_buffer,
-                    settings.interrupt_size,
-                    settings.response_timeout,
-                ),
+                queue: Outbound::new(settings.queue),
                 open: true,
                 blocked: false,
                 stuck_since: None,
@@ -287,6 +283,23 @@ impl Link {
     /// Puts in a whole control message. The caller flushes afterwards.
     pub(crate) fn send_control(&self, write: impl FnOnce(&mut Vec<u8>)) -> Result<Pushed, Closed> {
         self.with_queue(|queue| queue.control(write))
+    }
+
+    /// Adds a WebSocket ping or pong, ready to be written, which goes out before any message that is not on the
+    /// wire yet; [`transmit`](Self::transmit) afterwards. The caller sees to it that at most a few wait. Ignored on
+    /// a link that is no WebSocket, or is closed.
+    pub fn websocket_control(&self, frame: &[u8]) {
+        let _ = self.with_queue(|queue| queue.frame(frame, false));
+    }
+
+    /// Whether a frame added by [`websocket_control`](Self::websocket_control) still waits for its place.
+    pub fn websocket_control_waits(&self) -> bool {
+        self.with_queue(|queue| queue.frame_waits()).unwrap_or(false)
+    }
+
+    /// Adds a WebSocket close in the same way: nothing follows it (RFC 6455 §5.5.1).
+    pub fn websocket_close(&self, frame: &[u8]) {
+        let _ = self.with_queue(|queue| queue.frame(frame, true));
     }
 
     /// Writes what waits, unless the socket is known to take nothing.

@@ -64,6 +64,7 @@ mod transactions;
 mod wire;
 
 use self::link::LinkSettings;
+use self::outbound::QueueSettings;
 use self::route::Routes;
 
 /// How many bytes of a nonce secret are drawn when none is configured.
@@ -80,6 +81,22 @@ pub struct Advertised {
     pub port: u16,
     /// The port the listener is really bound to, by which AUTH may name us too.
     pub bound_port: u16,
+    /// Its connections are WebSockets, and its URIs end in `;ws` (RFC 7977 §5.2.1).
+    pub websocket: Option<WebSocketLink>,
+}
+
+impl Advertised {
+    /// The transport in its URIs.
+    fn transport(&self) -> &'static str {
+        if self.websocket.is_some() { "ws" } else { "tcp" }
+    }
+}
+
+/// How messages leave over a WebSocket: each is one WebSocket message (RFC 7977 §5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WebSocketLink {
+    /// The most body bytes in one of them; longer chunks are split. More than zero.
+    pub chunk_size: usize,
 }
 
 /// What the core needs to know.
@@ -103,6 +120,11 @@ pub enum SettingsError {
     /// A listener's advertised name, or the domain, makes no URI.
     #[error("`{0}` makes no MSRP URI")]
     Advertised(String),
+    /// All listeners are for WebSocket.
+    #[error(
+        "WebSocket clients are reached by a URI for TCP or TLS (RFC 7977 §5.2.2), and no listener has one"
+    )]
+    NoTcpListener,
     /// The nonce secret is too short.
     #[error(transparent)]
     Secret(#[from] msrp_proto::digest::ShortSecret),
@@ -135,11 +157,14 @@ impl Relay {
         random: Arc<dyn Random>,
         wall_clock: Box<dyn WallClock>,
     ) -> Result<Arc<Self>, SettingsError> {
+        if settings.listeners.iter().all(|own| own.websocket.is_some()) {
+            return Err(SettingsError::NoTcpListener);
+        }
         let parse = |text: String| text.parse().map_err(|_| SettingsError::Advertised(text));
         let own = settings
             .listeners
             .iter()
-            .map(|own| parse(format!("{}://{}:{};tcp", own.scheme, own.host, own.port)))
+            .map(|own| parse(format!("{}://{}:{};{}", own.scheme, own.host, own.port, own.transport())))
             .collect::<Result<_, _>>()?;
         let domain = parse(format!("msrps://{};tcp", settings.domain))?;
         let lifetime = millis(settings.auth.nonce_expire);
@@ -226,10 +251,21 @@ impl Relay {
 
     fn new_link(&self, kind: LinkKind) -> Arc<Link> {
         let id = self.next_link.fetch_add(1, Ordering::Relaxed);
+        let Limits { session_buffer, async_max_postponed_chunks, interrupt_size, .. } = self.settings.limits;
+        let websocket = match &kind {
+            LinkKind::Accepted { listener } => {
+                self.settings.listeners.get(*listener).and_then(|own| own.websocket)
+            }
+            LinkKind::Dialled { .. } => None,
+        };
         let settings = LinkSettings {
-            session_buffer: self.settings.limits.session_buffer,
-            interrupt_size: self.settings.limits.interrupt_size as u64,
-            response_timeout: self.settings.timeouts.response_timeout,
+            queue: QueueSettings {
+                session_buffer,
+                max_messages: async_max_postponed_chunks,
+                interrupt_size: interrupt_size as u64,
+                response_timeout: self.settings.timeouts.response_timeout,
+                chunk_size: websocket.map(|websocket| websocket.chunk_size.max(1) as u64),
+            },
             send_timeout: self.settings.timeouts.send_timeout,
         };
         Link::new(id, kind, settings, Arc::clone(&self.random))
@@ -237,23 +273,27 @@ impl Relay {
 
     /// Whether the URI leads to one of our listeners, whatever its session-id.
     fn is_us(&self, uri: &UriRef<'_>) -> bool {
-        uri.is_tcp()
-            && self.own.iter().any(|own| {
-                let own = own.as_ref();
-                own.scheme() == uri.scheme() && own.port() == uri.port() && own.same_host(uri)
-            })
+        self.own.iter().any(|own| {
+            let own = own.as_ref();
+            own.scheme() == uri.scheme()
+                && own.port() == uri.port()
+                && own.transport().eq_ignore_ascii_case(uri.transport())
+                && own.same_host(uri)
+        })
     }
 
     /// Whether an AUTH for this URI is for us: one of our listeners, or our domain, without a port or
-    /// with one of a listener of that scheme (RFC 4976 §5.1, §8). Userinfo never matters (RFC 4975 §6.1).
+    /// with one of a listener of that scheme and transport (RFC 4976 §5.1, §8; RFC 7977 §5.2.1). Userinfo never matters (RFC 4975 §6.1).
     fn is_us_for_auth(&self, uri: &UriRef<'_>) -> bool {
         let listeners = self.own.iter().zip(&self.settings.listeners);
-        let mut of_scheme = listeners.filter(|(_, listener)| listener.scheme == uri.scheme());
+        let mut of_kind = listeners.filter(|(_, listener)| {
+            listener.scheme == uri.scheme() && uri.transport().eq_ignore_ascii_case(listener.transport())
+        });
         let our_host = self.domain.as_ref().same_host(uri);
         match uri.port() {
-            _ if !uri.is_tcp() => false,
-            None => our_host || of_scheme.any(|(own, _)| own.as_ref().same_host(uri)),
-            Some(port) => of_scheme.any(|(own, listener)| {
+            None if our_host && uri.is_tcp() => true,
+            None => of_kind.any(|(own, _)| our_host || own.as_ref().same_host(uri)),
+            Some(port) => of_kind.any(|(own, listener)| {
                 let our_port = port == listener.port || our_host && port == listener.bound_port;
                 our_port && (our_host || own.as_ref().same_host(uri))
             }),

@@ -211,6 +211,13 @@ impl Relay {
         if let Some(link) = session.link_to(next) {
             return Ok(link);
         }
+        if next.is_ws() {
+            // A WebSocket client is reached over the connection it opened, or not at all (RFC 7977 §5.1).
+            return Err(Refusal::Status(
+                StatusCode::NO_SUCH_SESSION,
+                "next hop is a WebSocket client that is not connected here",
+            ));
+        }
         if !next.is_tcp() {
             return Err(Refusal::Status(
                 StatusCode::FORBIDDEN,

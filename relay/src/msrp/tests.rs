@@ -12,3 +12,5 @@ mod queue;
 mod reuse;
 mod reuse_towards_owner;
 mod simulation;
+mod websocket;
+mod websocket_frames;

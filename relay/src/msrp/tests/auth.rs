@@ -212,7 +212,17 @@ fn auth_finds_this_relay_by_domain_or_by_listener() {
         // The port behind the advertised one: for our domain, not for the name that is advertised.
         ("msrps://example.test:12855;tcp", true),
         ("msrps://relay.test:12855;tcp", false),
-        ("msrps://example.test;ws", false),
+        // RFC 7977: a WebSocket listener is found by its own transport, and no other by it.
+        ("msrps://example.test;ws", true),
+        ("msrps://relay.test;WS", true),
+        ("msrps://alice@relay.test:443;ws", true),
+        ("msrps://example.test:443;ws", true),
+        ("msrp://relay.test:80;ws", true),
+        ("msrps://relay.test:80;ws", false),
+        ("msrps://relay.test:2855;ws", false),
+        ("msrps://relay.test:443;tcp", false),
+        ("msrps://other.test;ws", false),
+        ("msrps://example.test;sctp", false),
         ("msrps://other.test:2855;tcp", false),
     ] {
         let mut world = World::with(settings.clone());

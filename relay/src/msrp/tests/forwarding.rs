@@ -170,9 +170,12 @@ fn an_ipv6_peer_is_dialled_without_brackets() {
 fn a_transport_that_cannot_be_opened_is_refused() {
     let mut world = World::new();
     let alice = world.member("alice");
-    let to = format!("{} msrps://peer.invalid:2855/p;ws", alice.relay);
-    world.write(alice.id, send("t0001", &head(&to, &alice.uri), "hi", '$'));
-    assert_eq!(world.take_one(alice.id).status(), Some(403));
+    // A WebSocket client cannot be dialled (RFC 7977 §5.1): it is here, or nowhere.
+    for (transport, status) in [("sctp", 403), ("ws", 481), ("WS", 481)] {
+        let to = format!("{} msrps://peer.invalid:2855/p;{transport}", alice.relay);
+        world.write(alice.id, send("t0001", &head(&to, &alice.uri), "hi", '$'));
+        assert_eq!(world.take_one(alice.id).status(), Some(status), "{transport}");
+    }
     assert!(world.dials(0).is_empty());
 }
 

@@ -21,8 +21,11 @@ use tcp_transport::tls::PeerCertificate;
 use crate::config::{Auth, Expires, Limits, Timeouts};
 use crate::credentials::{CredentialChain, UserTable};
 use crate::msrp::{
-    Advertised, Dialer, Flushed, Inbound, Link, Peer, Random, Relay, Settings, WallClock, Wire,
+    Advertised, Dialer, Flushed, Inbound, Link, LinkKind, Peer, Random, Relay, Settings, WallClock,
+    WebSocketLink, Wire,
 };
+
+use super::websocket_frames::{Unframer, frame, take_frame};
 
 /// What `write_unit` is over TLS.
 pub(super) const TLS_UNIT: usize = 16_384;
@@ -30,6 +33,8 @@ pub(super) const REALM: &str = "relay.test";
 /// The listeners' numbers.
 pub(super) const TLS: usize = 0;
 pub(super) const PLAIN: usize = 1;
+pub(super) const WSS: usize = 2;
+pub(super) const WS: usize = 3;
 
 /// A generator that gives the same numbers for the same seed (splitmix64).
 pub(super) struct Seeded(Mutex<u64>);
@@ -162,6 +167,8 @@ struct Conn {
     inbound: Inbound,
     link: Arc<Link>,
     socket: Arc<Socket>,
+    /// Where it is a WebSocket.
+    unframer: Option<Unframer>,
     buf: BytesMut,
     paused: bool,
     blocked: bool,
@@ -231,6 +238,10 @@ impl Message {
 
 struct ClientNode {
     conn: usize,
+    /// What came of frames, where it is a WebSocket.
+    frames: Option<BytesMut>,
+    /// The frames that were no messages: how many messages came before, and which.
+    control_frames: Vec<(usize, u8, Vec<u8>)>,
     decoder: Decoder,
     buf: BytesMut,
     messages: VecDeque<Message>,
@@ -267,10 +278,20 @@ pub(super) fn settings_for(host: &str, port: u16) -> Settings {
     }
     let mut credentials = CredentialChain::default();
     credentials.push(Arc::new(users));
-    let advertised = |scheme, port| Advertised { scheme, host: host.into(), port, bound_port: port };
+    let advertised =
+        |scheme, port| Advertised { scheme, host: host.into(), port, bound_port: port, websocket: None };
+    let websocket = |scheme, port| Advertised {
+        websocket: Some(WebSocketLink { chunk_size: 64 * 1024 }),
+        ..advertised(scheme, port)
+    };
     Settings {
         domain: host.into(),
-        listeners: vec![advertised(Scheme::Msrps, port), advertised(Scheme::Msrp, port + 1)],
+        listeners: vec![
+            advertised(Scheme::Msrps, port),
+            advertised(Scheme::Msrp, port + 1),
+            websocket(Scheme::Msrps, 443),
+            websocket(Scheme::Msrp, 80),
+        ],
         auth: Auth {
             realm: REALM.into(),
             allow_auth_without_tls: false,
@@ -344,10 +365,12 @@ impl World {
 
     fn add_conn(&mut self, relay: usize, link: Arc<Link>, socket: Arc<Socket>, other: Other) -> usize {
         let inbound = Inbound::new(Arc::clone(&self.relays[relay].relay), Arc::clone(&link), self.now);
+        let websocket = matches!(link.kind(), LinkKind::Accepted { listener: WSS | WS });
         self.conns.push(Conn {
             inbound,
             link,
             socket,
+            unframer: websocket.then(Unframer::default),
             buf: BytesMut::new(),
             paused: false,
             blocked: false,
@@ -378,11 +401,13 @@ impl World {
         relay: usize,
         listener: usize,
         certificate: PeerCertificate,
+        principal: Option<&str>,
         other: Other,
     ) -> usize {
-        let tls = listener == TLS;
+        let tls = matches!(listener, TLS | WSS);
         let socket = Self::socket(tls);
-        let peer = Peer { address: "192.0.2.1:40000".into(), secure: tls, certificate };
+        let principal = principal.map(Into::into);
+        let peer = Peer { address: "192.0.2.1:40000".into(), secure: tls, certificate, principal };
         let wire = Box::new(SocketWire(Arc::clone(&socket)));
         let link = self.relays[relay].relay.accepted(listener, peer, wire, self.now);
         self.add_conn(relay, link, socket, other)
@@ -391,6 +416,8 @@ impl World {
     fn add_client(&mut self, conn: usize) -> ClientId {
         self.clients.push(ClientNode {
             conn,
+            frames: self.conns[conn].unframer.is_some().then(BytesMut::new),
+            control_frames: Vec::new(),
             // It takes what the relay under test would find too much.
             decoder: Decoder::new(decoder::Limits {
                 head_bytes: 1 << 20,
@@ -421,7 +448,19 @@ impl World {
         listener: usize,
         certificate: PeerCertificate,
     ) -> ClientId {
-        let conn = self.accept_with(relay, listener, certificate, Other::Client(self.clients.len()));
+        let conn = self.accept_with(relay, listener, certificate, None, Other::Client(self.clients.len()));
+        self.add_client(conn)
+    }
+
+    /// A client connects whose WebSocket handshake proves that it is this user.
+    pub(super) fn connect_as(
+        &mut self,
+        user: &str,
+        listener: usize,
+        certificate: PeerCertificate,
+    ) -> ClientId {
+        let other = Other::Client(self.clients.len());
+        let conn = self.accept_with(0, listener, certificate, Some(user), other);
         self.add_client(conn)
     }
 
@@ -451,6 +490,7 @@ impl World {
             address: link.target().unwrap().to_string(),
             secure: tls,
             certificate: PeerCertificate::None,
+            principal: None,
         };
         let wire = Box::new(SocketWire(Arc::clone(&socket)));
         self.relays[relay].relay.connected(link, peer, wire, self.now);
@@ -481,13 +521,13 @@ impl World {
             (PeerCertificate::None, PeerCertificate::None)
         };
         let socket = Self::socket(tls);
-        let peer = Peer { address: target.to_string(), secure: tls, certificate: theirs };
+        let peer = Peer { address: target.to_string(), secure: tls, certificate: theirs, principal: None };
         let wire = Box::new(SocketWire(Arc::clone(&socket)));
         socket.0.lock().room = 64 * 1024;
         self.relays[from].relay.connected(link, peer, wire, self.now);
         let here = self.conns.len();
         self.add_conn(from, Arc::clone(link), socket, Other::Relay(here + 1));
-        let there = self.accept_with(to, listener, ours, Other::Relay(here));
+        let there = self.accept_with(to, listener, ours, None, Other::Relay(here));
         self.conns[there].socket.0.lock().room = 64 * 1024;
     }
 
@@ -547,12 +587,12 @@ impl World {
         if !woken && !writable && !readable {
             return false;
         }
-        if woken && conn.paused {
-            let flow = conn.inbound.received(&mut conn.buf, now);
-            if let Some(reason) = follow(conn, flow) {
-                self.close(index, reason);
-                return true;
-            }
+        if woken
+            && conn.paused
+            && let Some(reason) = receive(conn, now)
+        {
+            self.close(index, reason);
+            return true;
         }
         if !self.transmit(index) {
             return true;
@@ -562,9 +602,9 @@ impl World {
         if !conn.paused && !conn.incoming.is_empty() {
             let len = conn.incoming.len().min(read_size);
             let bytes: Vec<u8> = conn.incoming.drain(..len).collect();
-            conn.buf.extend_from_slice(&bytes);
-            let flow = conn.inbound.received(&mut conn.buf, now);
-            if let Some(reason) = follow(conn, flow) {
+            let buf = conn.unframer.as_mut().map_or(&mut conn.buf, |unframer| &mut unframer.input);
+            buf.extend_from_slice(&bytes);
+            if let Some(reason) = receive(conn, now) {
                 self.close(index, reason);
                 return true;
             }
@@ -679,8 +719,7 @@ impl World {
                 return;
             }
             Flow::Read if conn.paused => {
-                let flow = conn.inbound.received(&mut conn.buf, now);
-                if let Some(reason) = follow(conn, flow) {
+                if let Some(reason) = receive(conn, now) {
                     self.close(index, reason);
                     return;
                 }
@@ -696,16 +735,36 @@ impl World {
 
     // Clients.
 
-    /// The client writes bytes, and everybody does what they can.
+    /// The client writes bytes, over a WebSocket as one message, and everybody does what they can.
     pub(super) fn write(&mut self, client: ClientId, bytes: impl AsRef<[u8]>) {
         self.write_later(client, bytes);
         self.run();
     }
 
-    /// The client writes bytes that nobody reads yet.
+    /// The client writes bytes, over a WebSocket as one message, that nobody reads yet.
     pub(super) fn write_later(&mut self, client: ClientId, bytes: impl AsRef<[u8]>) {
+        let bytes = self.as_written(client, bytes.as_ref());
         let conn = self.clients[client.0].conn;
-        self.conns[conn].incoming.extend(bytes.as_ref().iter().copied());
+        self.conns[conn].incoming.extend(bytes);
+    }
+
+    /// The client writes these bytes and no others.
+    pub(super) fn write_raw(&mut self, client: ClientId, bytes: impl AsRef<[u8]>) {
+        let conn = self.clients[client.0].conn;
+        self.conns[conn].incoming.extend(bytes.as_ref());
+        self.run();
+    }
+
+    /// The bytes by which the client writes a message.
+    pub(super) fn as_written(&self, client: ClientId, message: &[u8]) -> Vec<u8> {
+        if self.clients[client.0].frames.is_some() { frame(message) } else { message.to_vec() }
+    }
+
+    /// The WebSocket frames that came since the last call and were no messages: after how many messages, opcode
+    /// and payload.
+    pub(super) fn take_control_frames(&mut self, client: ClientId) -> Vec<(usize, u8, Vec<u8>)> {
+        self.run();
+        std::mem::take(&mut self.clients[client.0].control_frames)
     }
 
     /// The complete messages that came since the last call.
@@ -756,6 +815,15 @@ impl World {
             state.unread.drain(..len).collect()
         };
         self.clients[client.0].receive(&bytes);
+        self.run();
+    }
+
+    /// The socket of a client that does not read takes so many bytes more.
+    pub(super) fn socket_takes(&mut self, client: ClientId, len: usize) {
+        let socket = self.socket_of(client);
+        let mut state = socket.0.lock();
+        state.room = state.unread.len() + len;
+        drop(state);
         self.run();
     }
 
@@ -853,6 +921,14 @@ impl World {
         Node { id, relay, uri: own_uri(user) }
     }
 
+    /// A WebSocket client that has a session on the first relay.
+    pub(super) fn web_member(&mut self, user: &str) -> Node {
+        let id = self.connect_to(0, WSS);
+        let uri = web_uri(user);
+        let (relay, _) = self.auth_along(id, user, "msrps://relay.test:443;ws", &uri);
+        Node { id, relay, uri }
+    }
+
     /// Two clients of the first relay.
     pub(super) fn pair(&mut self) -> (Node, Node) {
         (self.member("alice"), self.member("bob"))
@@ -882,6 +958,21 @@ impl Node {
 
 impl ClientNode {
     fn receive(&mut self, bytes: &[u8]) {
+        let Some(frames) = &mut self.frames else { return self.decode(bytes) };
+        frames.extend_from_slice(bytes);
+        while let Some((opcode, payload)) = self.frames.as_mut().and_then(take_frame) {
+            if opcode != 2 {
+                self.control_frames.push((self.messages.len(), opcode, payload.to_vec()));
+                continue;
+            }
+            let before = self.messages.len();
+            self.decode(&payload);
+            assert_eq!(self.messages.len(), before + 1, "a frame holds one message");
+            assert!(self.messages.back().unwrap().flag.is_some() && self.buf.is_empty(), "it holds it whole");
+        }
+    }
+
+    fn decode(&mut self, bytes: &[u8]) {
         self.buf.extend_from_slice(bytes);
         while let Some(event) = self.decoder.decode(&mut self.buf).expect("what a relay writes is MSRP") {
             match event {
@@ -897,6 +988,29 @@ impl ClientNode {
 
 fn deadline_of(conn: &Conn) -> Option<Instant> {
     [conn.inbound.deadline(), conn.link.deadline()].into_iter().flatten().min()
+}
+
+/// Gives what was read to the receiving side, over a WebSocket message by message.
+fn receive(conn: &mut Conn, now: Instant) -> Option<CloseReason> {
+    loop {
+        let flow = conn.inbound.received(&mut conn.buf, now);
+        if let Some(reason) = follow(conn, flow) {
+            return Some(reason);
+        }
+        let unframer = conn.unframer.as_mut()?;
+        if conn.paused && !conn.buf.is_empty() {
+            return None;
+        }
+        if unframer.left == Some(0) {
+            unframer.left = None;
+            if let Err(reason) = conn.inbound.message_ended(&conn.buf) {
+                return Some(reason);
+            }
+        }
+        if conn.paused || !unframer.give(&mut conn.buf) {
+            return None;
+        }
+    }
 }
 
 fn follow(conn: &mut Conn, flow: Flow) -> Option<CloseReason> {
@@ -915,6 +1029,11 @@ fn last(path: &str) -> &str {
 /// What a client calls itself.
 pub(super) fn own_uri(user: &str) -> String {
     format!("msrps://{user}.invalid:2855/{user}1;tcp")
+}
+
+/// What a WebSocket client calls itself.
+pub(super) fn web_uri(user: &str) -> String {
+    format!("msrps://{user}.invalid:2855/{user}1;ws")
 }
 
 pub(super) fn auth_request(tid: &str, to: &str, from: &str, lines: &str) -> String {

@@ -474,3 +474,78 @@ fn so_many_bytes_are_remembered_of_unanswered_sends_and_no_more() {
     world.write(bob.id, respond(&received[0], "200 OK"));
     assert_eq!(world.take(bob.id).len(), 1);
 }
+
+/// The relay's settings with these limits, as its configuration file says them.
+fn limited(max_chunks: usize) -> crate::msrp::Settings {
+    let text = format!(
+        "domain: relay.test\nlisteners: [{{uri: 'msrp://127.0.0.1:2855'}}]\n\
+         auth: {{allow_auth_without_tls: true, users: {{u: {{password: p}}}}}}\n\
+         limits: {{async_max_postponed_chunks: {max_chunks}}}\n"
+    );
+    let config = crate::config::Config::parse(&text, std::path::Path::new("."), "test.yaml").unwrap();
+    crate::msrp::Settings { limits: config.limits, ..settings() }
+}
+
+#[test]
+fn chunks_that_wait_in_a_lane_are_counted_below_at_and_above_async_max_postponed_chunks() {
+    const MOST: usize = 10;
+    for (sent, pauses) in [(MOST - 2, false), (MOST - 1, true), (MOST, true)] {
+        let mut world = World::with(limited(MOST));
+        let (alice, bob) = world.pair();
+        world.stop_reading(bob.id, 0);
+        // It fills the wire, but for its end-line: that counts as one of those that wait.
+        world.write(alice.id, send("t0000", &head(&alice, &bob.relay, "bob"), content(FILL_TARGET), '$'));
+        let small = send("t0001", &head(&alice, &bob.relay, "bob"), "x", '$');
+        world.write(alice.id, small.repeat(sent));
+        assert_eq!(world.is_paused(alice.id), pauses, "{sent}");
+        // Those that were read have their answers.
+        assert_eq!(world.take(alice.id).len(), (1 + sent).min(MOST));
+        world.resume_reading(bob.id);
+        assert!(!world.is_paused(alice.id));
+        assert_eq!(world.take(bob.id).len(), 1 + sent);
+    }
+}
+
+#[test]
+fn a_source_at_async_max_postponed_chunks_reads_on_when_half_of_them_have_gone() {
+    let mut world = World::with(limited(10));
+    let (alice, bob) = world.pair();
+    world.stop_reading(bob.id, 0);
+    // One on the wire, ten behind it, four that are not read.
+    let one = send("t0000", &head(&alice, &bob.relay, "bob"), content(20_000), '$');
+    world.write(alice.id, one.repeat(15));
+    assert!(world.is_paused(alice.id));
+    let before = world.link(bob.id).queued_bytes();
+    let mut gone = 0;
+    while world.is_paused(alice.id) {
+        gone = before - world.link(bob.id).queued_bytes();
+        world.read_some(bob.id, 20_000);
+        world.socket_takes(bob.id, 1000);
+    }
+    // Of the eleven, the wire takes some three ahead, and more than five were there until then.
+    assert!((2 * 20_000..6 * 20_000).contains(&gone), "{gone}");
+    world.resume_reading(bob.id);
+    assert_eq!(world.take(bob.id).len(), 15);
+}
+
+#[test]
+fn control_messages_that_wait_are_counted_below_at_and_above_async_max_postponed_chunks() {
+    const MOST: usize = 10;
+    for (sent, pauses) in [(MOST - 1, false), (MOST, true), (MOST + 1, true)] {
+        let mut world = World::with(limited(MOST));
+        let (alice, bob) = world.pair();
+        world.stop_reading(bob.id, 0);
+        // What fills the wire does not wait as control any more.
+        let wall = head(&alice, &bob.relay, "bob") + "Failure-Report: no\r\n";
+        world.write(alice.id, send("t0000", &wall, content(FILL_TARGET), '$'));
+        let report = format!(
+            "MSRP t0001 REPORT\r\n{}Message-ID: m1\r\nStatus: 000 200 OK\r\n-------t0001$\r\n",
+            alice.paths_to(&bob)
+        );
+        world.write(alice.id, report.repeat(sent));
+        assert_eq!(world.is_paused(alice.id), pauses, "{sent}");
+        world.resume_reading(bob.id);
+        assert!(!world.is_paused(alice.id));
+        assert_eq!(world.take(bob.id).len(), 1 + sent);
+    }
+}

@@ -12,8 +12,9 @@ use proptest::prelude::*;
 use smallvec::SmallVec;
 
 use super::harness::*;
+use super::websocket_frames::take_frame;
 use crate::msrp::link::{Link, LinkKind, LinkSettings};
-use crate::msrp::outbound::{ChunkId, LaneKey, Outbound};
+use crate::msrp::outbound::{ChunkId, LaneKey, Outbound, QueueSettings};
 
 const LANES: usize = 3;
 const INTERRUPT_SIZE: u64 = 100;
@@ -80,6 +81,7 @@ type Fragment = (u64, Vec<u8>, Option<Flag>);
 
 struct Harness {
     queue: Outbound,
+    framed: bool,
     source: Arc<Link>,
     random: Seeded,
     now: Instant,
@@ -103,15 +105,23 @@ fn head_of(bytes: &[u8]) -> Head {
 
 impl Harness {
     fn new() -> Self {
-        let settings = LinkSettings {
+        Self::with(None)
+    }
+
+    /// A queue in message mode, with fragments of so many bytes.
+    fn with(chunk_size: Option<u64>) -> Self {
+        let queue = QueueSettings {
             session_buffer: SESSION_BUFFER,
+            max_messages: 4096,
             interrupt_size: INTERRUPT_SIZE,
             response_timeout: Duration::from_secs(30),
-            send_timeout: Duration::from_secs(30),
+            chunk_size,
         };
+        let settings = LinkSettings { queue, send_timeout: Duration::from_secs(30) };
         let source = Link::new(1, LinkKind::Accepted { listener: 0 }, settings, Arc::new(Seeded::new(1)));
         Self {
-            queue: Outbound::new(SESSION_BUFFER, INTERRUPT_SIZE, Duration::from_secs(30)),
+            queue: Outbound::new(queue),
+            framed: chunk_size.is_some(),
             source,
             random: Seeded::new(2),
             now: Instant::now(),
@@ -187,8 +197,28 @@ impl Harness {
         !bytes.is_empty()
     }
 
+    /// What was written, without frames. Each whole one must hold one message, and hold it whole.
+    fn messages(&self) -> BytesMut {
+        let mut out = self.out.clone();
+        if !self.framed {
+            return out;
+        }
+        let mut messages = BytesMut::new();
+        while let Some((opcode, mut payload)) = take_frame(&mut out) {
+            assert_eq!(opcode, 2);
+            messages.extend_from_slice(&payload);
+            let mut decoder = Decoder::default();
+            let mut ends = 0;
+            while let Some(event) = decoder.decode(&mut payload).unwrap() {
+                ends += usize::from(matches!(event, Event::End(_)));
+            }
+            assert!(ends == 1 && payload.is_empty() && decoder.is_between_messages());
+        }
+        messages
+    }
+
     fn respond(&mut self) {
-        let mut buf = self.out.clone();
+        let mut buf = self.messages();
         let mut decoder = Decoder::default();
         let mut last = None;
         while let Some(event) = decoder.decode(&mut buf).unwrap() {
@@ -227,10 +257,11 @@ impl Harness {
         assert!(self.queue.is_idle());
         assert_eq!(self.queue.queued_bytes(), 0);
 
+        let mut out = self.messages();
         let mut decoder = Decoder::default();
         let mut fragments: BTreeMap<String, Vec<Fragment>> = BTreeMap::new();
         let (mut controls, mut current, mut tids) = (0, None, Vec::new());
-        while let Some(event) = decoder.decode(&mut self.out).unwrap() {
+        while let Some(event) = decoder.decode(&mut out).unwrap() {
             match event {
                 Event::Head(head) => {
                     tids.push(head.transaction_id());
@@ -249,7 +280,7 @@ impl Harness {
                 },
             }
         }
-        assert!(decoder.is_between_messages() && self.out.is_empty());
+        assert!(decoder.is_between_messages() && out.is_empty());
         assert_eq!(controls, self.controls);
         let all = tids.len();
         tids.sort_unstable();
@@ -279,6 +310,18 @@ proptest! {
     #[test]
     fn whatever_the_order_all_that_goes_in_comes_out(actions in proptest::collection::vec(action(), 0..120)) {
         let mut harness = Harness::new();
+        for action in &actions {
+            harness.act(action);
+        }
+        harness.check();
+    }
+
+    #[test]
+    fn in_message_mode_it_comes_out_as_whole_messages(
+        actions in proptest::collection::vec(action(), 0..120),
+        chunk_size in prop_oneof![200u64..400, 1000u64..100_000],
+    ) {
+        let mut harness = Harness::with(Some(chunk_size));
         for action in &actions {
             harness.act(action);
         }

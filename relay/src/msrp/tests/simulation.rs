@@ -7,6 +7,7 @@ use std::time::Duration;
 use msrp_proto::flag::Flag;
 
 use super::harness::*;
+use crate::msrp::WebSocketLink;
 
 /// How many runs; `SEEDS=n` asks for more, `SEED=n` for that one.
 const SEEDS: u64 = 200;
@@ -51,11 +52,17 @@ impl Run {
         let mut settings = settings();
         settings.limits.session_buffer = 4096 << random.below(5);
         settings.limits.interrupt_size = [10, 500, 2048, 20_000][random.below(4)];
+        settings.limits.async_max_postponed_chunks = [1, 3, 4096][random.below(3)];
+        let chunk_size = [300, 2000, 9000, 64 * 1024][random.below(4)];
+        settings.listeners[WSS].websocket = Some(WebSocketLink { chunk_size });
+        // Which clients come by WebSocket.
+        let web: [bool; 4] = std::array::from_fn(|_| random.below(3) == 0);
         let relays = 1 + random.below(2);
         let mut world = World::seeded(seed, settings.clone());
         if relays == 2 {
             let mut outer = settings_for("outer.test", 2855);
             outer.limits = settings.limits;
+            outer.listeners[WSS].websocket = Some(WebSocketLink { chunk_size });
             world.add_relay(outer);
         }
         let users = ["alice", "bob", "carol", "alice"];
@@ -66,9 +73,13 @@ impl Run {
         for (index, user) in users.into_iter().enumerate().take(count) {
             let relay = if relays == 2 { index % 2 } else { 0 };
             let host = ["relay.test", "outer.test"][relay];
-            let id = if gateway && index == 2 { parties[0].node.id } else { world.connect_to(relay, TLS) };
-            let uri = format!("msrps://client{index}.invalid:2855/c{index};tcp");
-            let (relay, _) = world.auth_along(id, user, &format!("msrps://{host}:2855;tcp"), &uri);
+            // A client behind another's connection comes as that one does.
+            let web = if gateway && index == 2 { web[0] } else { web[index] };
+            let (listener, port, transport) = if web { (WSS, 443, "ws") } else { (TLS, 2855, "tcp") };
+            let id =
+                if gateway && index == 2 { parties[0].node.id } else { world.connect_to(relay, listener) };
+            let uri = format!("msrps://client{index}.invalid:2855/c{index};{transport}");
+            let (relay, _) = world.auth_along(id, user, &format!("msrps://{host}:{port};{transport}"), &uri);
             parties.push(Party {
                 node: Node { id, relay, uri },
                 peer: index ^ 1,
@@ -149,6 +160,7 @@ impl Run {
         if party.writing.is_none() {
             let next = party.responses.pop_front().or_else(|| party.chunks.pop_front());
             let Some(next) = next else { return false };
+            let next = self.world.as_written(party.node.id, &next);
             party.writing = Some((next, 0));
         }
         let Some((bytes, at)) = &mut party.writing else { return false };
@@ -161,7 +173,7 @@ impl Run {
         }
         let id = party.node.id;
         self.world.read_size = 1 + self.random.below(20_000);
-        self.world.write(id, slice);
+        self.world.write_raw(id, slice);
         true
     }
 

@@ -30,7 +30,8 @@ pub(super) fn user(settings: &TokenAuth, token: &str) -> Result<String, String> 
         None => validation.validate_aud = false,
     }
     let key = DecodingKey::from_secret(settings.secret.reveal().as_bytes());
-    let Claims { sub } = decode::<Claims>(token, &key, &validation).map_err(|error| error.to_string())?.claims;
+    let Claims { sub } =
+        decode::<Claims>(token, &key, &validation).map_err(|error| error.to_string())?.claims;
     // It goes into logs and records, and is compared with user names of the digest.
     if sub.is_empty() || sub.len() > 256 || sub.contains(char::is_control) {
         return Err("`sub` is no user name".to_owned());

@@ -1,0 +1,119 @@
+//! Whole small messages that wait: responses, REPORTs, AUTH, unknown methods.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::segments::Segments;
+use crate::msrp::link::Link;
+
+/// How many bytes of control messages may wait before those who cause them stop reading.
+pub(crate) const CONTROL_LIMIT: usize = 256 * 1024;
+
+/// A part of a message that leaves in one piece.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    /// Where it ends in the buffer.
+    end: usize,
+    ends_message: bool,
+}
+
+/// Control messages in the order in which they leave, and who waits for them to.
+#[derive(Debug)]
+pub(super) struct Control {
+    bytes: Vec<u8>,
+    pieces: VecDeque<Piece>,
+    /// How many messages wait.
+    messages: usize,
+    /// At how many their sources stop reading.
+    max_messages: usize,
+    waiters: Vec<Arc<Link>>,
+}
+
+impl Control {
+    pub(super) fn new(max_messages: usize) -> Self {
+        Self { bytes: Vec::new(), pieces: VecDeque::new(), messages: 0, max_messages, waiters: Vec::new() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Bytes that wait.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Adds a message.
+    pub(super) fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.bytes);
+        self.end_message();
+    }
+
+    /// Adds a message whose end-line is a piece of its own.
+    pub(super) fn push_with_end_line(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>),
+        write_end_line: impl FnOnce(&mut Vec<u8>),
+    ) {
+        write(&mut self.bytes);
+        self.pieces.push_back(Piece { end: self.bytes.len(), ends_message: false });
+        write_end_line(&mut self.bytes);
+        self.end_message();
+    }
+
+    fn end_message(&mut self) {
+        self.pieces.push_back(Piece { end: self.bytes.len(), ends_message: true });
+        self.messages += 1;
+    }
+
+    /// Whether so much waits that sources must stop reading.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes.len() >= CONTROL_LIMIT || self.messages >= self.max_messages
+    }
+
+    /// Whether so little waits that they may read on.
+    pub(super) fn is_relieved(&self) -> bool {
+        self.bytes.len() < CONTROL_LIMIT / 2 && self.messages <= self.max_messages / 2
+    }
+
+    /// Wakes `link` once [`is_relieved`](Self::is_relieved).
+    pub(super) fn wait(&mut self, link: &Arc<Link>) {
+        if !self.waiters.iter().any(|waiter| waiter.id() == link.id()) {
+            self.waiters.push(Arc::clone(link));
+        }
+    }
+
+    /// Moves everybody who waits to `wake`.
+    pub(super) fn release(&mut self, wake: &mut Vec<Arc<Link>>) {
+        wake.append(&mut self.waiters);
+    }
+
+    /// Puts everything on the wire.
+    pub(super) fn place(&mut self, wire: &mut Segments) {
+        wire.pieces(&self.bytes, self.pieces.drain(..).map(|piece| piece.end));
+        self.clear();
+    }
+
+    /// Puts everything on the wire, each message in a frame.
+    pub(super) fn place_framed(&mut self, wire: &mut Segments) {
+        let mut start = 0;
+        let mut ends = self.pieces.drain(..);
+        while let Some(first) = ends.next() {
+            let end_line = if first.ends_message { None } else { ends.next() };
+            let rest = end_line.map_or(0, |piece| piece.end - first.end);
+            wire.framed(rest, |out| out.extend_from_slice(&self.bytes[start..first.end]));
+            start = first.end;
+            if let Some(piece) = end_line {
+                wire.text(|out| out.extend_from_slice(&self.bytes[start..piece.end]));
+                start = piece.end;
+            }
+        }
+        drop(ends);
+        self.clear();
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.messages = 0;
+    }
+}

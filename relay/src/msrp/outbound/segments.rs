@@ -1,0 +1,166 @@
+//! What is decided and only waits for the socket.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes, BytesMut};
+use smallvec::SmallVec;
+
+use super::frame;
+
+/// The most pieces given to one write.
+pub(crate) const MAX_SLICES: usize = 64;
+
+#[derive(Debug)]
+enum Segment {
+    /// So many bytes of `text`: a head, an end-line, a control message. Never split where it fits whole.
+    Text(usize),
+    Body(Bytes),
+}
+
+/// Bytes in the order in which the socket gets them: bodies as slices of what was read, all else in one
+/// buffer that is used again and again.
+#[derive(Debug, Default)]
+pub(super) struct Segments {
+    queue: VecDeque<Segment>,
+    text: BytesMut,
+    len: usize,
+    /// Bytes ever put in, and ever taken by the socket.
+    placed: u64,
+    taken: u64,
+}
+
+impl Segments {
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Bytes that wait.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes ever put in.
+    pub(super) fn placed(&self) -> u64 {
+        self.placed
+    }
+
+    /// Bytes ever taken by the socket.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    /// Puts in what `write` writes, in one piece.
+    pub(super) fn text(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        let before = self.text.len();
+        write(&mut self.text);
+        let len = self.text.len() - before;
+        self.queue.push_back(Segment::Text(len));
+        self.place(len);
+    }
+
+    /// Puts in what `write` writes, in one piece, with the header of a frame before it that ends `rest`
+    /// bytes later.
+    pub(super) fn framed(&mut self, rest: usize, write: impl FnOnce(&mut BytesMut)) {
+        self.text(|out| {
+            let before = out.len();
+            write(out);
+            // How long it is, and its header with it, is known only now.
+            let header = frame::header((out.len() - before + rest) as u64);
+            out.extend_from_slice(&header);
+            out[before..].rotate_right(header.len());
+        });
+    }
+
+    /// Puts in `bytes` as pieces that end at `ends`.
+    pub(super) fn pieces(&mut self, bytes: &[u8], ends: impl Iterator<Item = usize>) {
+        let mut start = 0;
+        for end in ends {
+            self.queue.push_back(Segment::Text(end - start));
+            start = end;
+        }
+        self.text.extend_from_slice(bytes);
+        self.place(bytes.len());
+    }
+
+    /// Takes up to `len` bytes off the front of `body` and puts them in. Gives how many they were.
+    pub(super) fn body(&mut self, body: &mut VecDeque<Bytes>, len: u64) -> usize {
+        let mut left = len;
+        let mut placed = 0;
+        while left > 0 {
+            let Some(front) = body.front_mut() else { break };
+            let piece = if front.len() as u64 <= left {
+                body.pop_front().unwrap_or_default()
+            } else {
+                front.split_to(left as usize)
+            };
+            left -= piece.len() as u64;
+            placed += piece.len();
+            self.queue.push_back(Segment::Body(piece));
+        }
+        self.place(placed);
+        placed
+    }
+
+    fn place(&mut self, len: usize) {
+        self.len += len;
+        self.placed += len as u64;
+    }
+
+    /// The next bytes to write, at most `unit` of them and without a part of a head, control message
+    /// or end-line that does not fit whole.
+    pub(super) fn slices<'a>(&'a self, unit: usize, out: &mut SmallVec<[IoSlice<'a>; MAX_SLICES]>) {
+        let mut text: &[u8] = &self.text;
+        let mut left = unit;
+        for segment in &self.queue {
+            if left == 0 || out.len() >= MAX_SLICES {
+                break;
+            }
+            match segment {
+                Segment::Body(body) => {
+                    let len = body.len().min(left);
+                    out.push(IoSlice::new(&body[..len]));
+                    left -= len;
+                }
+                Segment::Text(len) => {
+                    if *len > left && left < unit {
+                        break;
+                    }
+                    let len = (*len).min(left);
+                    out.push(IoSlice::new(&text[..len]));
+                    text = &text[len..];
+                    left -= len;
+                }
+            }
+        }
+    }
+
+    /// The socket took so many bytes.
+    pub(super) fn written(&mut self, mut len: usize) {
+        self.taken += len as u64;
+        self.len -= len;
+        while len > 0 {
+            match self.queue.front_mut() {
+                Some(Segment::Body(body)) if body.len() > len => {
+                    body.advance(len);
+                    len = 0;
+                }
+                Some(Segment::Body(body)) => {
+                    len -= body.len();
+                    self.queue.pop_front();
+                }
+                Some(Segment::Text(rest)) => {
+                    let gone = len.min(*rest);
+                    *rest -= gone;
+                    len -= gone;
+                    let spent = *rest == 0;
+                    self.text.advance(gone);
+                    if spent {
+                        self.queue.pop_front();
+                    }
+                }
+                None => break,
+            }
+        }
+    }
+}

@@ -97,9 +97,9 @@ function fractions(count, degree) {
   }
   return Int32Array.from(primes, (prime) => {
     const power = BigInt(prime) << (32n * degree);
-    // The highest root is that of 311, of which the square root is below 2^5.
+    // All of these roots are below 2^3.
     let root = 0n;
-    for (let bit = 1n << 36n; bit > 0n; bit >>= 1n) {
+    for (let bit = 1n << 34n; bit > 0n; bit >>= 1n) {
       if ((root | bit) ** degree <= power) root |= bit;
     }
     return Number(BigInt.asIntN(32, root));

@@ -237,7 +237,7 @@ describe('the npm client `ws`', () => {
   async function client(scheme, { user, protocols = ['msrp'], ...options } = {}) {
     const ca = readFileSync(fixture.ca);
     const port = fixture.ports[scheme];
-    const socket = new WebSocket(`${scheme}://localhost:${port}/msrp`, protocols, { ca, ...options });
+    const socket = new WebSocket(`${scheme}://localhost:${port}/msrp`, protocols, { ca, handshakeTimeout: PATIENCE, ...options });
     const waiting = [];
     const arrived = [];
     socket.on('message', (data, isBinary) => {
@@ -250,7 +250,11 @@ describe('the npm client `ws`', () => {
     const relay = `${scheme === 'wss' ? 'msrps' : 'msrp'}://localhost:${port};ws`;
     const closed = once(socket, 'close').then(([code]) => { throw new Error(`closed with ${code}`); });
     closed.catch(() => {});
-    const next = () => Promise.race([closed, arrived.length > 0 ? arrived.shift() : new Promise((resolve) => { waiting.push(resolve); })]);
+    const arrival = () => new Promise((resolve, reject) => {
+      const timer = setTimeout(() => reject(new Error('no message comes')), PATIENCE);
+      waiting.push((message) => { clearTimeout(timer); resolve(message); });
+    });
+    const next = () => Promise.race([closed, arrived.length > 0 ? arrived.shift() : arrival()]);
     const request = (message) => socket.send(serialize({ fromPath: [own], ...message }));
     let usePath;
     if (user) {

@@ -108,7 +108,7 @@ listeners:
   - { uri: 'msrp://127.0.0.1:${msrp}' }
   - { uri: 'wss://127.0.0.1:${wss}/msrp', tls_domain: local }
   - { uri: 'ws://127.0.0.1:${ws}/msrp' }
-  - { uri: 'ws://127.0.0.1:${guarded}/msrp', origins: ['${ORIGIN}'] }
+  - { uri: 'ws://127.0.0.1:${guarded}/msrp', websocket: { allow_origins: ['${ORIGIN}'] } }
 tls:
   server_domains:
     local: { certificate: fallback.crt, private_key: fallback.key, verify_cert: false }

@@ -70,7 +70,8 @@ fuzz_target!(|input: &[u8]| {
         let mut out = BytesMut::new();
         if offer.write(&key, &mut out).is_ok() {
             let limits = HeadLimits { max_bytes: out.len(), ..HeadLimits::default() };
-            let (request, size) = Request::parse(&out, &limits).expect("what we write we read").expect("whole");
+            let (request, size) =
+                Request::parse(&out, &limits).expect("what we write we read").expect("whole");
             assert_eq!(size, out.len());
             assert_eq!(request.check(), Ok(()));
             assert_eq!(request.protocols().collect::<Vec<_>>(), [protocol]);

@@ -22,32 +22,26 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use msrp_proto::decoder::{Decoder, Event, Limits};
-use msrp_proto::encoder::{self, HeadWriter};
+use msrp_proto::encoder::HeadWriter;
 use msrp_proto::flag::Flag;
 use msrp_proto::head::{Head, Kind, Method};
-use msrp_proto::header::{FailureReport, Name, ValueError};
+use msrp_proto::header::{FailureReport, Name};
 use msrp_proto::status::StatusCode;
 use smallvec::SmallVec;
 use tcp_transport::connection::{CloseReason, Flow};
-use tracing::{debug, info};
+use tracing::info;
 
+use self::forward::Forward;
 use super::Relay;
-use super::auth::AuthOutcome;
-use super::link::{Closed, Link};
-use super::origin::Origin;
-use super::outbound::{ChunkId, Gone, LaneKey, Outbound, Pushed};
-use super::route::{MARGIN, Refusal};
+use super::link::Link;
+use super::outbound::LaneKey;
+use super::route::MARGIN;
+
+mod forward;
+mod whole;
 
 /// How much of a chunk is collected before it is handed over, when it comes in one read.
 const STAGE: usize = 64 * 1024;
-
-/// Body slices up to this size are copied when they must wait, since each keeps the whole buffer of
-/// its read alive: a receiver that takes nothing would cost a multiple of what waits for it.
-const COPY_WAITING: usize = 4096;
-
-/// The greatest place in a message where a chunk may begin: one that no message reaches, and from which
-/// no chunk gets to where 64 bits end.
-const MAX_START: u64 = 1 << 62;
 
 /// The receiving side of one connection; see the module for its states.
 #[derive(Debug)]
@@ -80,28 +74,6 @@ enum Current {
     Forward(Forward),
 }
 
-/// A SEND on its way.
-#[derive(Debug)]
-struct Forward {
-    target: Arc<Link>,
-    key: LaneKey,
-    /// Not yet handed over.
-    origin: Option<Box<Origin>>,
-    /// Once handed over.
-    chunk: Option<ChunkId>,
-    has_body: bool,
-    staged_bytes: usize,
-    expires: Instant,
-    reply: Reply,
-}
-
-/// The response to the chunk, kept ready.
-#[derive(Debug)]
-struct Reply {
-    wanted: FailureReport,
-    head: Head,
-}
-
 #[derive(Debug)]
 struct Waiting {
     since: Instant,
@@ -112,16 +84,6 @@ struct Waiting {
 enum WaitingOn {
     Lane(Arc<Link>, LaneKey),
     Control(Arc<Link>),
-}
-
-/// What handing over came to, if not well.
-enum HandOver {
-    /// The chunk has failed, and its sender was told.
-    Gone,
-    /// The next hop is lost.
-    Closed,
-    /// The lane takes nothing: it was full for too long.
-    Stalled,
 }
 
 impl Inbound {
@@ -359,45 +321,6 @@ impl Inbound {
         }
     }
 
-    fn send(&mut self, head: Head, now: Instant) -> Result<(), CloseReason> {
-        let wanted = match check_send(&head) {
-            Ok(wanted) => wanted,
-            Err(error) => {
-                // Who it is for is looked at first: a stranger learns nothing but that.
-                if !head.to_path().next().is_some_and(|uri| self.relay.is_us(&uri)) {
-                    return Err(foreign(&head));
-                }
-                info!(link = self.link.id(), peer = self.link.address(), %error, "SEND refused");
-                let wanted = head.failure_report().unwrap_or_default();
-                self.refuse(&head, wanted, StatusCode::BAD_REQUEST);
-                return self.count_refusal();
-            }
-        };
-        let route = match self.relay.route(&head, &self.link, now) {
-            Ok(route) => route,
-            Err(Refusal::Foreign) => return Err(foreign(&head)),
-            Err(Refusal::Status(status, reason)) => {
-                info!(link = self.link.id(), peer = self.link.address(), %status, reason, to = head.to_path_text(0), "SEND refused");
-                self.refuse(&head, wanted, status);
-                return self.count_refusal();
-            }
-        };
-        self.probation = None;
-        let mut origin = route.link.with_queue(Outbound::spare_origin).unwrap_or_default();
-        origin.set(Arc::clone(&self.link), &head, route.own_uris());
-        self.current = Current::Forward(Forward {
-            target: route.link,
-            key: LaneKey { source: self.link.id(), session: route.session },
-            origin: Some(origin),
-            chunk: None,
-            has_body: head.has_body(),
-            staged_bytes: 0,
-            expires: route.expires,
-            reply: Reply { wanted, head },
-        });
-        Ok(())
-    }
-
     fn body(&mut self, bytes: Bytes, now: Instant) {
         match &mut self.current {
             Current::None | Current::Discard => {}
@@ -440,111 +363,6 @@ impl Inbound {
         }
     }
 
-    /// Hands over what was staged, while more is to come.
-    fn hand_over_current(&mut self, now: Instant) {
-        let Current::Forward(forward) = &mut self.current else { return };
-        if forward.staged_bytes == 0 && forward.chunk.is_some() {
-            return;
-        }
-        if now >= forward.expires {
-            self.session_over();
-            return;
-        }
-        let Current::Forward(mut forward) = std::mem::replace(&mut self.current, Current::Discard) else {
-            return;
-        };
-        match self.hand_over(&mut forward, None) {
-            Ok(()) => self.current = Current::Forward(forward),
-            Err(failure) => self.hand_over_failed(&forward, &failure),
-        }
-    }
-
-    /// Puts what was staged, and the end if it is there, into the next hop's queue, under one lock.
-    fn hand_over(&mut self, forward: &mut Forward, end: Option<Flag>) -> Result<(), HandOver> {
-        let key = forward.key;
-        let staged = &mut self.staged;
-        let link = &self.link;
-        forward.staged_bytes = 0;
-        let pushed = forward.target.with_queue(|queue| {
-            let chunk = match (forward.chunk, forward.origin.take()) {
-                (Some(chunk), _) => chunk,
-                (None, Some(origin)) => {
-                    let begun = queue.begin(key, link, origin, forward.has_body).map_err(|origin| {
-                        queue.recycle(origin);
-                        HandOver::Stalled
-                    })?;
-                    *forward.chunk.insert(begun)
-                }
-                (None, None) => return Err(HandOver::Gone),
-            };
-            let waits = queue.must_wait(end);
-            let mut pushed = Pushed { full: false };
-            for bytes in staged.drain(..) {
-                let bytes =
-                    if waits && bytes.len() <= COPY_WAITING { Bytes::copy_from_slice(&bytes) } else { bytes };
-                pushed = queue.body(key, chunk, bytes)?;
-            }
-            if let Some(flag) = end {
-                pushed = queue.end(key, chunk, flag)?;
-            }
-            Ok(pushed)
-        });
-        self.staged.clear();
-        touch(&mut self.touched, &forward.target);
-        match pushed {
-            Ok(Ok(pushed)) => {
-                if pushed.full {
-                    // What can go goes now; the question is asked again before the next read.
-                    self.waiting = Some(Waiting {
-                        since: self.last_read,
-                        on: WaitingOn::Lane(Arc::clone(&forward.target), key),
-                    });
-                }
-                Ok(())
-            }
-            Ok(Err(failure)) => Err(failure),
-            Err(Closed) => Err(HandOver::Closed),
-        }
-    }
-
-    fn hand_over_failed(&mut self, forward: &Forward, failure: &HandOver) {
-        let status = match failure {
-            // Its sender has been told.
-            HandOver::Gone => return,
-            // Of a chunk that was begun, the closing link has told.
-            HandOver::Closed if forward.chunk.is_some() => return,
-            HandOver::Closed => lost(&forward.target),
-            HandOver::Stalled => StatusCode::REQUEST_TIMEOUT,
-        };
-        if forward.reply.wanted != FailureReport::No {
-            self.respond(&forward.reply.head, status);
-        }
-    }
-
-    /// The session ended while a chunk was under way (RFC 4976 §6.3).
-    fn session_over(&mut self) {
-        info!(link = self.link.id(), peer = self.link.address(), "a session expired within a chunk");
-        self.refuse_current(StatusCode::NO_SUCH_SESSION);
-    }
-
-    /// Ends what was handed over with `#`. Says whether the chunk was open.
-    fn abandon(&mut self, forward: &Forward, drop: bool) -> bool {
-        let Some(chunk) = forward.chunk else { return true };
-        touch(&mut self.touched, &forward.target);
-        forward.target.with_queue(|queue| queue.abandon(forward.key, chunk, drop)) == Ok(true)
-    }
-
-    /// Answers the current chunk with an error and throws away what is left of it.
-    fn refuse_current(&mut self, status: StatusCode) {
-        if let Current::Forward(forward) = std::mem::replace(&mut self.current, Current::Discard) {
-            self.staged.clear();
-            let open = self.abandon(&forward, true);
-            if open && forward.reply.wanted != FailureReport::No {
-                self.respond(&forward.reply.head, status);
-            }
-        }
-    }
-
     fn refuse(&mut self, head: &Head, wanted: FailureReport, status: StatusCode) {
         if wanted != FailureReport::No {
             self.respond(head, status);
@@ -580,118 +398,6 @@ impl Inbound {
         touch(&mut self.touched, &self.link);
     }
 
-    /// A request other than SEND, complete.
-    fn whole(&mut self, head: &Head, body: &[u8], flag: Flag, now: Instant) -> Result<(), CloseReason> {
-        touch(&mut self.touched, &self.link);
-        let Kind::Request(method) = head.kind() else { return Ok(()) };
-        if method == Method::Auth && head.to_path().len() == 1 {
-            match self.relay.authenticate(head, &self.link, now) {
-                AuthOutcome::Granted => self.probation = None,
-                AuthOutcome::Challenged => {}
-                AuthOutcome::Refused => return self.auth_refused(head),
-            }
-            return Ok(());
-        }
-        let route = self.relay.route(head, &self.link, now).map_err(|refusal| match (refusal, method) {
-            // Our domain, but none of our listeners: for us, and no session.
-            (Refusal::Foreign, Method::Auth) => {
-                Refusal::Status(StatusCode::NO_SUCH_SESSION, "no session in the first URI")
-            }
-            (refusal, _) => refusal,
-        });
-        let route = match route {
-            Ok(route) => route,
-            Err(Refusal::Foreign) => return Err(foreign(head)),
-            Err(Refusal::Status(status, reason)) => {
-                let method = method.as_str();
-                info!(link = self.link.id(), peer = self.link.address(), method, %status, reason, to = head.to_path_text(0), "request refused");
-                if method != "REPORT" {
-                    self.respond_along_path(head, status);
-                }
-                return self.count_refusal();
-            }
-        };
-        self.probation = None;
-        let transaction = self.link.new_transaction();
-        let link = &self.link;
-        let overfull = &mut self.overfull;
-        let pushed = route.link.with_queue(|queue| {
-            if method != Method::Report && queue.is_full_of_transactions() {
-                return None;
-            }
-            if *overfull == Some(route.link.id()) {
-                if !queue.is_relieved_of_control() {
-                    return None;
-                }
-                *overfull = None;
-            }
-            let mut origin = queue.spare_origin();
-            origin.set(Arc::clone(link), head, route.own_uris());
-            let pushed = if head.has_body() {
-                queue.control_with_end_line(
-                    |out| {
-                        origin.write_head(out, &transaction, None).body();
-                        out.extend_from_slice(body);
-                    },
-                    |out| encoder::end_line(out, &transaction, flag),
-                )
-            } else {
-                queue.control(|out| origin.write_head(out, &transaction, None).end(flag))
-            };
-            if method == Method::Report {
-                queue.recycle(origin);
-            } else {
-                queue.await_path_response(transaction, origin, now);
-            }
-            Some(pushed)
-        });
-        touch(&mut self.touched, &route.link);
-        match pushed {
-            Ok(Some(pushed)) if pushed.full => {
-                self.waiting = Some(Waiting { since: now, on: WaitingOn::Control(route.link) });
-            }
-            Ok(Some(_)) => {}
-            Ok(None) => {
-                info!(
-                    link = self.link.id(),
-                    peer = self.link.address(),
-                    target = route.link.id(),
-                    "request refused: too many wait there"
-                );
-                if method != Method::Report {
-                    self.respond_along_path(head, StatusCode::REQUEST_TIMEOUT);
-                }
-            }
-            Err(Closed) if method == Method::Report => {
-                debug!(link = self.link.id(), "REPORT dropped: the next hop is gone");
-            }
-            Err(Closed) => self.respond_along_path(head, lost(&route.link)),
-        }
-        Ok(())
-    }
-
-    fn auth_refused(&self, head: &Head) -> Result<(), CloseReason> {
-        if !self.relay.counts_failed_auths(&self.link, head.from_path().len() > 1) {
-            return Ok(());
-        }
-        let failed = self.link.auth_failed();
-        if failed as usize >= self.relay.settings.auth.max_failures {
-            return Err(CloseReason::Protocol(format!("{failed} AUTH requests failed").into()));
-        }
-        Ok(())
-    }
-
-    fn respond_along_path(&mut self, head: &Head, status: StatusCode) {
-        let Some(ours) = head.to_path().next() else { return };
-        let _ = self.link.send_control(|out| {
-            HeadWriter::response(out, &head.transaction_id(), status)
-                .path(Name::ToPath, [head.from_path_text()])
-                .path(Name::FromPath, [ours.as_str()])
-                .end(Flag::Complete);
-        });
-        touch(&mut self.touched, &self.link);
-    }
-
     fn flush(&mut self, now: Instant) {
         for link in self.touched.drain(..) {
             link.flush(now);
@@ -699,27 +405,10 @@ impl Inbound {
     }
 }
 
-impl From<Gone> for HandOver {
-    fn from(_: Gone) -> Self {
-        Self::Gone
-    }
-}
-
 fn touch(touched: &mut SmallVec<[Arc<Link>; 4]>, link: &Arc<Link>) {
     if !touched.iter().any(|known| known.id() == link.id()) {
         touched.push(Arc::clone(link));
     }
-}
-
-/// The values a relay acts on must be readable, and a chunk must name its message (RFC 4975 §7.1.1).
-fn check_send(head: &Head) -> Result<FailureReport, ValueError> {
-    head.message_id()?.ok_or(ValueError("Message-ID"))?;
-    let range = head.byte_range()?;
-    if range.is_some_and(|range| range.start > MAX_START) {
-        return Err(ValueError("Byte-Range"));
-    }
-    head.success_report()?;
-    head.failure_report()
 }
 
 /// What befell a request whose next hop was lost before it got there: a peer that cannot be reached, or

@@ -64,6 +64,30 @@ fn a_chunk_without_a_body_goes_on() {
 }
 
 #[test]
+fn other_requests_and_their_responses_go_on_with_or_without_a_body() {
+    for web in PAIRS {
+        let mut world = World::new();
+        let [alice, bob] = pair(&mut world, web);
+        for content in ["", "Content-Type: text/plain\r\n\r\nhello\r\n"] {
+            let text = format!("MSRP t0001 NICKNAME\r\n{}{content}-------t0001$\r\n", alice.paths_to(&bob));
+            world.write(alice.id, text);
+            let got = world.take_one(bob.id);
+            assert_eq!(got.body, if content.is_empty() { &b""[..] } else { b"hello" });
+            let response = format!(
+                "MSRP {} 200 OK\r\nTo-Path: {}\r\nFrom-Path: {}\r\n-------{}$\r\n",
+                got.tid(),
+                got.from(),
+                got.to(),
+                got.tid()
+            );
+            world.write(bob.id, response);
+            let answer = world.take_one(alice.id);
+            assert_eq!((answer.status(), answer.tid().as_str()), (Some(200), "t0001"));
+        }
+    }
+}
+
+#[test]
 fn byte_ranges_of_a_large_chunk_join_exactly() {
     for web in PAIRS {
         for (line, total) in

@@ -36,6 +36,7 @@ pub use self::limits::{Limits, Timeouts};
 pub use self::listener::{Listener, ListenerTransport};
 pub use self::log::{Log, LogFormat, LogLevel};
 pub use self::outbound::{Denied, Network, OutboundPolicy};
+pub use self::sip::{Sip, SipUpstream, UpstreamUri};
 pub use self::tls::{ClientCertificates, ClientDomain, Identity, Negotiation, ServerDomain, Tls, Trust};
 pub use self::value::{ByteSize, Host, HostPort, Secret};
 
@@ -44,6 +45,7 @@ use self::connections::FileTcp;
 use self::error::{KeyPath, Problem, Segment, Spot};
 use self::listener::FileListener;
 use self::outbound::FileOutbound;
+use self::sip::FileSip;
 use self::tls::FileTls;
 use self::value::FileSecret;
 
@@ -56,6 +58,7 @@ mod listener;
 mod log;
 mod outbound;
 mod read;
+mod sip;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -88,6 +91,8 @@ pub struct Config {
     pub outbound: OutboundPolicy,
     /// How it connects.
     pub dial: Dial,
+    /// The SIP edge, if there is one.
+    pub sip: Option<Sip>,
     /// How it logs.
     pub log: Log,
     /// What is permitted but probably not meant, to be logged at start.
@@ -187,6 +192,8 @@ struct FileConfig {
     #[serde(default)]
     outbound: FileOutbound,
     #[serde(default)]
+    sip: Option<FileSip>,
+    #[serde(default)]
     log: Log,
 }
 
@@ -205,6 +212,11 @@ impl FileConfig {
         }
         let dial = self.outbound.dial(&listeners, &tcp, &self.timeouts, &mut check);
         let outbound = self.outbound.validate(&listeners, &mut check);
+        let sip = self.sip.map(|sip| sip.validate(&mut check));
+        if sip.is_some() {
+            // No listener carries SIP yet.
+            check.warn(KeyPath::new(&["sip"]), "has no effect: there is no listener for SIP");
+        }
 
         let Check { errors, warnings, .. } = check;
         if !errors.is_empty() {
@@ -223,6 +235,7 @@ impl FileConfig {
             events: self.events,
             outbound,
             dial,
+            sip,
             log: self.log,
             warnings,
             source,

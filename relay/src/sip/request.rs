@@ -183,7 +183,7 @@ impl Edge {
         let Scratch { rewrite, text, branch } = scratch;
         rewrite.clear();
         write_source(head, from, text, rewrite);
-        routes.remove_own(rewrite);
+        routes.remove_own(head, rewrite);
         match (head.field(Name::MaxForwards), head.max_forwards()) {
             (Some(field), Some(hops)) => {
                 text.clear();

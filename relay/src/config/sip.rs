@@ -100,9 +100,8 @@ impl FromStr for UpstreamUri {
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(format!("`{text}` has no scheme: {SCHEMES} in front of the host"));
         };
-        let scheme = match scheme.parse() {
-            Ok(scheme @ (Scheme::Sip | Scheme::Sips | Scheme::Ws | Scheme::Wss)) => scheme,
-            _ => return Err(format!("`{scheme}` is not a scheme of upstreams, those are {SCHEMES}")),
+        let Ok(scheme @ (Scheme::Sip | Scheme::Sips | Scheme::Ws | Scheme::Wss)) = scheme.parse() else {
+            return Err(format!("`{scheme}` is not a scheme of upstreams, those are {SCHEMES}"));
         };
         let (address, path) = match rest.find('/') {
             Some(slash) if matches!(scheme, Scheme::Ws | Scheme::Wss) => rest.split_at(slash),

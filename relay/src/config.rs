@@ -36,6 +36,7 @@ pub use self::limits::{Limits, Timeouts};
 pub use self::listener::{Listener, ListenerTransport};
 pub use self::log::{Log, LogFormat, LogLevel};
 pub use self::outbound::{Denied, Network, OutboundPolicy};
+pub use self::sip::{Sip, SipUpstream, UpstreamUri};
 pub use self::tls::{ClientCertificates, ClientDomain, Identity, Negotiation, ServerDomain, Tls, Trust};
 pub use self::value::{ByteSize, Host, HostPort, Secret};
 pub use self::websocket::{CertificateUser, Origin, TokenAuth, WebSocket, WebSocketAuth};
@@ -45,6 +46,7 @@ use self::connections::FileTcp;
 use self::error::{KeyPath, Problem, Segment, Spot};
 use self::listener::FileListener;
 use self::outbound::FileOutbound;
+use self::sip::FileSip;
 use self::tls::FileTls;
 use self::value::FileSecret;
 use self::websocket::FileWebSocket;
@@ -58,6 +60,7 @@ mod listener;
 mod log;
 mod outbound;
 mod read;
+mod sip;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -91,6 +94,8 @@ pub struct Config {
     pub outbound: OutboundPolicy,
     /// How it connects.
     pub dial: Dial,
+    /// The SIP edge, if there is one.
+    pub sip: Option<Sip>,
     /// How it logs.
     pub log: Log,
     /// What is permitted but probably not meant, to be logged at start.
@@ -192,6 +197,8 @@ struct FileConfig {
     #[serde(default)]
     websocket: FileWebSocket,
     #[serde(default)]
+    sip: Option<FileSip>,
+    #[serde(default)]
     log: Log,
 }
 
@@ -212,6 +219,11 @@ impl FileConfig {
         }
         let dial = self.outbound.dial(&listeners, &tcp, &self.timeouts, &mut check);
         let outbound = self.outbound.validate(&listeners, &mut check);
+        let sip = self.sip.map(|sip| sip.validate(&mut check));
+        if sip.is_some() {
+            // No listener carries SIP yet.
+            check.warn(KeyPath::new(&["sip"]), "has no effect: there is no listener for SIP");
+        }
 
         let Check { errors, warnings, .. } = check;
         if !errors.is_empty() {
@@ -230,6 +242,7 @@ impl FileConfig {
             events: self.events,
             outbound,
             dial,
+            sip,
             log: self.log,
             warnings,
             source,

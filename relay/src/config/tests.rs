@@ -183,7 +183,11 @@ fn the_example_runs_with_its_commented_settings_too() {
     assert!(config.auth.credentials.ha1("carol", "localhost", Algorithm::Sha256).is_some());
     assert_eq!(config.limits.max_connections, Some(10000));
     let found = warnings(&config);
-    assert_eq!(found.len(), 2, "carol cannot answer MD5, and anything is dialled: {found:?}");
+    assert_eq!(
+        found.len(),
+        3,
+        "carol cannot answer MD5, anything is dialled, and no listener is for SIP: {found:?}"
+    );
 }
 
 #[test]

@@ -224,10 +224,10 @@ impl Acceptor for ListenerAcceptor {
         match error {
             // A challenge that was not answered, or a reason that was logged where it was found.
             UpgradeError::Refused { status } => {
-                debug!(%peer, local = %self.local, status, "connection closed")
+                debug!(%peer, local = %self.local, status, "connection closed");
             }
             error => {
-                warn!(%peer, local = %self.local, %error, "connection closed: WebSocket handshake failed")
+                warn!(%peer, local = %self.local, %error, "connection closed: WebSocket handshake failed");
             }
         }
     }

@@ -78,6 +78,8 @@ pub struct Settings {
     /// What a client is told to wait for when all upstreams are down, in seconds (RFC 3261 §20.33). Default 10, the
     /// default interval of probes.
     pub retry_after: u32,
+    /// Whether a double CRLF is answered. Default true, as OpenSIPS' `tcp_crlf_pingpong`.
+    pub crlf_pingpong: bool,
 }
 
 /// On which side of the edge a connection is.
@@ -211,8 +213,8 @@ impl Edge {
         out: &mut Vec<Bytes>,
     ) -> Outcome {
         match event {
-            Event::Ping => Outcome::Pong,
-            Event::Pong => Outcome::Alive,
+            Event::Ping if self.settings.crlf_pingpong => Outcome::Pong,
+            Event::Ping | Event::Pong => Outcome::Alive,
             Event::Refused(refused) => self.refused(refused, from, scratch, out),
             Event::Message(message) => {
                 let world = World { from, flows, upstreams };

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
-use tcp_transport::sip::{Head, Message, Name, SipUri, Start, scheme};
+use tcp_transport::sip::{Address, Head, Message, Name, SipUri, Start, Via, scheme};
 
 use super::answer::write_source;
 use super::edge::{Advertised, Destination, Edge, Flow, Outcome, Scratch, Side, World};
@@ -64,7 +64,7 @@ impl Edge {
                 self.write_branch(head, from, &mut scratch.branch);
                 // The part after the dot says where it goes; a request that has been here with it goes round.
                 let loop_hash =
-                    scratch.branch.rfind('.').map_or(&[][..], |dot| scratch.branch[dot..].as_bytes());
+                    scratch.branch.rfind('.').map_or(&[][..], |dot| &scratch.branch.as_bytes()[dot..]);
                 if self.has_been_here(head, loop_hash) {
                     return Err(Refusal::Status(482, "Loop Detected"));
                 }
@@ -183,7 +183,7 @@ impl Edge {
         let Scratch { rewrite, text, branch } = scratch;
         rewrite.clear();
         write_source(head, from, text, rewrite);
-        routes.remove_own(rewrite);
+        routes.remove_own(head, rewrite);
         match (head.field(Name::MaxForwards), head.max_forwards()) {
             (Some(field), Some(hops)) => {
                 text.clear();
@@ -225,14 +225,14 @@ impl Edge {
     fn write_branch(&self, head: &Head, from: &Flow, branch: &mut String) {
         let Start::Request { uri, .. } = head.start() else { return };
         let via = head.top_via();
-        let received = via.as_ref().and_then(|via| via.branch()).filter(|branch| branch.starts_with(COOKIE));
+        let received = via.as_ref().and_then(Via::branch).filter(|branch| branch.starts_with(COOKIE));
         // Without the cookie the branch may be anything: then the whole of the Via counts (RFC 3261 §16.11).
         let whole = via.as_ref().map_or(&[][..], |via| &head[via.range()]);
         let sent_by = via.as_ref().map_or(&[][..], |via| via.host());
-        let port = via.as_ref().and_then(|via| via.port()).unwrap_or(0).to_be_bytes();
+        let port = via.as_ref().and_then(Via::port).unwrap_or(0).to_be_bytes();
         let call_id = head.value(Name::CallId).unwrap_or_default();
         let sender = head.address(Name::From);
-        let tag = sender.as_ref().and_then(|from| from.tag()).unwrap_or_default();
+        let tag = sender.as_ref().and_then(Address::tag).unwrap_or_default();
         let number = head.cseq().map_or(0, |cseq| cseq.number).to_be_bytes();
         let side = match from.side {
             Side::Client(_) => &b"client"[..],

@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use smallvec::SmallVec;
-use tcp_transport::sip::{Address, Field, Head, Name, Rewrite, SipUri};
+use tcp_transport::sip::{Address, Field, Head, Name, Rewrite, SipUri, Start};
 
 use super::edge::Edge;
+use super::keys::BadToken;
 
 /// The Route of a request, taken apart.
 #[derive(Debug)]
@@ -16,6 +17,17 @@ pub(super) struct Routes<'a> {
     pub(super) token: Option<&'a [u8]>,
     /// The entry that comes after.
     next: Option<(Range<usize>, Field)>,
+    /// Known if the last hop was a strict router.
+    strict: Option<Strict>,
+}
+
+/// What a strict router (RFC 2543) left: our URI as the Request-URI, and what should stand there as the last entry.
+#[derive(Debug)]
+struct Strict {
+    /// The URI of the last entry.
+    target: Range<usize>,
+    /// The entries that stay.
+    kept: SmallVec<[Range<usize>; 8]>,
 }
 
 impl Edge {
@@ -23,10 +35,21 @@ impl Edge {
     /// outbound proxy, then one with a token, and its twin where both sides of the edge have recorded themselves
     /// (RFC 5658). One with another token is for another passage through this edge, after the next hop.
     pub(super) fn routes<'a>(&self, head: &'a Head) -> Routes<'a> {
-        let mut routes = Routes { own: SmallVec::new(), token: None, next: None };
-        for value in head.values(Name::Route) {
-            // The framer has refused what is not by the grammar.
-            let Ok((range, field)) = value else { break };
+        let mut routes = Routes { own: SmallVec::new(), token: None, next: None, strict: None };
+        // The framer has refused what is not by the grammar.
+        let mut entries = head.values(Name::Route).map_while(Result::ok);
+        let strict = self.own_request_uri(head).and_then(|token| {
+            let (last, _) = head.values(Name::Route).map_while(Result::ok).last()?;
+            let target = Address::parse(head, last.clone()).ok()?.uri_range();
+            Some((token, last, target))
+        });
+        if let Some((token, ..)) = &strict {
+            routes.token = Some(token);
+        }
+        for (range, field) in &mut entries {
+            if strict.as_ref().is_some_and(|(_, last, _)| *last == range) {
+                break;
+            }
             let ours = uri_of(head, range.clone()).filter(|uri| self.is_own(uri.host, uri.port));
             let belongs = match (ours, routes.token) {
                 (None, _) => false,
@@ -43,7 +66,20 @@ impl Edge {
             }
             routes.own.push((range, field));
         }
+        routes.strict = strict.map(|(_, last, target)| {
+            let first = routes.next.iter().map(|(range, _)| range.clone());
+            let rest = entries.map(|(range, _)| range).filter(|range| *range != last);
+            Strict { target, kept: first.chain(rest).collect() }
+        });
         routes
+    }
+
+    /// The flow token in a Request-URI that this edge once put into Record-Route (RFC 3261 §16.4).
+    fn own_request_uri<'a>(&self, head: &'a Head) -> Option<&'a [u8]> {
+        let Start::Request { uri, .. } = head.start() else { return None };
+        let uri = SipUri::parse(uri).ok().filter(|uri| self.is_own(uri.host, uri.port))?;
+        // A user of the domain is none, nor is a forged one, which leads nowhere as an address either.
+        uri.user.filter(|user| self.keys.read_flow(user) != Err(BadToken::Forged))
     }
 
     /// The upstream that the next Route entry names.
@@ -57,7 +93,7 @@ impl Edge {
 impl Routes<'_> {
     /// Whether none of it is ours, and there is some of it.
     pub(super) fn is_foreign(&self) -> bool {
-        self.own.is_empty() && self.next.is_some()
+        self.own.is_empty() && self.next.is_some() && self.strict.is_none()
     }
 
     /// Whether nothing of it is left when ours is gone.
@@ -65,9 +101,23 @@ impl Routes<'_> {
         self.next.is_none()
     }
 
-    /// Removes ours.
-    pub(super) fn remove_own(&self, rewrite: &mut Rewrite) {
-        remove_values(&self.own, self.next.as_ref(), rewrite);
+    /// Removes ours; and undoes what a strict router did.
+    pub(super) fn remove_own(&self, head: &Head, rewrite: &mut Rewrite) {
+        let Some(Strict { target, kept }) = &self.strict else {
+            return remove_values(&self.own, self.next.as_ref(), rewrite);
+        };
+        rewrite.replace(head.uri_range(), &head[target.clone()]);
+        for field in head.fields_of(Name::Route) {
+            rewrite.delete(field.line());
+        }
+        let Some(at) = head.field(Name::Route).map(|field| field.line().start) else { return };
+        for (index, range) in kept.iter().enumerate() {
+            rewrite.insert(at, if index == 0 { b"Route: " } else { b", " });
+            rewrite.insert(at, &head[range.clone()]);
+        }
+        if !kept.is_empty() {
+            rewrite.insert(at, b"\r\n");
+        }
     }
 }
 

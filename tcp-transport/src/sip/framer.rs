@@ -236,7 +236,7 @@ impl Framer {
     ///
     /// # Errors
     /// [`FrameError::NotSip`]
-    pub fn whole(&mut self, bytes: Bytes) -> Result<Option<Event>, FrameError> {
+    pub fn whole(&mut self, mut bytes: Bytes) -> Result<Option<Event>, FrameError> {
         match &bytes[..] {
             b"" => return Ok(None),
             b"\r\n" if self.limits.crlf_drop => return Ok(None),
@@ -263,8 +263,9 @@ impl Framer {
         };
         // What is more than Content-Length says does not belong to it (RFC 3261 §18.3).
         let len = layout.content_length.map_or(there, |length| there.min(length as usize));
-        let body = bytes.slice(head_len..head_len + len);
-        let head = Head { bytes: bytes.slice(..head_len), layout };
+        let mut body = bytes.split_off(head_len);
+        body.truncate(len);
+        let head = Head { bytes, layout };
         Ok(Some(match defect {
             Some(defect) => Event::Refused(Refused { head, defect, last: false }),
             None => Event::Message(Message { head, body }),

@@ -146,7 +146,9 @@ impl<'a> Cursor<'a> {
                     self.at += 1;
                     return Ok(value);
                 }
-                b'"' => drop(self.quoted()?),
+                b'"' => {
+                    self.quoted()?;
+                }
                 b'(' if comments => self.comment()?,
                 b'<' => {
                     self.run(|byte| byte != b'>');

@@ -49,7 +49,7 @@ proptest! {
     #[test]
     fn what_is_a_message_is_the_bytes_as_they_came(pieces in vec(piece(), 0..5)) {
         let stream = pieces.concat();
-        let mut rest = &stream.as_bytes()[..];
+        let mut rest = stream.as_bytes();
         for event in frame([stream.as_bytes()], patient()).0 {
             let Event::Message(message) = event else { continue };
             let bytes = [&message.head[..], &message.body[..]].concat();

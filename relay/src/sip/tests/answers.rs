@@ -212,6 +212,9 @@ fn malformed_requests_are_answered_where_that_can_be_and_end_the_connection_wher
     let outcome =
         net.edge.received(&ping, &phone, &net.open, &net.upstreams, &mut net.scratch, &mut Vec::new());
     assert_eq!(outcome, Outcome::Pong);
+    let mut silent = Net::with(crate::sip::Settings { crlf_pingpong: false, ..settings() }, 1);
+    let Net { edge, open, upstreams, scratch, .. } = &mut silent;
+    assert_eq!(edge.received(&ping, &phone, open, upstreams, scratch, &mut Vec::new()), Outcome::Alive);
 }
 
 fn drop_of(text: &str) -> Outcome {

@@ -189,3 +189,38 @@ fn ipv6_and_other_transports_are_written_as_the_grammar_has_them() {
     let (_, up) = net.upwards(&phone, &Request { via: own, ..Request::default() }.text());
     assert_eq!(values(&up, Name::Via)[1], own, "the same address, written in another way");
 }
+
+#[test]
+fn what_a_strict_router_did_is_undone() {
+    let mut net = Net::new();
+    let alice = net.client(7, WSS);
+    let invite = Request { method: "INVITE", fields: CONTACT, ..Request::default() }.text();
+    let (index, up) = net.upwards(&alice, &invite);
+    let record = values(&up, Name::RecordRoute);
+    let own = |entry: &str| entry.trim_matches(['<', '>']).to_owned();
+    let proxy = net.upstream(index);
+    // Down: our URI stands where the contact belongs, the contact at the end of Route.
+    let uri = own(&record[0]);
+    let contact = "sip:alice@df7jal23ls0d.invalid;transport=ws;ob";
+    let entries = [record[1].clone(), format!("<{contact}>")];
+    for fields in [route(&entries), format!("Route: {}\r\nX: y\r\nRoute: {}\r\n", entries[0], entries[1])] {
+        let bye =
+            Request { method: "BYE", uri: &uri, via: VIA_OF_UPSTREAM, fields: &fields, ..Request::default() };
+        let (to, text) = net.sent(&proxy, &bye.text());
+        assert_eq!(to, Destination::Client(7));
+        assert!(text.starts_with(&format!("BYE {contact} SIP/2.0\r\n")), "{text}");
+        assert!(values(&text, Name::Route).is_empty(), "{text}");
+    }
+    // Up, with an entry that stays.
+    let uri = own(&record[1]);
+    let entries =
+        [record[0].clone(), "<sip:10.0.0.2;lr>".into(), "<sip:x.test;lr>".into(), "<sip:bob@b.test>".into()];
+    let bye = Request { method: "BYE", uri: &uri, fields: &route(&entries), ..Request::default() };
+    let (index, text) = net.upwards(&alice, &bye.text());
+    assert_eq!(index, 1);
+    assert!(text.starts_with("BYE sip:bob@b.test SIP/2.0\r\n"), "{text}");
+    assert_eq!(values(&text, Name::Route), entries[1..3]);
+    // Without a Route there is nothing to undo, and a token is no address.
+    let bye = Request { method: "BYE", uri: &uri, via: VIA_OF_UPSTREAM, ..Request::default() };
+    assert_eq!(net.answered(&proxy, &bye.text()).0, 404);
+}

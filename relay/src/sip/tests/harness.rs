@@ -52,6 +52,7 @@ pub(super) fn settings() -> Settings {
         ],
         upstreams: vec![upstream("10.0.0.1"), upstream("10.0.0.2")],
         retry_after: 10,
+        crlf_pingpong: true,
     }
 }
 

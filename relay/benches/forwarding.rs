@@ -117,7 +117,7 @@ fn world() -> World {
                 auth: {allow_auth_without_tls: true, users: {u: {password: p}}}\n";
     let config = Config::parse(text, Path::new("."), "bench.yaml").unwrap();
     let listeners = vec![Advertised {
-        scheme: config.listeners[0].scheme(),
+        scheme: config.listeners[0].msrp_scheme(),
         host: "relay.test".into(),
         port: 2855,
         bound_port: 2855,

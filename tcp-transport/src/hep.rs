@@ -3,6 +3,7 @@
 //! * **Codec**, without sockets: [`Packet`], [`Packet::encode`] and [`Packet::decode`] for versions 1, 2 and 3
 //!   (specification revision 37), [`Framer`] for version 3 in a stream.
 //! * **Sender**: [`Sender`], any number of destinations; traffic waits for none.
+//! * **Tracing**: [`trace`] makes packets of connection events and messages.
 //! * **Receiver**: [`Receiver`] gives what comes to the handlers of a [`Dispatch`], in order.
 //!
 //! Times, addresses and lengths come from whoever sent a packet and are believed by nobody: a length that does
@@ -31,6 +32,7 @@ mod legacy;
 mod packet;
 mod receiver;
 mod sender;
+pub mod trace;
 
 pub use chunk::{Chunk, ChunkOrder};
 pub use codec::{Encoding, MAGIC, MAGIC_EEP, MAX_PACKET, Version};

@@ -224,9 +224,21 @@ mod tests {
             assert_eq!(text.parse::<HepUri>().unwrap().to_string(), full);
         }
         for bad in [
-            "", "hep://a", "hep_udp:a", "hep_udp://", "hep_udp://:5", "hep_tcp://a:", "hep_tcp://a:0",
-            "hep_tcp://a:65536", "hep_tcp://a:+1", "hep_tcp://::1", "hep_tcp://[::1", "hep_tcp://[::1]5",
-            "hep_tcp://[a]", "hep_tcp://a/b", "hep_tcp://a b",
+            "",
+            "hep://a",
+            "hep_udp:a",
+            "hep_udp://",
+            "hep_udp://:5",
+            "hep_tcp://a:",
+            "hep_tcp://a:0",
+            "hep_tcp://a:65536",
+            "hep_tcp://a:+1",
+            "hep_tcp://::1",
+            "hep_tcp://[::1",
+            "hep_tcp://[::1]5",
+            "hep_tcp://[a]",
+            "hep_tcp://a/b",
+            "hep_tcp://a b",
         ] {
             assert!(bad.parse::<HepUri>().is_err(), "{bad}");
         }

@@ -260,11 +260,7 @@ enum Link {
 }
 
 impl Link {
-    fn new(
-        settings: &DestinationSettings,
-        ledger: &Arc<Ledger>,
-        tls: Option<&Arc<ClientDomains>>,
-    ) -> Self {
+    fn new(settings: &DestinationSettings, ledger: &Arc<Ledger>, tls: Option<&Arc<ClientDomains>>) -> Self {
         let transport = match settings.uri.transport {
             HepTransport::Udp => return Self::Udp,
             HepTransport::Tcp => Transport::Tcp,
@@ -272,9 +268,8 @@ impl Link {
         };
         let dial = DialOptions { connect_timeout: settings.connect_timeout, ..DialOptions::default() };
         // Collectors are named by the configuration, not by a peer: there is nothing to be asked of a policy.
-        let connector =
-            Connector::new(ConnectSettings { dial, ..ConnectSettings::default() }, |_, _| true)
-                .with_ledger(ledger.clone());
+        let connector = Connector::new(ConnectSettings { dial, ..ConnectSettings::default() }, |_, _| true)
+            .with_ledger(ledger.clone());
         let target = Target { host: settings.uri.host.clone(), port: settings.uri.port, transport };
         Self::Stream { connector, target, tls: tls.cloned() }
     }

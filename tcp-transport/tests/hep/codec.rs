@@ -6,8 +6,8 @@ use bytes::Bytes;
 use proptest::option;
 use proptest::prelude::*;
 use tcp_transport::hep::{
-    Chunk, ChunkOrder, DecodeError, EncodeError, Encoding, FrameLimits, Framer, MAX_PACKET, Packet, PayloadType,
-    TimeOrder, Version,
+    Chunk, ChunkOrder, DecodeError, EncodeError, Encoding, FrameLimits, Framer, MAX_PACKET, Packet,
+    PayloadType, TimeOrder, Version,
 };
 
 /// The example packet of the specification, revision 37. (Its text has `00 71` and says 113.)
@@ -131,7 +131,10 @@ fn lengths_that_lie_are_errors() {
 fn a_packet_is_at_most_what_its_length_can_say() {
     let packet = |payload: usize| Packet { payload: Some(vec![0; payload].into()), ..default() };
     assert_eq!(packet(MAX_PACKET - 12).encode(Encoding::default()).unwrap().len(), MAX_PACKET);
-    assert_eq!(packet(MAX_PACKET - 11).encode(Encoding::default()), Err(EncodeError::TooLong(MAX_PACKET + 1)));
+    assert_eq!(
+        packet(MAX_PACKET - 11).encode(Encoding::default()),
+        Err(EncodeError::TooLong(MAX_PACKET + 1))
+    );
     let old = |payload, version| {
         let mut packet = example();
         packet.payload = Some(vec![0; payload].into());

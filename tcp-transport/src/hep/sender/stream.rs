@@ -181,7 +181,9 @@ fn gone(stream: &Stream, discarded: &mut BytesMut, cx: &mut Context<'_>) -> Poll
             Ok(0) => return Poll::Ready(CloseReason::PeerClosed),
             Ok(_) => {}
             Err(e) if is_transient(&e) => {}
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Poll::Ready(CloseReason::PeerClosed),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                return Poll::Ready(CloseReason::PeerClosed);
+            }
             Err(e) => return Poll::Ready(CloseReason::from_io(&e)),
         }
     }

@@ -256,7 +256,7 @@ enum End {
 /// How links to one collector are opened.
 enum Link {
     Udp,
-    Stream { connector: Connector, target: Target, tls: Option<Arc<ClientDomains>> },
+    Stream { connector: Box<Connector>, target: Target, tls: Option<Arc<ClientDomains>> },
 }
 
 impl Link {
@@ -271,7 +271,7 @@ impl Link {
         let connector = Connector::new(ConnectSettings { dial, ..ConnectSettings::default() }, |_, _| true)
             .with_ledger(ledger.clone());
         let target = Target { host: settings.uri.host.clone(), port: settings.uri.port, transport };
-        Self::Stream { connector, target, tls: tls.cloned() }
+        Self::Stream { connector: Box::new(connector), target, tls: tls.cloned() }
     }
 
     /// Opens one and sends over it until it ends; the error if none can be opened.

@@ -19,7 +19,7 @@ pub(super) const BATCH: usize = 64;
 pub struct Counters {
     /// Packets meant for it while it was switched on.
     pub submitted: u64,
-    /// Packets that the kernel has taken whole.
+    /// Packets that the kernel, or the TLS session above it, has taken whole.
     pub sent: u64,
     /// Octets of those.
     pub sent_bytes: u64,

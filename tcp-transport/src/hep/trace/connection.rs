@@ -44,7 +44,11 @@ impl State {
     pub(super) fn learn(&self, facts: Facts) {
         let mut known = self.known.lock();
         let user = known.facts.user.take();
-        let sni = facts.sni.or_else(|| known.facts.sni.take());
+        // The end of a connection may be told without what TLS was.
+        let sni = match known.facts.sni.take() {
+            Some(Some(name)) => Some(Some(name)),
+            before => facts.sni.or(before),
+        };
         let local = facts.local.or(known.facts.local);
         let listener = facts.listener.or_else(|| known.facts.listener.take());
         known.facts = Facts { user, sni, local, listener, ..facts };

@@ -77,7 +77,7 @@ impl Rule {
         }
         let remote = facts.remote;
         let parts = [
-            on(self.remote.as_ref(), Some(remote.ip()), |network, ip| network.contains(ip)),
+            on(self.remote.as_ref(), Some(remote.ip()), IpNetwork::contains),
             on(self.remote_port.as_ref(), Some(remote.port()), |ports, port| ports.contains(&port)),
             Some(self.protocols.is_empty() || facts.protocol.is_some_and(|it| self.protocols.contains(&it))),
             on(self.direction.as_ref(), Some(facts.direction), |wanted, direction| *wanted == direction),

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the reference texts have, by section.
-const THEIRS: [(&str, &[&str]); 4] = [
+const THEIRS: [(&str, &[&str]); 5] = [
     (
         "proto_tcp",
         &[
@@ -31,6 +31,21 @@ const THEIRS: [(&str, &[&str]); 4] = [
             "trace_on",
             "trace_filter_route",
             "msrp_trace",
+        ],
+    ),
+    (
+        "proto_hep",
+        &[
+            "hep_port",
+            "hep_send_timeout",
+            "hep_max_msg_chunks",
+            "hep_async",
+            "hep_async_max_postponed_chunks",
+            "hep_capture_id",
+            "hep_async_local_connect_timeout",
+            "hep_async_local_write_timeout",
+            "pack function",
+            "callback registration",
         ],
     ),
     (

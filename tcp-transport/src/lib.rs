@@ -124,6 +124,7 @@ pub mod connection;
 pub mod connector;
 pub mod control;
 pub mod event;
+pub mod hep;
 pub mod ledger;
 pub mod limits;
 pub mod listener;

@@ -1,0 +1,155 @@
+//! Encoding and decoding of all three versions.
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+
+use super::chunk::{CHUNK_HEADER, Chunk, ChunkOrder, field, keep};
+use super::error::{DecodeError, EncodeError};
+use super::legacy::{self, TimeOrder};
+use super::packet::Packet;
+
+/// What a packet of version 3 begins with.
+pub const MAGIC: [u8; 4] = *b"HEP3";
+
+/// The same, as some agents write it (Extensible Encapsulation Protocol).
+pub const MAGIC_EEP: [u8; 4] = *b"EEP3";
+
+/// Octets of the header of version 3: identifier and length.
+pub(super) const HEADER: usize = 6;
+
+/// The longest packet: what two octets of length can say.
+pub const MAX_PACKET: usize = 65_535;
+
+/// A version of HEP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum Version {
+    /// Addresses and payload; UDP only.
+    V1,
+    /// Time and 16 bits of capture id too; UDP only.
+    V2,
+    /// Chunks; UDP, TCP, TLS.
+    #[default]
+    V3,
+}
+
+impl Version {
+    /// 1, 2 or 3.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 => 2,
+            Self::V3 => 3,
+        }
+    }
+}
+
+/// How packets are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Encoding {
+    /// The version.
+    pub version: Version,
+    /// Version 3: the order of the chunks.
+    pub order: ChunkOrder,
+    /// Version 2: the byte order of time and capture id.
+    pub time_order: TimeOrder,
+}
+
+impl Packet {
+    /// The packet as it goes on the wire.
+    ///
+    /// Versions 1 and 2 carry what they know; the rest of the packet is left out without a word, as nothing
+    /// could be done about it.
+    ///
+    /// # Errors
+    /// It is too long; versions 1 and 2: it has no addresses.
+    pub fn encode(&self, encoding: Encoding) -> Result<Bytes, EncodeError> {
+        match encoding.version {
+            Version::V1 | Version::V2 => legacy::encode(self, encoding.version, encoding.time_order),
+            Version::V3 => encode(self, encoding.order),
+        }
+    }
+
+    /// Reads one datagram, which must be one packet and nothing else. Values are slices of it.
+    /// `time_order` is what version 2 is believed to be written in.
+    ///
+    /// # Errors
+    /// It is no HEP, or a length in it is wrong. Chunks nobody knows are none.
+    pub fn decode(datagram: &Bytes, time_order: TimeOrder) -> Result<(Version, Self), DecodeError> {
+        match datagram.first() {
+            Some(1) => legacy::decode(datagram, Version::V1, time_order).map(|packet| (Version::V1, packet)),
+            Some(2) => legacy::decode(datagram, Version::V2, time_order).map(|packet| (Version::V2, packet)),
+            _ => decode(datagram).map(|packet| (Version::V3, packet)),
+        }
+    }
+}
+
+/// The length of the packet of version 3 that begins here; `None`: too little is there to know.
+///
+/// # Errors
+/// None begins here, or one of an impossible length.
+pub(super) fn packet_length(bytes: &[u8]) -> Result<Option<usize>, DecodeError> {
+    let known = bytes.len().min(MAGIC.len());
+    if bytes[..known] != MAGIC[..known] && bytes[..known] != MAGIC_EEP[..known] {
+        return Err(DecodeError::NotHep);
+    }
+    let Some(&[high, low]) = bytes.get(MAGIC.len()..HEADER) else { return Ok(None) };
+    match usize::from(u16::from_be_bytes([high, low])) {
+        length if length < HEADER => Err(DecodeError::PacketLength(length)),
+        length => Ok(Some(length)),
+    }
+}
+
+fn decode(datagram: &Bytes) -> Result<Packet, DecodeError> {
+    if datagram.is_empty() {
+        return Err(DecodeError::NotHep);
+    }
+    let present = datagram.len();
+    let expected = packet_length(datagram)?.unwrap_or(HEADER);
+    if present < expected {
+        return Err(DecodeError::Truncated { present, expected });
+    }
+    if present > expected {
+        return Err(DecodeError::Trailing(present - expected));
+    }
+    let mut rest = datagram.slice(HEADER..);
+    let mut packet = Packet::default();
+    while !rest.is_empty() {
+        let room = rest.len();
+        if room < CHUNK_HEADER {
+            return Err(DecodeError::ChunkHeader(room));
+        }
+        let (vendor, kind, length) = (rest.get_u16(), rest.get_u16(), usize::from(rest.get_u16()));
+        if length < CHUNK_HEADER || length > room {
+            return Err(DecodeError::ChunkLength { vendor, kind, length, room });
+        }
+        keep(&mut packet, Chunk { vendor, kind, value: rest.split_to(length - CHUNK_HEADER) })?;
+    }
+    Ok(packet)
+}
+
+fn encode(packet: &Packet, order: ChunkOrder) -> Result<Bytes, EncodeError> {
+    let fields = || order.kinds().iter().filter_map(|kind| Some((*kind, field(packet, *kind)?)));
+    let length = HEADER
+        + fields().map(|(_, value)| CHUNK_HEADER + value.len()).sum::<usize>()
+        + packet.others.iter().map(|chunk| CHUNK_HEADER + chunk.value.len()).sum::<usize>();
+    let total = u16::try_from(length).map_err(|_| EncodeError::TooLong(length))?;
+    let mut out = BytesMut::with_capacity(length);
+    out.put_slice(&MAGIC);
+    out.put_u16(total);
+    for (kind, value) in fields() {
+        put_header(&mut out, 0, kind, value.len());
+        value.put(&mut out);
+    }
+    for Chunk { vendor, kind, value } in &packet.others {
+        put_header(&mut out, *vendor, *kind, value.len());
+        out.put_slice(value);
+    }
+    Ok(out.freeze())
+}
+
+fn put_header(out: &mut BytesMut, vendor: u16, kind: u16, length: usize) {
+    out.put_u16(vendor);
+    out.put_u16(kind);
+    // The whole packet fits into 16 bits, as was seen before.
+    out.put_u16((CHUNK_HEADER + length) as u16);
+}

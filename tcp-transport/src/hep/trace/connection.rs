@@ -1,0 +1,222 @@
+//! One connection under trace.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::SystemTime;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+
+use super::filter::{Facts, Verdict};
+use super::{MAX_MESSAGE, Shared, ends, link};
+use crate::connection::ConnectionId;
+use crate::event::Direction;
+use crate::hep::{Packet, PayloadType};
+
+const EVENTS: u8 = 1;
+const MESSAGES: u8 = 2;
+
+/// Whether a connection is traced, and why.
+pub(super) struct State {
+    id: ConnectionId,
+    /// [`EVENTS`] and [`MESSAGES`], as all switches together say.
+    traced: AtomicU8,
+    known: Mutex<Known>,
+    shared: Weak<Shared>,
+}
+
+struct Known {
+    facts: Facts,
+    /// What the filter says, once it has decided.
+    filtered: Option<bool>,
+    /// The connection's own switch.
+    switch: Option<bool>,
+}
+
+impl State {
+    pub(super) fn new(id: ConnectionId, facts: Facts, shared: Weak<Shared>) -> Self {
+        let known = Mutex::new(Known { facts, filtered: None, switch: None });
+        Self { id, traced: AtomicU8::new(0), known, shared }
+    }
+
+    /// Adds what is known now and was not before.
+    pub(super) fn learn(&self, facts: Facts) {
+        let mut known = self.known.lock();
+        let user = known.facts.user.take();
+        // The end of a connection may be told without what TLS was.
+        let sni = match known.facts.sni.take() {
+            Some(Some(name)) => Some(Some(name)),
+            before => facts.sni.or(before),
+        };
+        let local = facts.local.or(known.facts.local);
+        let listener = facts.listener.or_else(|| known.facts.listener.take());
+        known.facts = Facts { user, sni, local, listener, ..facts };
+    }
+
+    /// Has the filter decide, once; `true`: it has. The `last` time it must.
+    pub(super) fn decide(&self, shared: &Shared, last: bool) -> bool {
+        let mut known = self.known.lock();
+        if known.filtered.is_none() {
+            let filter = &shared.settings.filter;
+            known.filtered = match filter.verdict(&known.facts) {
+                Verdict::Trace => Some(true),
+                Verdict::Skip => Some(false),
+                Verdict::Undecided if last => Some(filter.last_verdict(&known.facts)),
+                Verdict::Undecided => None,
+            };
+        } else {
+            return true;
+        }
+        let decided = known.filtered.is_some();
+        drop(known);
+        self.refresh(shared);
+        decided
+    }
+
+    pub(super) fn switch(&self, on: Option<bool>) {
+        self.known.lock().switch = on;
+    }
+
+    /// Puts all switches together anew.
+    pub(super) fn refresh(&self, shared: &Shared) {
+        // Held to the end, or of two changes at once the earlier one might be written last.
+        let known = self.known.lock();
+        let switches = shared.switches.lock();
+        let user = known.facts.user.as_ref().and_then(|user| switches.users.get(user)).copied();
+        let traced = match known.switch.or(user) {
+            Some(true) => EVENTS | MESSAGES,
+            Some(false) => 0,
+            None if switches.all && known.filtered == Some(true) => {
+                let protocol = known.facts.protocol.and_then(|protocol| switches.protocols.get(&protocol));
+                let what = protocol.copied().unwrap_or_default();
+                (if what.events { EVENTS } else { 0 }) | (if what.messages { MESSAGES } else { 0 })
+            }
+            None => 0,
+        };
+        self.traced.store(traced, Ordering::Relaxed);
+    }
+
+    pub(super) fn events(&self) -> bool {
+        self.traced.load(Ordering::Relaxed) & EVENTS != 0
+    }
+
+    fn messages(&self) -> bool {
+        self.traced.load(Ordering::Relaxed) & MESSAGES != 0
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.forget(self.id);
+        }
+    }
+}
+
+/// Which way a message went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SentBy {
+    /// It came.
+    Peer,
+    /// It left.
+    Us,
+}
+
+/// A message that went over a connection.
+#[derive(Debug, Clone, Copy)]
+pub enum Message<'a> {
+    /// One of MSRP: a request, or a chunk of one, or a response.
+    Msrp {
+        /// What belongs together: the session.
+        session: &'a str,
+        /// The head, as it went over the wire.
+        head: &'a [u8],
+        /// The body, or its beginning, of which the settings allow so much.
+        body: &'a [u8],
+    },
+    /// One of SIP.
+    Sip {
+        /// Its Call-ID.
+        call_id: &'a str,
+        /// All of it.
+        message: &'a [u8],
+    },
+}
+
+/// What a connection's messages are given to. Cheap to clone.
+#[derive(Clone)]
+pub struct ConnectionTrace {
+    state: Arc<State>,
+    shared: Arc<Shared>,
+}
+
+impl ConnectionTrace {
+    pub(super) fn new(state: Arc<State>, shared: Arc<Shared>) -> Self {
+        Self { state, shared }
+    }
+
+    /// Whether messages are traced: one load of an atomic.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.state.messages()
+    }
+
+    /// Whoever uses the connection has authenticated: the rules and switches for users apply from now on.
+    pub fn authenticated(&self, user: &str) {
+        let mut known = self.state.known.lock();
+        known.facts.user = Some(user.to_owned());
+        known.filtered = Some(self.shared.settings.filter.last_verdict(&known.facts));
+        drop(known);
+        self.state.refresh(&self.shared);
+    }
+
+    /// Traces a message, if messages are traced; it is only made then.
+    pub fn message<'a>(&self, by: SentBy, time: SystemTime, message: impl FnOnce() -> Message<'a>) {
+        if self.is_on() {
+            self.send(by, time, message());
+        }
+    }
+
+    #[cold]
+    fn send(&self, by: SentBy, time: SystemTime, message: Message<'_>) {
+        let (remote, local) = {
+            let known = self.state.known.lock();
+            (known.facts.remote, known.facts.local)
+        };
+        // As if the sender of the message had opened the connection.
+        let direction = match by {
+            SentBy::Peer => Direction::Inbound,
+            SentBy::Us => Direction::Outbound,
+        };
+        let (source, destination) = ends(direction, remote, local);
+        let settings = &self.shared.settings;
+        let (kind, correlation, payload) = match message {
+            Message::Msrp { session, head, body } => {
+                let body = body.get(..settings.msrp_body).unwrap_or(body);
+                (settings.msrp_payload_type, session, joined(head, body))
+            }
+            Message::Sip { call_id, message } => (PayloadType::SIP, call_id, joined(message, &[])),
+        };
+        let mut packet = Packet::new(source, destination, time, kind, payload);
+        packet.correlation_id = Some(Bytes::copy_from_slice(correlation.as_bytes()));
+        packet.others.push(link(self.state.id));
+        self.shared.sender.send(&packet);
+    }
+}
+
+impl fmt::Debug for ConnectionTrace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionTrace").field("id", &self.state.id).field("is_on", &self.is_on()).finish()
+    }
+}
+
+/// Copied, as the packet outlives the buffers of the traffic; cut at [`MAX_MESSAGE`].
+fn joined(head: &[u8], body: &[u8]) -> Bytes {
+    let head = head.get(..MAX_MESSAGE).unwrap_or(head);
+    let body = body.get(..MAX_MESSAGE - head.len()).unwrap_or(body);
+    let mut payload = BytesMut::with_capacity(head.len() + body.len());
+    payload.extend_from_slice(head);
+    payload.extend_from_slice(body);
+    payload.freeze()
+}

@@ -5,4 +5,5 @@ mod answers;
 mod dialogs;
 mod harness;
 mod health;
+mod properties;
 mod registration;

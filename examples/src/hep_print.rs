@@ -202,7 +202,7 @@ pub fn json(received: &Received) -> Value {
     });
     put("protocol", protocol);
     put("payload_type", packet.payload_type.map(|kind| kind.0.into()));
-    put("payload_name", packet.payload_type.and_then(|kind| kind.name()).map(Into::into));
+    put("payload_name", packet.payload_type.and_then(tcp_transport::hep::PayloadType::name).map(Into::into));
     put("capture_id", packet.capture_id.map(Into::into));
     let octets = |octets: &Option<bytes::Bytes>| -> Option<Value> {
         octets.as_ref().map(|octets| String::from_utf8_lossy(octets).into())

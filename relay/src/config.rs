@@ -207,7 +207,8 @@ impl FileConfig {
         let mut check = Check::new(base_dir);
         let tls = self.tls.validate(&mut check);
         let tcp = self.tcp.validate(self.timeouts.idle_timeout, &mut check);
-        let websocket = self.websocket.over(&WebSocket::default(), &KeyPath::new(&["websocket"]), &mut check);
+        let websocket =
+            self.websocket.over(&WebSocket::default(), &KeyPath::new(&["websocket"]), &mut check);
         let listeners = FileListener::validate_all(self.listeners, &tls, &tcp, &websocket, &mut check);
         tls.check_listeners(&listeners, &mut check);
         let auth = self.auth.validate(&self.domain, &mut check);

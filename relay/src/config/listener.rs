@@ -153,9 +153,7 @@ impl FromStr for ListenUri {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let Some((scheme, address)) = text.split_once("://") else {
-            return Err(format!(
-                "`{text}` has no scheme: `msrp://`, `msrps://`, `ws://` or `wss://` in front of the host"
-            ));
+            return Err(format!("`{text}` has no scheme: `msrp://`, `msrps://`, `ws://` or `wss://` in front of the host"));
         };
         let scheme = listen_scheme(scheme)?;
         let websocket = matches!(scheme, Scheme::Ws | Scheme::Wss);
@@ -258,8 +256,8 @@ impl FileListener {
             check.error_at_key(websocket_path.clone(), message);
         }
         let own = self.websocket.unwrap_or_default();
-        let websocket =
-            request_path.map(|path| WebSocket { path, ..own.over(websocket, &websocket_path, check) });
+        let websocket = request_path
+            .map(|path| WebSocket { path, ..own.over(websocket, &websocket_path, check) });
         let secure = matches!(scheme, Scheme::Msrps | Scheme::Wss);
         let transport = match (secure, self.tls_domain) {
             (false, None) => ListenerTransport::Tcp,

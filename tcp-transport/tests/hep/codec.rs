@@ -291,13 +291,17 @@ proptest! {
         payload in octets(),
         (second, big) in any::<(bool, bool)>(),
     ) {
-        let mut packet = Packet::default();
-        packet.family = Some(if from.is_ipv4() { 2 } else { 10 });
-        packet.protocol = Some(protocol);
-        (packet.source_ip, packet.destination_ip) = (Some(from.ip()), Some(to.ip()));
-        (packet.source_port, packet.destination_port) = (Some(from.port()), Some(to.port()));
-        packet.payload_type = Some(PayloadType::SIP);
-        packet.payload = Some(payload);
+        let mut packet = Packet {
+            family: Some(if from.is_ipv4() { 2 } else { 10 }),
+            protocol: Some(protocol),
+            source_ip: Some(from.ip()),
+            source_port: Some(from.port()),
+            destination_ip: Some(to.ip()),
+            destination_port: Some(to.port()),
+            payload_type: Some(PayloadType::SIP),
+            payload: Some(payload),
+            ..Packet::default()
+        };
         let version = if second {
             (packet.seconds, packet.microseconds) = (Some(seconds), Some(microseconds));
             packet.capture_id = Some(id.into());

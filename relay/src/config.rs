@@ -207,23 +207,32 @@ impl FileConfig {
         let mut check = Check::new(base_dir);
         let tls = self.tls.validate(&mut check);
         let tcp = self.tcp.validate(self.timeouts.idle_timeout, &mut check);
-        let websocket =
-            self.websocket.over(&WebSocket::default(), &KeyPath::new(&["websocket"]), &mut check);
-        let listeners = FileListener::validate_all(self.listeners, &tls, &tcp, &websocket, &mut check);
+        let websocket = self.websocket.over(&WebSocket::default(), &KeyPath::new(&["websocket"]), &mut check);
+        let listeners = FileListener::validate_all(
+            self.listeners,
+            &tls,
+            &tcp,
+            &websocket,
+            self.sip.is_some(),
+            &mut check,
+        );
         tls.check_listeners(&listeners, &mut check);
         let auth = self.auth.validate(&self.domain, &mut check);
         self.limits.validate(&mut check);
         self.events.validate(&mut check);
-        if !auth.allow_auth_without_tls && !listeners.iter().any(Listener::is_secure) {
+        if !auth.allow_auth_without_tls
+            && !listeners.iter().any(|listener| listener.serves_msrp() && listener.is_secure())
+        {
             let message = "is false and no listener is msrps:// or wss://: every AUTH will be refused";
             check.warn(KeyPath::new(&["auth", "allow_auth_without_tls"]), message);
         }
         let dial = self.outbound.dial(&listeners, &tcp, &self.timeouts, &mut check);
         let outbound = self.outbound.validate(&listeners, &mut check);
         let sip = self.sip.map(|sip| sip.validate(&mut check));
-        if sip.is_some() {
-            // No listener carries SIP yet.
-            check.warn(KeyPath::new(&["sip"]), "has no effect: there is no listener for SIP");
+        if sip.is_some() && !listeners.iter().any(|listener| listener.sip) {
+            let message =
+                "has no effect: there is no listener for SIP (`sip://`, `sips://`, `ws://` or `wss://`)";
+            check.warn(KeyPath::new(&["sip"]), message);
         }
 
         let Check { errors, warnings, .. } = check;

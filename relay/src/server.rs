@@ -2,7 +2,8 @@
 //!
 //! [`Server::start`] binds the listeners, so that their ports are known, makes the
 //! [`Relay`] that calls itself by them, and begins to accept. Each connection is
-//! one task: `tcp-transport`'s driver, with `connection::MsrpConnection` as the protocol on it.
+//! one task: `tcp-transport`'s driver, with `connection::MsrpConnection` or `sip::connection::SipConnection` as the
+//! protocol on it.
 //! [`Server::stop`] ends it all in order.
 
 use std::io;
@@ -19,16 +20,18 @@ use tcp_transport::{BindError, BoundListener, Ledger, ListenerSettings, Scheme, 
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::{Config, ConfigErrors, Host, Listener, ListenerTransport};
+use crate::config::{Config, ConfigErrors, Host, Listener, ListenerTransport, WebSocket};
 use crate::msrp::{Advertised, Random, Relay, Settings, SettingsError, WallClock, WebSocketLink};
+use crate::sip::ShortSecret;
 
 mod connection;
 mod network;
 mod pace;
+mod sip;
 pub mod tls;
 mod websocket;
 
-use self::network::{ListenerAcceptor, Network, RelayDialer};
+use self::network::{ListenerAcceptor, Network, RelayDialer, Serves};
 pub use self::tls::Reloaded;
 
 /// How often expired sessions are looked for. They forward nothing from the moment they expire; this
@@ -62,6 +65,9 @@ pub enum StartError {
     /// The names make no URIs.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// `sip.flow_secret` is too short.
+    #[error(transparent)]
+    FlowSecret(#[from] ShortSecret),
 }
 
 /// A running relay.
@@ -93,21 +99,33 @@ impl Server {
 
         let mut bound = Vec::new();
         let mut advertised = Vec::new();
+        let mut sip_advertised = Vec::new();
         for listener in &config.listeners {
             let sockets = bind(listener, &config, &domains).await?;
             let bound_port = sockets.first().map_or(listener.port, |socket| socket.local_addr().port());
             let (host, port) = listener.advertised(&config.domain, bound_port);
-            advertised.push(Advertised {
-                scheme: listener.msrp_scheme(),
-                host: host.to_string(),
-                port,
-                bound_port,
-                websocket: listener
-                    .websocket
-                    .as_ref()
-                    .map(|websocket| WebSocketLink { chunk_size: websocket.chunk_size }),
-            });
-            bound.extend(sockets.into_iter().map(|socket| (advertised.len() - 1, listener.scheme(), socket)));
+            let mut serves = Serves { websocket: listener.websocket.clone(), ..Serves::default() };
+            if listener.sip {
+                serves.sip = Some(sip_advertised.len());
+                let host = host.to_string().into();
+                sip_advertised.push(crate::sip::Advertised {
+                    transport: sip_transport(listener),
+                    host,
+                    port,
+                });
+            }
+            if listener.serves_msrp() {
+                serves.msrp = Some(advertised.len());
+                let chunk_size = |websocket: &WebSocket| WebSocketLink { chunk_size: websocket.chunk_size };
+                advertised.push(Advertised {
+                    scheme: listener.msrp_scheme(),
+                    host: host.to_string(),
+                    port,
+                    bound_port,
+                    websocket: listener.websocket.as_ref().map(chunk_size),
+                });
+            }
+            bound.extend(sockets.into_iter().map(|socket| (serves.clone(), listener.scheme(), socket)));
         }
         let drain_timeout = config.timeouts.drain_timeout;
         let settings = Settings {
@@ -118,16 +136,18 @@ impl Server {
             timeouts: config.timeouts.clone(),
         };
         let relay = Relay::new(settings, Arc::new(SystemRandom), Box::new(SystemClock))?;
-        let network = Arc::new(Network::new(relay, &config, client_domains));
+        let network = Arc::new(Network::new(relay, &config, client_domains, sip_advertised)?);
         network.relay.set_dialer(Box::new(RelayDialer::new(&network)));
 
         let mut tasks = JoinSet::new();
         let mut addresses = Vec::new();
-        for (index, scheme, socket) in bound {
+        for (serves, scheme, socket) in bound {
             addresses.push((scheme, socket.local_addr()));
-            let websocket = config.listeners.get(index).and_then(|listener| listener.websocket.clone());
-            let acceptor = ListenerAcceptor::new(Arc::clone(&network), index, socket.local_addr(), websocket);
+            let acceptor = ListenerAcceptor::new(Arc::clone(&network), serves, socket.local_addr());
             tasks.spawn(socket.with_ledger(Arc::clone(network.ledger())).run(Arc::new(acceptor)));
+        }
+        for task in network.sip.iter().flat_map(|sip| sip.tasks(&network)) {
+            tasks.spawn(task);
         }
         let sweeper = Arc::clone(&network.relay);
         tasks.spawn(async move {
@@ -199,7 +219,7 @@ impl Server {
         self.tasks.shutdown().await;
         let connections = &self.network.connections;
         let all_idle = async {
-            while connections.snapshot().iter().any(|(_, link)| !link.is_idle()) {
+            while connections.snapshot().iter().any(|(_, carried)| !carried.is_idle()) {
                 tokio::time::sleep(DRAIN_POLL).await;
             }
         };
@@ -208,8 +228,8 @@ impl Server {
             () = tokio::time::sleep(self.drain_timeout) => {}
             () = hurry => {}
         }
-        for (_, link) in connections.snapshot() {
-            link.wind_up(now());
+        for (_, carried) in connections.snapshot() {
+            carried.wind_up();
         }
         let left = connections.close_all(CloseReason::Local("shutdown".into()), CLOSE_TIMEOUT).await;
         if left > 0 {
@@ -228,6 +248,17 @@ async fn remind_of_expiry(
         tokio::time::sleep(tls::EXPIRY_INTERVAL).await;
         let window = *expiry_warning.lock();
         tls::warn_of_expiry(&servers, &network.client_domains, window);
+    }
+}
+
+/// How SIP is carried over a listener.
+fn sip_transport(listener: &Listener) -> crate::sip::Transport {
+    use crate::sip::Transport as Sip;
+    match listener.scheme() {
+        Scheme::Sips => Sip::Tls,
+        Scheme::Ws => Sip::Ws,
+        Scheme::Wss => Sip::Wss,
+        _ => Sip::Tcp,
     }
 }
 

@@ -31,6 +31,9 @@ pub struct Listener {
     pub transport: ListenerTransport,
     /// WebSocket on top of that, where it is `ws://` or `wss://`.
     pub websocket: Option<WebSocket>,
+    /// Whether SIP is served: alone, where it is `sip://` or `sips://`; beside MSRP, by the subprotocol of the
+    /// handshake, on a WebSocket of a relay that has a `sip` section.
+    pub sip: bool,
     /// What clients and relays see in URIs, where it differs from `domain` and the port: behind NAT, or a load
     /// balancer. See [`Listener::advertised`].
     pub advertise: Option<HostPort>,
@@ -65,11 +68,18 @@ impl Listener {
     /// What it serves, as the scheme of its `uri` says it.
     pub fn scheme(&self) -> Scheme {
         match (&self.transport, &self.websocket) {
+            (ListenerTransport::Tcp, None) if self.sip => Scheme::Sip,
+            (ListenerTransport::Tls { .. }, None) if self.sip => Scheme::Sips,
             (ListenerTransport::Tcp, None) => Scheme::Msrp,
             (ListenerTransport::Tls { .. }, None) => Scheme::Msrps,
             (ListenerTransport::Tcp, Some(_)) => Scheme::Ws,
             (ListenerTransport::Tls { .. }, Some(_)) => Scheme::Wss,
         }
+    }
+
+    /// Whether MSRP is served, alone or beside SIP.
+    pub fn serves_msrp(&self) -> bool {
+        self.websocket.is_some() || !self.sip
     }
 
     /// The scheme of the MSRP URIs that lead here.
@@ -131,7 +141,8 @@ fn yes() -> bool {
     true
 }
 
-/// `msrp://host:port`, `msrps://host:port`, `ws://host:port/path` or `wss://host:port/path`.
+/// `msrp://host:port`, `msrps://host:port`, `sip://host:port`, `sips://host:port`, `ws://host:port/path` or
+/// `wss://host:port/path`. The two of SIP may say `;transport=tcp`, as SIP URIs do; there is no other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct ListenUri {
     scheme: Scheme,
@@ -153,13 +164,24 @@ impl FromStr for ListenUri {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let Some((scheme, address)) = text.split_once("://") else {
-            return Err(format!("`{text}` has no scheme: `msrp://`, `msrps://`, `ws://` or `wss://` in front of the host"));
+            return Err(format!(
+                "`{text}` has no scheme: `msrp://`, `msrps://`, `sip://`, `sips://`, `ws://` or `wss://` in front of \
+                 the host"
+            ));
         };
         let scheme = listen_scheme(scheme)?;
         let websocket = matches!(scheme, Scheme::Ws | Scheme::Wss);
         let (address, path) = match address.find('/') {
             Some(slash) if websocket => address.split_at(slash),
             _ => (address, "/"),
+        };
+        let address = match address.split_once(';') {
+            Some((address, transport))
+                if is_sip(scheme) && transport.eq_ignore_ascii_case("transport=tcp") =>
+            {
+                address
+            }
+            _ => address,
         };
         if address.contains(['/', '@', ';', '?']) {
             return Err(format!("`{text}` is more than a scheme, a host and a port"));
@@ -195,9 +217,16 @@ pub(super) fn parse_scheme(text: &str) -> Result<MsrpScheme, String> {
 }
 
 fn listen_scheme(text: &str) -> Result<Scheme, String> {
-    const SERVED: [Scheme; 4] = [Scheme::Msrp, Scheme::Msrps, Scheme::Ws, Scheme::Wss];
+    const SERVED: [Scheme; 6] =
+        [Scheme::Msrp, Scheme::Msrps, Scheme::Sip, Scheme::Sips, Scheme::Ws, Scheme::Wss];
     let scheme = SERVED.into_iter().find(|scheme| scheme.as_str().eq_ignore_ascii_case(text));
-    scheme.ok_or_else(|| format!("`{text}` is not a scheme served here, those are msrp, msrps, ws and wss"))
+    scheme.ok_or_else(|| {
+        format!("`{text}` is not a scheme served here, those are msrp, msrps, sip, sips, ws and wss")
+    })
+}
+
+fn is_sip(scheme: Scheme) -> bool {
+    matches!(scheme, Scheme::Sip | Scheme::Sips)
 }
 
 impl FileListener {
@@ -206,6 +235,7 @@ impl FileListener {
         tls: &Tls,
         tcp: &Tcp,
         websocket: &WebSocket,
+        sip: bool,
         check: &mut Check<'_>,
     ) -> Vec<Listener> {
         let path = KeyPath::new(&["listeners"]);
@@ -221,12 +251,13 @@ impl FileListener {
             {
                 check.error(path.clone().key("uri"), format!("listeners[{first}] has the same address"));
             }
-            listener.validate(&path, tls, tcp, websocket, check)
+            listener.validate(&path, tls, tcp, websocket, sip, check)
         });
         let validated: Vec<Listener> = validated.collect();
         // The URIs handed out are for everybody, and others cannot connect to a WebSocket (RFC 7977 §5.2.2).
-        if !validated.is_empty() && validated.iter().all(|listener| listener.websocket.is_some()) {
-            let message = "are all WebSocket, and what clients are given in Use-Path is an `msrps://` or `msrp://` \
+        let reachable = |listener: &Listener| listener.serves_msrp() && listener.websocket.is_none();
+        if !validated.is_empty() && !validated.iter().any(reachable) {
+            let message = "are all WebSocket or SIP, and what clients are given in Use-Path is an `msrps://` or `msrp://` \
                            listener: at least one is needed";
             check.error(path, message);
         }
@@ -239,6 +270,7 @@ impl FileListener {
         tls: &Tls,
         tcp: &Tcp,
         websocket: &WebSocket,
+        sip: bool,
         check: &mut Check<'_>,
     ) -> Option<Listener> {
         let tcp = self.tcp.over(tcp, &path.clone().key("tcp"), check);
@@ -256,13 +288,18 @@ impl FileListener {
             check.error_at_key(websocket_path.clone(), message);
         }
         let own = self.websocket.unwrap_or_default();
-        let websocket = request_path
-            .map(|path| WebSocket { path, ..own.over(websocket, &websocket_path, check) });
-        let secure = matches!(scheme, Scheme::Msrps | Scheme::Wss);
+        let websocket =
+            request_path.map(|path| WebSocket { path, ..own.over(websocket, &websocket_path, check) });
+        if is_sip(scheme) && !sip {
+            let message = format!("`{scheme}://` needs the section `sip`, which says where SIP goes");
+            check.error(path.clone().key("uri"), message);
+        }
+        let secure = matches!(scheme, Scheme::Msrps | Scheme::Sips | Scheme::Wss);
         let transport = match (secure, self.tls_domain) {
             (false, None) => ListenerTransport::Tcp,
             (false, Some(_)) => {
-                let message = format!("is for `msrps://` and `wss://`, and this listener is `{scheme}://`");
+                let message =
+                    format!("is for `msrps://`, `sips://` and `wss://`, and this listener is `{scheme}://`");
                 check.error(path.clone().key("tls_domain"), message);
                 return None;
             }
@@ -283,6 +320,7 @@ impl FileListener {
             host,
             port,
             transport,
+            sip: is_sip(scheme) || websocket.is_some() && sip,
             websocket,
             advertise: self.advertise,
             max_connections: self.max_connections,
@@ -305,6 +343,7 @@ impl Listener {
             port,
             transport: ListenerTransport::Tcp,
             websocket: None,
+            sip: false,
             advertise: None,
             max_connections: None,
             backlog: DEFAULT_BACKLOG,
@@ -329,13 +368,20 @@ mod tests {
             ("ws://relay.test", "ws://relay.test:80"),
             ("wss://relay.test/", "wss://relay.test:443"),
             ("wss://[::1]:8443/msrp/chat", "wss://[::1]:8443/msrp/chat"),
+            ("sip://relay.test", "sip://relay.test:5060"),
+            ("sip://[::1]:6000;transport=TCP", "sip://[::1]:6000"),
+            ("sips://relay.test;transport=tcp", "sips://relay.test:5061"),
         ] {
             let uri: ListenUri = text.parse().unwrap();
             assert_eq!(uri.to_string(), shown);
         }
         for text in [
             "127.0.0.1:2855",
-            "sip://a:1",
+            "sip://a:1;transport=udp",
+            "sip://a:1;lr",
+            "sip://u@a:1",
+            "sip://a:1/",
+            "sctp://a:1",
             "msrp://",
             "msrp://a/b",
             "msrp://u@a",

@@ -10,6 +10,7 @@ use tcp_transport::Scheme;
 use tcp_transport::sip::Limits;
 
 use super::Check;
+use super::connections::optional_duration;
 use super::error::KeyPath;
 use super::value::{FileSecret, Host, HostPort, Secret, count, duration, from_text, size};
 use crate::sip::{Advertised, HealthSettings, MIN_SECRET_LEN, Transport, UpstreamSettings};
@@ -34,6 +35,12 @@ pub struct Sip {
     pub max_msg_time: Duration,
     /// How upstreams are probed.
     pub health: HealthSettings,
+    /// How long nothing may come from an upstream over TCP or TLS before a double CRLF asks whether it is there
+    /// (RFC 5626 §3.5.1). Default: it is not asked, as probes do that too.
+    pub crlf_ping_interval: Option<Duration>,
+    /// How long it may take to answer that; then the connection is closed and opened anew. Default 10 s (RFC 5626
+    /// §4.4.1).
+    pub crlf_pong_timeout: Duration,
 }
 
 /// One upstream.
@@ -152,6 +159,10 @@ pub(super) struct FileSip {
     probe_timeout: Duration,
     #[serde(default = "default_failures", deserialize_with = "count")]
     probe_failures: usize,
+    #[serde(default, deserialize_with = "optional_duration")]
+    crlf_ping_interval: Option<Duration>,
+    #[serde(default = "default_pong_timeout", deserialize_with = "duration")]
+    crlf_pong_timeout: Duration,
 }
 
 #[derive(Debug, Deserialize)]
@@ -200,6 +211,10 @@ fn default_interval() -> Duration {
 
 fn default_timeout() -> Duration {
     HealthSettings::default().probe_timeout
+}
+
+fn default_pong_timeout() -> Duration {
+    Duration::from_secs(10)
 }
 
 fn default_failures() -> usize {
@@ -263,6 +278,8 @@ impl FileSip {
                 probe_timeout: self.probe_timeout,
                 probe_failures: u32::try_from(self.probe_failures).unwrap_or(u32::MAX),
             },
+            crlf_ping_interval: self.crlf_ping_interval,
+            crlf_pong_timeout: self.crlf_pong_timeout,
         }
     }
 }
@@ -333,6 +350,7 @@ mod tests {
         assert_eq!(sip.limits.max_msg_chunks, Some(4));
         assert!(sip.crlf_pingpong && !sip.limits.crlf_drop);
         assert_eq!((sip.max_msg_time, sip.flow_secret), (Duration::from_secs(4), None));
+        assert_eq!((sip.crlf_ping_interval, sip.crlf_pong_timeout), (None, Duration::from_secs(10)));
         let upstream = &sip.sip_upstream[0];
         assert_eq!((upstream.priority, upstream.weight, &upstream.advertise), (0, 1, &None));
         let settings = upstream.settings(&"relay.test".parse().unwrap());
@@ -347,7 +365,8 @@ mod tests {
             "  sip_upstream:\n    - { uri: \"wss://[2001:db8::1]:8443/sip\", advertise: \"edge.test:9\", priority: 2, weight: 1000 }\n    \
              - { uri: \"SIPS://proxy.test\" }\n  flow_secret: 0123456789abcdef\n  crlf_pingpong: false\n  crlf_drop: true\n  \
              max_msg_chunks: 7\n  max_msg_time: 2s\n  head_size: 1KiB\n  message_size: 2KiB\n  headers: 16\n  \
-             probe_interval: 5s\n  probe_timeout: 5s\n  probe_failures: 1\n",
+             probe_interval: 5s\n  probe_timeout: 5s\n  probe_failures: 1\n  crlf_ping_interval: 95s\n  \
+             crlf_pong_timeout: 3s\n",
         );
         let expected = Limits {
             head_bytes: 1024,
@@ -361,7 +380,9 @@ mod tests {
             (expected, false, Duration::from_secs(2))
         );
         assert_eq!(sip.flow_secret.unwrap().reveal(), "0123456789abcdef");
-        let five = Duration::from_secs(5);
+        let seconds = Duration::from_secs;
+        assert_eq!((sip.crlf_ping_interval, sip.crlf_pong_timeout), (Some(seconds(95)), seconds(3)));
+        let five = seconds(5);
         assert_eq!(
             sip.health,
             HealthSettings { probe_interval: five, probe_timeout: five, probe_failures: 1 }

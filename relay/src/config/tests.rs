@@ -171,7 +171,9 @@ fn the_example_runs_with_its_commented_settings_too() {
         Config::parse(&text, dir.path(), "relay.yaml").unwrap_or_else(|errors| panic!("{errors}\n{text}"));
     assert_eq!(config.listeners.len(), 3);
     let websocket = config.listeners[2].websocket.as_ref().unwrap();
-    assert!(websocket.require_origin && websocket.auth.token.is_some() && websocket.max_msg_chunks == Some(100));
+    assert!(
+        websocket.require_origin && websocket.auth.token.is_some() && websocket.max_msg_chunks == Some(100)
+    );
     assert_eq!(config.listeners[0].advertise, Some("relay.example.com:2855".parse().unwrap()));
     assert_eq!((config.tls.server_domains.len(), config.tls.client_domains.len()), (1, 2));
     let relay = &config.tls.server_domains["relay"];

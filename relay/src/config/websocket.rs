@@ -87,7 +87,9 @@ impl FromStr for CertificateUser {
             "common_name" => Ok(Self::CommonName),
             "email" => Ok(Self::Email),
             "dns_name" => Ok(Self::DnsName),
-            _ => Err(format!("`{text}` is not a name in a certificate, those are common_name, email and dns_name")),
+            _ => Err(format!(
+                "`{text}` is not a name in a certificate, those are common_name, email and dns_name"
+            )),
         }
     }
 }
@@ -344,14 +346,19 @@ mod tests {
         let matches = |websocket: &WebSocket, origin| {
             websocket.allow_origins.iter().flatten().any(|allowed: &Origin| allowed.matches(origin))
         };
-        assert!(matches(chat, "null") && matches(chat, "HTTP://b") && !matches(chat, "https://a.example:444"));
+        assert!(
+            matches(chat, "null") && matches(chat, "HTTP://b") && !matches(chat, "https://a.example:444")
+        );
         assert!(matches(plain, "https://a.example:444") && !matches(plain, "https://a.example"));
         for websocket in [chat, plain] {
             assert!(websocket.require_origin);
             assert_eq!(websocket.allow_hosts.as_ref().unwrap().len(), 2);
             assert_eq!((websocket.chunk_size, websocket.handshake_size), (8192, 1024));
             assert_eq!((websocket.max_frame_size, websocket.max_message_size), (2048, 3072));
-            assert_eq!((websocket.max_msg_chunks, websocket.handshake_timeout), (Some(9), Duration::from_secs(1)));
+            assert_eq!(
+                (websocket.max_msg_chunks, websocket.handshake_timeout),
+                (Some(9), Duration::from_secs(1))
+            );
             assert_eq!(websocket.pong_timeout, Duration::from_secs(2));
         }
     }
@@ -366,7 +373,7 @@ mod tests {
         let no_domain = with("  - uri: 'wss://127.0.0.1:2'\n");
         assert!(no_domain.contains("missing key `tls_domain`: `wss://` needs one"), "{no_domain}");
         let domain = with("  - { uri: 'ws://127.0.0.1:2', tls_domain: x }\n");
-        assert!(domain.contains("is for `msrps://` and `wss://`"), "{domain}");
+        assert!(domain.contains("is for `msrps://`, `sips://` and `wss://`"), "{domain}");
         for (text, message) in [
             ("chunk_size: 2047B", "websocket.chunk_size: goes from 2048 to 16777216 bytes"),
             ("chunk_size: 17MiB", "websocket.chunk_size: goes from 2048 to 16777216 bytes"),
@@ -387,7 +394,9 @@ mod tests {
             let found = with(&format!("websocket: {{ {text} }}\n"));
             assert!(found.contains(message), "{text}: {found}");
         }
-        for fits in ["chunk_size: 2048B", "chunk_size: 16MiB", "handshake_size: 512B", "max_message_size: 1KiB"] {
+        for fits in
+            ["chunk_size: 2048B", "chunk_size: 16MiB", "handshake_size: 512B", "max_message_size: 1KiB"]
+        {
             config(&format!("websocket: {{ {fits} }}\n"));
         }
     }

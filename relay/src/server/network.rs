@@ -16,39 +16,84 @@ use tcp_transport::{
 use tracing::{debug, info, warn};
 
 use super::connection::{ConnectionWire, MsrpConnection};
-use super::{now, websocket};
+use super::sip::SipEdge;
+use super::sip::link::SipLink;
+use super::{now, sip, websocket};
 use crate::config::{Config, Dial, WebSocket};
 use crate::msrp::{Dialer, Inbound, Link, Peer, Relay};
+use crate::sip::ShortSecret;
+
+/// What a connection carries.
+#[derive(Clone, Debug)]
+pub(super) enum Carried {
+    Msrp(Arc<Link>),
+    Sip(Arc<SipLink>),
+}
+
+impl Carried {
+    /// Whether nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        match self {
+            Self::Msrp(link) => link.is_idle(),
+            Self::Sip(link) => link.is_idle(),
+        }
+    }
+
+    /// Ends what is under way, before the connection is closed.
+    pub(super) fn wind_up(&self) {
+        match self {
+            Self::Msrp(link) => link.wind_up(now()),
+            // Its messages wait whole, and leave while the connection closes.
+            Self::Sip(_) => {}
+        }
+    }
+}
 
 /// All connections of the process, and what opening one needs.
 #[derive(Debug)]
 pub(super) struct Network {
     pub(super) relay: Arc<Relay>,
-    pub(super) connections: Registry<Arc<Link>>,
+    pub(super) connections: Arc<Registry<Carried>>,
+    /// The SIP edge, if there is one.
+    pub(super) sip: Option<Arc<SipEdge>>,
     connector: Connector,
     pub(super) client_domains: ClientDomains,
     /// `tls.cert_check_on_conn_reusage`.
     pub(super) cert_check_on_conn_reusage: AtomicBool,
-    /// The listeners as the configuration names them, in its order.
+    /// The listeners of MSRP as the configuration names them, in its order.
     listener_names: Vec<String>,
 }
 
 impl Network {
-    pub(super) fn new(relay: Arc<Relay>, config: &Config, client_domains: ClientDomains) -> Self {
+    /// With a SIP edge if the configuration has one, whose listeners call themselves `sip_listeners`.
+    pub(super) fn new(
+        relay: Arc<Relay>,
+        config: &Config,
+        client_domains: ClientDomains,
+        sip_listeners: Vec<crate::sip::Advertised>,
+    ) -> Result<Self, ShortSecret> {
         let limits = ConnectionLimits {
             max_connections: config.limits.max_connections,
             max_connections_per_address: config.limits.max_connections_per_address,
         };
         let events = Events::new(config.events.queue, config.events.closed_event.0);
         let ledger = Ledger::new(limits, events);
-        Self {
+        let connections = Arc::new(Registry::with_ledger(Arc::clone(&ledger)));
+        let edge = |sip| {
+            let connector = upstream_connector(config).with_ledger(Arc::clone(&ledger));
+            SipEdge::new(config, sip, sip_listeners, Arc::clone(&connections), connector).map(Arc::new)
+        };
+        let sip = config.sip.as_ref().map(edge).transpose()?;
+        let listeners = config.listeners.iter().filter(|listener| listener.serves_msrp());
+        Ok(Self {
             relay,
-            connections: Registry::with_ledger(Arc::clone(&ledger)),
+            connections,
+            sip,
             connector: connector(config).with_ledger(ledger),
             client_domains,
             cert_check_on_conn_reusage: AtomicBool::new(config.tls.cert_check_on_conn_reusage),
-            listener_names: config.listeners.iter().map(ToString::to_string).collect(),
-        }
+            listener_names: listeners.map(ToString::to_string).collect(),
+        })
     }
 
     /// All connections, those included that are not up yet.
@@ -87,7 +132,7 @@ impl Network {
                 "client certificate does not verify: no relay rights"
             );
         }
-        self.connections.insert(handle.clone(), None, Arc::clone(&link));
+        self.connections.insert(handle.clone(), None, Carried::Msrp(Arc::clone(&link)));
         let inbound = Inbound::new(Arc::clone(&self.relay), link, now);
         let msrp = MsrpConnection::new(Arc::clone(self), handle, inbound);
         tokio::spawn(driver.run(match incoming {
@@ -109,7 +154,7 @@ impl Network {
                 let tls = handle.stream().tls().map(tracing::field::display);
                 info!(link = link.id(), connection = %handle.id(), %target, address = peer.address, tls, "connected");
                 let key = ReuseKey::new(target.scheme.as_str(), &target.host, target.port);
-                self.connections.insert(handle.clone(), Some(key), Arc::clone(&link));
+                self.connections.insert(handle.clone(), Some(key), Carried::Msrp(Arc::clone(&link)));
                 let now = now();
                 let inbound = Inbound::new(Arc::clone(&self.relay), Arc::clone(&link), now);
                 let protocol = MsrpConnection::new(Arc::clone(&self), handle.clone(), inbound);
@@ -127,12 +172,40 @@ impl Network {
 /// Opens connections as the configuration says.
 fn connector(config: &Config) -> Connector {
     let policy = Policy { rules: config.outbound.clone(), dial: config.dial.clone() };
-    let settings = ConnectSettings {
-        dial: config.dial.default.clone(),
+    Connector::new(connect_settings(config, config.dial.default.clone()), policy)
+}
+
+/// Opens connections to the SIP upstreams. The rules of `outbound` are about what others may make this relay connect
+/// to; upstreams are named by the configuration alone, so they are always permitted. How they are connected to
+/// (addresses, ports, socket options, times) is as for all.
+fn upstream_connector(config: &Config) -> Connector {
+    let always = |dial: &DialOptions| DialOptions { no_new_connections: false, ..dial.clone() };
+    let mut dial = config.dial.clone();
+    for destination in &mut dial.destinations {
+        destination.dial = Arc::new(always(&destination.dial));
+    }
+    Connector::new(connect_settings(config, always(&config.dial.default)), UpstreamPolicy(dial))
+}
+
+fn connect_settings(config: &Config, dial: DialOptions) -> ConnectSettings {
+    ConnectSettings {
+        dial,
         tls_handshake_timeout: config.tls.tls_handshake_timeout,
         ..ConnectSettings::default()
-    };
-    Connector::new(settings, policy)
+    }
+}
+
+/// As [`Policy`], for the SIP upstreams.
+struct UpstreamPolicy(Dial);
+
+impl OutboundPolicy for UpstreamPolicy {
+    fn allows(&self, _: SocketAddr, _: Transport) -> bool {
+        true
+    }
+
+    fn dial(&self, address: SocketAddr, _: Transport) -> Option<Arc<DialOptions>> {
+        self.0.to(address).cloned()
+    }
 }
 
 /// What may be dialled, and how.
@@ -176,48 +249,72 @@ fn peer_of(stream: &Stream) -> Peer {
     }
 }
 
+/// What one listener serves.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Serves {
+    /// MSRP: its index among the listeners that do.
+    pub(super) msrp: Option<usize>,
+    /// SIP: likewise.
+    pub(super) sip: Option<usize>,
+    /// WebSocket under that; which of the two it is, the handshake says.
+    pub(super) websocket: Option<WebSocket>,
+}
+
+impl Serves {
+    /// The subprotocols of WebSocket that carry it.
+    fn protocols(&self) -> impl Iterator<Item = &'static str> + Clone {
+        [self.msrp.map(|_| websocket::MSRP), self.sip.map(|_| sip::PROTOCOL)].into_iter().flatten()
+    }
+}
+
 /// What one listener tells.
 pub(super) struct ListenerAcceptor {
     network: Arc<Network>,
-    index: usize,
+    serves: Serves,
     local: SocketAddr,
     /// A limit is reached, and that was logged.
     full: AtomicBool,
-    websocket: Option<WebSocket>,
 }
 
 impl ListenerAcceptor {
-    pub(super) fn new(
-        network: Arc<Network>,
-        index: usize,
-        local: SocketAddr,
-        websocket: Option<WebSocket>,
-    ) -> Self {
-        Self { network, index, local, full: AtomicBool::new(false), websocket }
+    pub(super) fn new(network: Arc<Network>, serves: Serves, local: SocketAddr) -> Self {
+        Self { network, serves, local, full: AtomicBool::new(false) }
     }
 }
 
 impl Acceptor for ListenerAcceptor {
     fn accepted(&self, stream: Stream) {
         self.full.store(false, Ordering::Relaxed);
-        self.network.accept(self.index, stream, None);
+        match (&self.serves, &self.network.sip) {
+            (Serves { msrp: Some(index), .. }, _) => self.network.accept(*index, stream, None),
+            (Serves { sip: Some(index), .. }, Some(sip)) => sip.accept(*index, stream, None),
+            _ => {}
+        }
     }
 
     async fn upgrade(&self, request: &Request<'_>, stream: &Stream) -> Answer {
-        let Some(settings) = &self.websocket else { return Answer::refuse(404, "") };
+        let Some(settings) = &self.serves.websocket else { return Answer::refuse(404, "") };
         let peer = stream.peer_addr().to_string();
         let relay = &self.network.relay;
         let digest = |method: &str, target: &str, authorization: Option<&str>| {
             relay.http_digest(method, target, authorization, &peer)
         };
-        websocket::answer(settings, digest, request, stream.tls(), &peer)
+        websocket::answer(settings, self.serves.protocols(), digest, request, stream.tls(), &peer)
     }
 
     fn upgraded(&self, stream: Stream, opened: Opened) {
         self.full.store(false, Ordering::Relaxed);
-        let Some(settings) = &self.websocket else { return };
-        let incoming = ws::Incoming::new(ws::Role::Server, websocket::session(settings), now());
-        self.network.accept(self.index, stream, Some((incoming, opened)));
+        let Some(settings) = self.serves.websocket.as_ref().map(websocket::session) else { return };
+        match (opened.protocol.as_deref(), self.serves.sip, &self.network.sip) {
+            (Some(sip::PROTOCOL), Some(index), Some(sip)) => {
+                sip.accept(index, stream, Some((settings, opened)));
+            }
+            _ => {
+                let Some(index) = self.serves.msrp else { return };
+                let incoming = ws::Incoming::new(ws::Role::Server, settings, now());
+                self.network.accept(index, stream, Some((incoming, opened)));
+            }
+        }
     }
 
     fn upgrade_failed(&self, peer: SocketAddr, error: UpgradeError) {

@@ -40,18 +40,19 @@ pub(super) fn handshake(settings: &WebSocket) -> ws::ServerSettings {
 /// gives the challenges to answer.
 pub(super) fn answer(
     settings: &WebSocket,
+    served: impl Iterator<Item = &'static str> + Clone,
     digest: impl FnOnce(&str, &str, Option<&str>) -> Result<Arc<str>, Vec<String>>,
     request: &Request<'_>,
     tls: Option<&TlsInfo>,
     peer: &str,
 ) -> Answer {
-    match admit(settings, request) {
-        Ok(()) => {}
+    let protocol = match admit(settings, served, request) {
+        Ok(protocol) => protocol,
         Err((answer, reason)) => {
             warn!(peer, reason, path = request.path(), origin = request.origin(), "WebSocket refused");
             return answer;
         }
-    }
+    };
     let mut headers = Headers::new();
     let mut refused = Vec::new();
     let principal = match identify(settings, request, tls, peer) {
@@ -81,11 +82,16 @@ pub(super) fn answer(
         }
         return Answer::Refuse { status: 401, headers, body: "Who are you?\n".into() };
     }
-    Answer::Accept { protocol: Some(MSRP.to_owned()), headers, principal }
+    Answer::Accept { protocol: Some(protocol.to_owned()), headers, principal }
 }
 
-/// Whether anybody may open a WebSocket this way; else the answer, and why for the log.
-fn admit(settings: &WebSocket, request: &Request<'_>) -> Result<(), (Answer, &'static str)> {
+/// The subprotocol, if anybody may open a WebSocket this way: the first of the client's that is served here. Else the
+/// answer, and why for the log.
+fn admit(
+    settings: &WebSocket,
+    served: impl Iterator<Item = &'static str> + Clone,
+    request: &Request<'_>,
+) -> Result<&'static str, (Answer, &'static str)> {
     let refuse = |status, text: &'static str, reason| Err((Answer::refuse(status, text), reason));
     if request.path() != settings.path {
         return refuse(404, "There is no WebSocket at this path.\n", "an unknown path");
@@ -110,10 +116,12 @@ fn admit(settings: &WebSocket, request: &Request<'_>) -> Result<(), (Answer, &'s
         }
         (None, _) => {}
     }
-    if !request.protocols().any(|protocol| protocol == MSRP) {
-        return refuse(400, "The subprotocol must be msrp.\n", "no subprotocol served here");
+    let mut wanted = request.protocols();
+    if let Some(protocol) = wanted.find_map(|wanted| served.clone().find(|served| *served == wanted)) {
+        return Ok(protocol);
     }
-    Ok(())
+    let text = format!("The subprotocol must be {}.\n", served.collect::<Vec<_>>().join(" or "));
+    Err((Answer::refuse(400, text), "no subprotocol served here"))
 }
 
 fn is_one_of(host: &str, hosts: &[Host]) -> bool {

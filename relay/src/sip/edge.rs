@@ -122,6 +122,15 @@ pub enum Destination {
     },
 }
 
+/// Why a message could not be sent on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsendable {
+    /// There is no connection.
+    Gone,
+    /// Too much waits there already.
+    Full,
+}
+
 /// Why a message, or a connection, ends here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -135,6 +144,9 @@ pub enum Reason {
     /// A response to a request that went out over another connection.
     #[error("a response over another connection than the request's")]
     WrongConnection,
+    /// A response whose way back is gone or full.
+    #[error("a response that cannot be delivered")]
+    Undeliverable,
     /// A request that cannot go on and is never answered: an ACK.
     #[error("an ACK that would be refused with {0}")]
     Ack(u16),
@@ -227,20 +239,24 @@ impl Edge {
         }
     }
 
-    /// The answer to a request that could not be sent on: 503 if no connection to the upstream could be opened, 430
-    /// (RFC 5626 §11.5) if the client's is gone meanwhile.
+    /// The answer to a request that could not be sent on: 430 (RFC 5626 §11.5) if the client's connection is gone
+    /// meanwhile, else 503. A response is dropped.
+    #[expect(clippy::too_many_arguments, reason = "what a response consists of")]
     pub fn unsendable(
         &self,
         message: &Message,
         from: &Flow,
         to: Destination,
+        why: Unsendable,
         scratch: &mut Scratch,
         out: &mut Vec<Bytes>,
     ) -> Outcome {
-        match to {
-            _ if message.head.method().is_none() => Outcome::Drop(Reason::NotOurs),
-            Destination::Client(_) => self.respond(&message.head, from, 430, "Flow Failed", scratch, out),
-            Destination::Upstream { .. } => self.unavailable(&message.head, from, scratch, out),
+        match (to, why) {
+            _ if message.head.method().is_none() => Outcome::Drop(Reason::Undeliverable),
+            (Destination::Client(_), Unsendable::Gone) => {
+                self.respond(&message.head, from, 430, "Flow Failed", scratch, out)
+            }
+            _ => self.unavailable(&message.head, from, scratch, out),
         }
     }
 

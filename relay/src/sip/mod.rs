@@ -44,6 +44,11 @@
 //! flow is gone, or is another's: so a client that has come back on a new connection can end its dialogs, and from
 //! one client to another there is no way but through an upstream.
 //!
+//! # How an upstream finds the edge
+//!
+//! The edge opens the connections to the upstreams. Its Via towards them says `alias` (RFC 5923), by which Kamailio
+//! and OpenSIPS, with `tcp_accept_aliases`, send what is for the edge's address over that connection.
+//!
 //! # The branch
 //!
 //! `z9hG4bK`, a hash over what a request shares with its retransmissions, its CANCEL and its ACK, a dot, and a hash
@@ -62,7 +67,7 @@ mod upstream;
 
 pub use self::edge::{
     Advertised, Destination, Edge, Flow, Flows, Outcome, Reason, Scratch, Settings, Side, Transport,
-    UpstreamSettings,
+    Unsendable, UpstreamSettings,
 };
 pub use self::keys::{Keys, MIN_SECRET_LEN, ShortSecret};
 pub use self::upstream::{Change, HealthSettings, Probe, Upstreams};

@@ -262,6 +262,9 @@ impl Edge {
         let _ =
             write!(text, "Via: SIP/2.0/{} {host}:{port};branch={branch};{RETURN_PARAM}=", transport.in_via());
         self.keys.write_return(came, went, branch.as_bytes(), text);
+        if went == Went::Upstream {
+            text.push_str(";alias");
+        }
         text.push_str("\r\n");
     }
 

@@ -3,7 +3,8 @@
 //! Each is asked by OPTIONS every `probe_interval`. After `probe_failures` in a row that fail (no answer in
 //! `probe_timeout`, a connection that fails, a 503) it is down until one succeeds. Any other answer is a sign of life:
 //! a proxy that says 404 or 483 to the probe takes requests all the same. All are up when the edge starts, as nobody
-//! would be served otherwise until the first answer.
+//! would be served otherwise until the first answer. One without a connection takes no requests meanwhile
+//! ([`Upstreams::set_connected`]); that is no failure by itself.
 //!
 //! A request goes to an upstream that is up, of those with the lowest `priority`, in proportion to their `weight`, and
 //! by its Call-ID: so all of a dialog goes to one, and when one fails only its share goes elsewhere (rendezvous
@@ -61,11 +62,18 @@ struct Node {
     priority: u16,
     weight: u16,
     up: bool,
+    connected: bool,
     failures: u32,
     sequence: u64,
     next: Instant,
     /// Until when the answer to the last probe may come.
     waiting: Option<Instant>,
+}
+
+impl Node {
+    fn takes_requests(&self) -> bool {
+        self.up && self.connected
+    }
 }
 
 impl Upstreams {
@@ -77,6 +85,7 @@ impl Upstreams {
             priority: upstream.priority,
             weight: upstream.weight.max(1),
             up: true,
+            connected: true,
             failures: 0,
             sequence: 0,
             next: now + settings.probe_interval / count * index,
@@ -85,10 +94,17 @@ impl Upstreams {
         Self { nodes: nodes.collect(), settings }
     }
 
-    /// Whether this one is up.
+    /// Whether this one takes requests: it is up, and there is a connection.
     #[must_use]
     pub fn is_up(&self, upstream: usize) -> bool {
-        self.nodes.get(upstream).is_some_and(|node| node.up)
+        self.nodes.get(upstream).is_some_and(Node::takes_requests)
+    }
+
+    /// There is a connection to this one, or none any more. All are taken for connected until this is told.
+    pub fn set_connected(&mut self, upstream: usize, connected: bool) {
+        if let Some(node) = self.nodes.get_mut(upstream) {
+            node.connected = connected;
+        }
     }
 
     /// When [`poll`](Self::poll) has something to do next.
@@ -148,7 +164,7 @@ impl Upstreams {
         if let Some(upstream) = preferred.filter(|&upstream| self.is_up(upstream)) {
             return Some(upstream);
         }
-        let up = || self.nodes.iter().enumerate().filter(|(_, node)| node.up);
+        let up = || self.nodes.iter().enumerate().filter(|(_, node)| node.takes_requests());
         let priority = up().map(|(_, node)| node.priority).min()?;
         let hash = call_id.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

@@ -39,8 +39,8 @@ fn ask_with(settings: &WebSocket, digest: &Fake, target: &str, lines: &str) -> (
     );
     let (request, _) = Request::parse(text.as_bytes(), &HeadLimits::default()).unwrap().unwrap();
     request.check().unwrap();
-    let answer =
-        answer(settings, |method, target, value| digest.check(method, target, value), &request, None, "peer");
+    let digest = |method: &str, target: &str, value: Option<&str>| digest.check(method, target, value);
+    let answer = answer(settings, [MSRP].into_iter(), digest, &request, None, "peer");
     let mut out = BytesMut::new();
     assert!(answer.write(&request, answer.keeps_connection(&request), &mut out));
     let principal = match answer {
@@ -66,6 +66,25 @@ fn the_path_is_compared_exactly_and_without_the_query() {
     assert_eq!(status(&settings(), "/msrp?a=b", PROTOCOL), "101");
     for wrong in ["/", "/msrp/", "/MSRP", "/msrp/x", "/%6dsrp"] {
         assert_eq!(status(&settings(), wrong, PROTOCOL), "404", "{wrong}");
+    }
+}
+
+#[test]
+fn of_two_subprotocols_the_first_of_the_client_counts() {
+    for (lines, expected) in [
+        ("msrp", "msrp"),
+        ("sip", "sip"),
+        ("msrp, sip", "msrp"),
+        ("sip, msrp", "sip"),
+        ("chat, sip\r\nSec-WebSocket-Protocol: msrp", "sip"),
+    ] {
+        let text = format!(
+            "GET /msrp HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Protocol: {lines}\r\n\r\n"
+        );
+        let (request, _) = Request::parse(text.as_bytes(), &HeadLimits::default()).unwrap().unwrap();
+        assert_eq!(admit(&settings(), ["msrp", "sip"].into_iter(), &request).ok(), Some(expected));
     }
 }
 

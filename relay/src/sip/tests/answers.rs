@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use tcp_transport::sip::{Event, Framer, Name};
 
 use super::harness::*;
-use crate::sip::{Destination, Outcome};
+use crate::sip::{Destination, Outcome, Unsendable};
 
 fn of(method: &'static str, uri: &'static str) -> Request<'static> {
     Request { method, uri, ..Request::default() }
@@ -134,15 +134,24 @@ fn what_cannot_be_sent_is_answered() {
     let request = parse(&Request::default().text());
     let mut out = Vec::new();
     let up = Destination::Upstream { index: 0, over: None };
-    let outcome = net.edge.unsendable(&request, &alice, up, &mut net.scratch, &mut out);
+    let outcome = net.edge.unsendable(&request, &alice, up, Unsendable::Gone, &mut net.scratch, &mut out);
     assert_eq!(outcome, Outcome::Respond { status: 503, close: false });
     assert!(String::from_utf8(out.concat()).unwrap().contains("\r\nRetry-After: 10\r\n"));
     let mut out = Vec::new();
     let down = Destination::Client(8);
-    let outcome = net.edge.unsendable(&request, &net.upstream(0), down, &mut net.scratch, &mut out);
+    let outcome =
+        net.edge.unsendable(&request, &net.upstream(0), down, Unsendable::Gone, &mut net.scratch, &mut out);
     assert_eq!(outcome, Outcome::Respond { status: 430, close: false });
+    for (from, to) in [(&alice, up), (&net.upstream(0), down)] {
+        let mut out = Vec::new();
+        let outcome = net.edge.unsendable(&request, from, to, Unsendable::Full, &mut net.scratch, &mut out);
+        assert_eq!(outcome, Outcome::Respond { status: 503, close: false });
+    }
     let ok = parse(&response(&Request::default().text(), "200 OK", ""));
-    assert!(matches!(net.edge.unsendable(&ok, &alice, down, &mut net.scratch, &mut out), Outcome::Drop(_)));
+    assert!(matches!(
+        net.edge.unsendable(&ok, &alice, down, Unsendable::Gone, &mut net.scratch, &mut out),
+        Outcome::Drop(_)
+    ));
 }
 
 /// What becomes of the first thing in a stream.

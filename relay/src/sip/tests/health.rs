@@ -133,3 +133,15 @@ fn priority_comes_before_weight_and_only_its_own_share_moves() {
     }
     assert_eq!(count(&choose(&upstreams), 2), 4000);
 }
+
+#[test]
+fn an_upstream_without_a_connection_takes_no_requests_and_has_not_failed() {
+    let mut net = Net::new();
+    net.upstreams.set_connected(0, false);
+    assert!(!net.upstreams.is_up(0));
+    assert!((0..50u8).all(|id| net.upstreams.choose(&[id], Some(0)) == Some(1)));
+    net.upstreams.set_connected(1, false);
+    assert_eq!(net.upstreams.choose(b"id", None), None);
+    net.upstreams.set_connected(0, true);
+    assert_eq!(net.upstreams.choose(b"id", None), Some(0), "at once, without a probe");
+}

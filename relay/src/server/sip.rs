@@ -1,0 +1,249 @@
+//! SIP on real sockets: the edge of [`crate::sip`] with its connections.
+//!
+//! * [`link`]: the writing side of one connection, for whoever has something for it;
+//! * [`connection`]: what arrives on one, for `tcp-transport`'s driver;
+//! * [`clock`]: how long a peer may take;
+//! * [`upstream`]: connections to the upstreams, kept open, and their health.
+//!
+//! A message is written where it was read: what a read brings is decided message by message, put into the queues it
+//! is for, and each queue is written once at the end. What a socket does not take waits for the task of its connection,
+//! up to the limits in [`link`]; beyond them a request is refused with 503 and a response dropped, and whoever sends
+//! is never waited for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::RwLock;
+use rand::Rng as _;
+use tcp_transport::ws::{self, Opened, Role};
+use tcp_transport::{ConnectionId, Connector, DriverSettings, Registry, Stream, connection as driver};
+use tracing::{debug, info, warn};
+
+use self::clock::Clock;
+use self::connection::SipConnection;
+use self::link::{Framing, QueueLimits, SipLink};
+use super::network::Carried;
+use super::now;
+use crate::config::{Config, Sip};
+use crate::sip::{
+    Advertised, Change, Destination, Edge, Flow, Flows, Keys, Settings, ShortSecret, Side, Unsendable,
+    Upstreams,
+};
+
+mod clock;
+mod connection;
+pub(super) mod link;
+mod upstream;
+
+/// The subprotocol that carries SIP (RFC 7118 §4).
+pub(super) const PROTOCOL: &str = "sip";
+
+/// How much more may wait for an upstream than for a client, as all clients share it: with the defaults 4 MiB, some
+/// 4000 requests.
+const UPSTREAM_SHARE: usize = 16;
+
+/// The edge, its connections and its upstreams.
+pub(super) struct SipEdge {
+    edge: Edge,
+    upstreams: RwLock<Upstreams>,
+    /// The connection to each upstream.
+    peers: Vec<RwLock<Option<Arc<SipLink>>>>,
+    connections: Arc<Registry<Carried>>,
+    connector: Connector,
+    config: Sip,
+    /// `timeouts.probation`
+    probation: Duration,
+    /// `timeouts.send_timeout`
+    send_timeout: Duration,
+    /// For a client.
+    queue: QueueLimits,
+}
+
+impl std::fmt::Debug for SipEdge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SipEdge").field("upstreams", &self.config.sip_upstream).finish_non_exhaustive()
+    }
+}
+
+impl SipEdge {
+    /// The edge of this configuration, whose SIP listeners call themselves `listeners`.
+    pub(super) fn new(
+        config: &Config,
+        sip: &Sip,
+        listeners: Vec<Advertised>,
+        connections: Arc<Registry<Carried>>,
+        connector: Connector,
+    ) -> Result<Self, ShortSecret> {
+        let drawn: [u8; 32] = rand::random();
+        let secret = sip.flow_secret.as_ref().map_or(&drawn[..], |secret| secret.reveal().as_bytes());
+        let keys = Keys::new(secret, rand::rng().next_u64())?;
+        let seconds = sip.health.probe_interval.as_secs().max(1);
+        let settings = Settings {
+            listeners,
+            upstreams: sip.sip_upstream.iter().map(|upstream| upstream.settings(&config.domain)).collect(),
+            retry_after: u32::try_from(seconds).unwrap_or(u32::MAX),
+            crlf_pingpong: sip.crlf_pingpong,
+        };
+        let mut upstreams = Upstreams::new(&settings.upstreams, sip.health, now());
+        for index in 0..settings.upstreams.len() {
+            upstreams.set_connected(index, false);
+        }
+        Ok(Self {
+            peers: settings.upstreams.iter().map(|_| RwLock::default()).collect(),
+            edge: Edge::new(settings, keys),
+            upstreams: RwLock::new(upstreams),
+            connections,
+            connector,
+            config: sip.clone(),
+            probation: config.timeouts.probation,
+            send_timeout: config.timeouts.send_timeout,
+            queue: QueueLimits {
+                bytes: config.limits.session_buffer,
+                messages: config.limits.async_max_postponed_chunks,
+            },
+        })
+    }
+
+    /// Takes a client's connection in, which came over the listener of this index; with `websocket` one of those.
+    pub(super) fn accept(
+        self: &Arc<Self>,
+        listener: usize,
+        stream: Stream,
+        websocket: Option<(ws::Settings, Opened)>,
+    ) {
+        let (incoming, rest) = match websocket {
+            None => (None, BytesMut::new()),
+            Some((settings, opened)) => {
+                let settings = self.websocket(settings, self.config.limits.message_bytes);
+                (Some(ws::Incoming::new(Role::Server, settings, now())), opened.rest)
+            }
+        };
+        let framing = if incoming.is_some() { Framing::WebSocket(Role::Server) } else { Framing::Stream };
+        let clock = Clock::of_client(now(), self.probation, self.config.max_msg_time);
+        let (link, driver, protocol) =
+            self.open(stream, rest, Side::Client(listener), framing, incoming, self.queue, clock);
+        let tls = link.handle().stream().tls().map(tracing::field::display);
+        debug!(connection = %link.handle().id(), peer = %link.flow().remote, tls, "accepted for SIP");
+        tokio::spawn(driver.run(protocol));
+    }
+
+    /// Takes in the connection that was opened to an upstream. It ends with the future that is returned.
+    fn connected(
+        self: &Arc<Self>,
+        upstream: usize,
+        stream: Stream,
+        opened: Option<Opened>,
+    ) -> impl Future<Output = tcp_transport::CloseReason> + use<> {
+        let rest = opened.as_ref().map(|opened| opened.rest.clone()).unwrap_or_default();
+        let incoming = opened.map(|_| {
+            let settings = self.websocket(ws::Settings::default(), self.config.limits.shared().message_bytes);
+            ws::Incoming::new(Role::CLIENT, settings, now())
+        });
+        let framing = if incoming.is_some() { Framing::WebSocket(Role::CLIENT) } else { Framing::Stream };
+        let queue = QueueLimits { bytes: self.queue.bytes.saturating_mul(UPSTREAM_SHARE), ..self.queue };
+        // A WebSocket is asked by its own pings.
+        let interval = self.config.crlf_ping_interval.filter(|_| incoming.is_none());
+        let clock = Clock::of_upstream(now(), interval, self.config.crlf_pong_timeout);
+        let (link, driver, protocol) =
+            self.open(stream, rest, Side::Upstream(upstream), framing, incoming, queue, clock);
+        if let Some(peer) = self.peers.get(upstream) {
+            *peer.write() = Some(link);
+        }
+        self.upstreams.write().set_connected(upstream, true);
+        driver.run(protocol)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a connection consists of")]
+    fn open(
+        self: &Arc<Self>,
+        stream: Stream,
+        rest: BytesMut,
+        side: Side,
+        framing: Framing,
+        incoming: Option<ws::Incoming>,
+        queue: QueueLimits,
+        clock: Clock,
+    ) -> (Arc<SipLink>, tcp_transport::Driver, SipConnection) {
+        let (handle, driver) = driver::open_with(stream, DriverSettings::default(), rest);
+        let flow = Flow { connection: handle.id().as_u64(), side, remote: handle.entry().remote() };
+        let link = Arc::new(SipLink::new(handle.clone(), flow, framing, queue, self.send_timeout));
+        self.connections.insert(handle, None, Carried::Sip(Arc::clone(&link)));
+        let protocol = SipConnection::new(Arc::clone(self), Arc::clone(&link), incoming, clock);
+        (link, driver, protocol)
+    }
+
+    /// A SIP message is collected before it is looked at, so no more is taken than what can be refused with 413.
+    fn websocket(&self, settings: ws::Settings, message: usize) -> ws::Settings {
+        let most = (message as u64).saturating_mul(2);
+        ws::Settings {
+            max_frame: settings.max_frame.min(most),
+            max_message: settings.max_message.min(most),
+            ..settings
+        }
+    }
+
+    /// Puts a message into the queue it is for; that has to be written afterwards.
+    fn send(&self, to: Destination, slices: &[Bytes], now: Instant) -> Result<Arc<SipLink>, Unsendable> {
+        let link = match to {
+            Destination::Client(connection) => self.link(connection),
+            Destination::Upstream { index, over } => over
+                .and_then(|connection| self.link(connection))
+                .filter(|link| link.flow().side == Side::Upstream(index))
+                .or_else(|| self.peer(index)),
+        };
+        let link = link.ok_or(Unsendable::Gone)?;
+        link.push(slices, now)?;
+        Ok(link)
+    }
+
+    /// The open connection with this number.
+    fn link(&self, connection: u64) -> Option<Arc<SipLink>> {
+        match self.connections.by_id(ConnectionId::from(connection))? {
+            (handle, Carried::Sip(link)) if handle.is_open() => Some(link),
+            _ => None,
+        }
+    }
+
+    /// The connection to an upstream.
+    fn peer(&self, upstream: usize) -> Option<Arc<SipLink>> {
+        self.peers.get(upstream)?.read().clone()
+    }
+
+    /// A connection is over.
+    fn closed(&self, link: &Arc<SipLink>) {
+        self.connections.remove(link.handle().id());
+        let Side::Upstream(index) = link.flow().side else { return };
+        let Some(mut peer) = self.peers.get(index).map(RwLock::write) else { return };
+        if peer.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
+            *peer = None;
+            let mut upstreams = self.upstreams.write();
+            upstreams.set_connected(index, false);
+            let change = upstreams.failed(index);
+            drop((upstreams, peer));
+            self.tell(change);
+        }
+    }
+
+    /// Says in the log who has come or gone.
+    fn tell(&self, change: impl IntoIterator<Item = Change>) {
+        let name = |index: usize| {
+            self.config.sip_upstream.get(index).map(|upstream| upstream.uri.to_string()).unwrap_or_default()
+        };
+        for change in change {
+            match change {
+                Change::Up(index) => info!(upstream = name(index), "SIP upstream is up"),
+                Change::Down(index) => warn!(upstream = name(index), "SIP upstream is down"),
+            }
+        }
+    }
+}
+
+impl Flows for SipEdge {
+    fn listener_of(&self, connection: u64) -> Option<usize> {
+        match self.link(connection)?.flow().side {
+            Side::Client(listener) => Some(listener),
+            Side::Upstream(_) => None,
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The writing side of one connection that carries SIP: a queue that anybody may put messages into.
+//!
+//! | what | limit | at the limit |
+//! |---|---|---|
+//! | bytes that wait | `limits.session_buffer` for a client, 16 times that for an upstream | [`Unsendable::Full`]; one message always fits |
+//! | messages that wait | `limits.async_max_postponed_chunks` | the same |
+//! | time in which the socket takes nothing | `timeouts.send_timeout` | the connection is closed |
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tcp_transport::connection::{CloseReason, Handle};
+use tcp_transport::ws::{Role, frame};
+
+use crate::sip::{Flow, Unsendable};
+
+/// Slices of one vectored write.
+const MAX_SLICES: usize = 64;
+
+/// How messages are kept apart on the wire.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Framing {
+    /// By Content-Length.
+    Stream,
+    /// Each in one frame (RFC 7118 §5).
+    WebSocket(Role),
+}
+
+/// How much may wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QueueLimits {
+    pub(super) bytes: usize,
+    pub(super) messages: usize,
+}
+
+/// What became of the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// Nothing waits.
+    Idle,
+    /// The socket takes no more.
+    Blocked,
+}
+
+/// A connection that carries SIP, for whoever writes to it.
+pub(in crate::server) struct SipLink {
+    handle: Handle,
+    flow: Flow,
+    framing: Framing,
+    limits: QueueLimits,
+    send_timeout: Duration,
+    queue: Mutex<Queue>,
+}
+
+impl std::fmt::Debug for SipLink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SipLink").field("flow", &self.flow).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    parts: VecDeque<Part>,
+    bytes: usize,
+    messages: usize,
+    /// Some of the first message is on the wire.
+    within: bool,
+    /// A control frame waits for its place.
+    control: bool,
+    /// Since when the socket takes nothing; `None` while it does.
+    blocked: Option<Instant>,
+    /// Nothing may follow: a WebSocket's Close is the last.
+    closed: bool,
+    /// Where frames' headers are made.
+    headers: BytesMut,
+}
+
+struct Part {
+    bytes: Bytes,
+    end: End,
+}
+
+/// What ends with a part.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Nothing,
+    Message,
+    Control,
+}
+
+impl SipLink {
+    pub(super) fn new(
+        handle: Handle,
+        flow: Flow,
+        framing: Framing,
+        limits: QueueLimits,
+        send_timeout: Duration,
+    ) -> Self {
+        Self { handle, flow, framing, limits, send_timeout, queue: Mutex::default() }
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    pub(super) fn flow(&self) -> &Flow {
+        &self.flow
+    }
+
+    /// Whether nothing waits.
+    pub(in crate::server) fn is_idle(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.parts.is_empty() && queue.blocked.is_none()
+    }
+
+    /// Puts a message into the queue. It is written by the next [`flush`](Self::flush).
+    pub(super) fn push(&self, slices: &[Bytes], now: Instant) -> Result<(), Unsendable> {
+        let len = slices.iter().map(Bytes::len).sum::<usize>();
+        let mut queue = self.queue.lock();
+        if queue.closed || !self.handle.is_open() {
+            return Err(Unsendable::Gone);
+        }
+        if queue.is_full(len, self.limits) {
+            // What came in the same read need not wait for its end.
+            self.write(&mut queue, now);
+            if queue.is_full(len, self.limits) {
+                return Err(Unsendable::Full);
+            }
+        }
+        queue.bytes += len;
+        queue.messages += 1;
+        let mask = match self.framing {
+            Framing::Stream => None,
+            Framing::WebSocket(role) => {
+                let mask = role.mask();
+                let header = queue.frame_header(slices, len, mask);
+                queue.parts.push_back(Part { bytes: header, end: End::Nothing });
+                mask
+            }
+        };
+        if mask.is_some() || queue.blocked.is_some() {
+            // Copied for the mask; or because it waits for a slow reader, and a slice would keep all of the read
+            // alive that it came with.
+            let mut copy = BytesMut::with_capacity(len);
+            slices.iter().for_each(|slice| copy.put_slice(slice));
+            if let Some(mask) = mask {
+                frame::apply_mask(&mut copy, mask, 0);
+            }
+            queue.parts.push_back(Part { bytes: copy.freeze(), end: End::Message });
+        } else if let Some((last, first)) = slices.split_last() {
+            queue.parts.extend(first.iter().map(|slice| Part { bytes: slice.clone(), end: End::Nothing }));
+            queue.parts.push_back(Part { bytes: last.clone(), end: End::Message });
+        }
+        Ok(())
+    }
+
+    /// Writes what waits, as far as the socket takes it; the rest is for the connection's task.
+    pub(super) fn flush(&self, now: Instant) {
+        let mut queue = self.queue.lock();
+        // Once the socket is full its task writes, when there is room.
+        if queue.blocked.is_none() {
+            self.write(&mut queue, now);
+        }
+    }
+
+    /// As [`flush`](Self::flush), for the connection's task.
+    pub(super) fn transmit(&self, now: Instant) -> io::Result<Flushed> {
+        self.queue.lock().write(&self.handle, now)
+    }
+
+    fn write(&self, queue: &mut Queue, now: Instant) {
+        if queue.blocked.is_some() {
+            return;
+        }
+        match queue.write(&self.handle, now) {
+            Ok(Flushed::Idle) => {}
+            Ok(Flushed::Blocked) => self.handle.wake(),
+            Err(error) => self.handle.close(CloseReason::from_io(&error)),
+        }
+    }
+
+    /// Whether a control frame waits; another one has to, too.
+    pub(super) fn control_waits(&self) -> bool {
+        self.queue.lock().control
+    }
+
+    /// Puts a WebSocket's control frame where the next message begins; a Close after all of them.
+    pub(super) fn control(&self, frame: &[u8], closes: bool) {
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            return;
+        }
+        let part = Part { bytes: Bytes::copy_from_slice(frame), end: End::Control };
+        let place = match (closes, queue.within) {
+            (true, _) => queue.parts.len(),
+            (false, false) => 0,
+            (false, true) => {
+                queue.parts.iter().position(|part| part.end != End::Nothing).map_or(0, |last| last + 1)
+            }
+        };
+        queue.parts.insert(place, part);
+        queue.control = true;
+        queue.closed = closes;
+    }
+
+    /// When the connection is closed, if its socket takes nothing until then.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.queue.lock().blocked?.checked_add(self.send_timeout)
+    }
+}
+
+impl Queue {
+    fn is_full(&self, len: usize, limits: QueueLimits) -> bool {
+        self.messages >= limits.messages || self.bytes > 0 && self.bytes + len > limits.bytes
+    }
+
+    /// The header of a message's one frame: text where it may be that (RFC 7118 §5).
+    fn frame_header(&mut self, slices: &[Bytes], len: usize, mask: Option<[u8; 4]>) -> Bytes {
+        // Head and body are cut at ASCII characters only.
+        let text = slices.iter().all(|slice| std::str::from_utf8(slice).is_ok());
+        let opcode = if text { frame::Opcode::Text } else { frame::Opcode::Binary };
+        self.headers.reserve(frame::MAX_HEADER);
+        frame::header(&mut self.headers, true, opcode, len as u64, mask);
+        self.headers.split().freeze()
+    }
+
+    fn write(&mut self, handle: &Handle, now: Instant) -> io::Result<Flushed> {
+        let stream = handle.stream();
+        while !self.parts.is_empty() {
+            let result = {
+                let slices: SmallVec<[IoSlice<'_>; MAX_SLICES]> =
+                    self.parts.iter().take(MAX_SLICES).map(|part| IoSlice::new(&part.bytes)).collect();
+                stream.try_write(&slices)
+            };
+            match result {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => self.written(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.blocked(stream, now),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match stream.flush() {
+            Ok(()) => {
+                self.blocked = None;
+                Ok(Flushed::Idle)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.blocked.get_or_insert(now);
+                Ok(Flushed::Blocked)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The socket, or the TLS session, takes no more.
+    fn blocked(&mut self, stream: &tcp_transport::Stream, now: Instant) -> io::Result<Flushed> {
+        self.blocked.get_or_insert(now);
+        match stream.flush() {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(Flushed::Blocked),
+        }
+    }
+
+    fn written(&mut self, mut written: usize) {
+        // Whoever takes something is not stuck.
+        self.blocked = None;
+        while let Some(part) = self.parts.front_mut() {
+            let taken = written.min(part.bytes.len());
+            written -= taken;
+            part.bytes.advance(taken);
+            if !part.bytes.is_empty() {
+                self.within |= taken > 0;
+                return;
+            }
+            match part.end {
+                End::Nothing => self.within = true,
+                End::Message => {
+                    self.within = false;
+                    self.messages -= 1;
+                }
+                End::Control => {
+                    self.within = false;
+                    self.control = false;
+                }
+            }
+            self.parts.pop_front();
+        }
+        if self.parts.is_empty() {
+            self.parts.shrink_to(MAX_SLICES);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Connections to the upstreams: one each, opened again when it ends, and asked by OPTIONS.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tcp_transport::connection::CloseReason;
+use tcp_transport::tls::ChooseClientDomain;
+use tcp_transport::ws::{Offer, Opened};
+use tcp_transport::{ConnectError, Scheme, Stream, Target, Transport};
+use tracing::{debug, info, warn};
+
+use super::super::network::Network;
+use super::super::now;
+use super::{PROTOCOL, SipEdge};
+use crate::config::UpstreamUri;
+use crate::sip::{Change, Probe, Scratch};
+
+/// How long after the end of a connection the next one is opened, at first.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// And at most, after it has doubled with each failure.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// A connection that lasted so long was a good one: the pauses begin anew.
+const GOOD: Duration = Duration::from_secs(10);
+
+/// No connection.
+#[derive(Debug, thiserror::Error)]
+enum NoConnection {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("the server's WebSocket does not carry SIP")]
+    Protocol,
+}
+
+impl SipEdge {
+    /// The tasks of the upstreams. They end with the process.
+    pub(in crate::server) fn tasks(
+        self: &Arc<Self>,
+        network: &Arc<Network>,
+    ) -> Vec<impl Future<Output = ()> + Send + use<>> {
+        let connections = (0..self.peers.len()).map(|index| Task::Connection {
+            sip: Arc::clone(self),
+            network: Arc::clone(network),
+            index,
+        });
+        connections.chain([Task::Health(Arc::clone(self))]).map(Task::run).collect()
+    }
+
+    /// Keeps a connection to one upstream open.
+    async fn keep_connected(self: Arc<Self>, network: Arc<Network>, index: usize) {
+        let Some(uri) = self.config.sip_upstream.get(index).map(|upstream| upstream.uri.clone()) else {
+            return;
+        };
+        let mut pause = FIRST_PAUSE;
+        let mut told = false;
+        loop {
+            match self.dial(&network, &uri).await {
+                Ok((stream, opened)) => {
+                    let since = now();
+                    let tls = stream.tls().map(tracing::field::display);
+                    let connection = stream.entry().id();
+                    info!(upstream = %uri, %connection, address = %stream.peer_addr(), tls, "SIP upstream connected");
+                    told = false;
+                    // A task of its own: it takes leave in order when this one is ended.
+                    let reason = tokio::spawn(self.connected(index, stream, opened)).await;
+                    debug!(upstream = %uri, ?reason, "SIP upstream disconnected");
+                    if now().saturating_duration_since(since) >= GOOD {
+                        pause = FIRST_PAUSE;
+                    }
+                }
+                Err(error) => {
+                    // An outage is told once, however long it is.
+                    if std::mem::replace(&mut told, true) {
+                        debug!(upstream = %uri, %error, "SIP upstream not connected");
+                    } else {
+                        warn!(upstream = %uri, %error, "SIP upstream not connected");
+                    }
+                    let change = self.upstreams.write().failed(index);
+                    self.tell(change);
+                }
+            }
+            // Up to a quarter more, drawn at random: edges that lost their upstream together come back one by one.
+            tokio::time::sleep(pause.mul_f64(rand::random_range(1.0..1.25))).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn dial(
+        &self,
+        network: &Network,
+        uri: &UpstreamUri,
+    ) -> Result<(Stream, Option<Opened>), NoConnection> {
+        let transport = match uri.scheme {
+            Scheme::Sips | Scheme::Wss => Transport::Tls,
+            _ => Transport::Tcp,
+        };
+        let target = Target { host: uri.host.to_string(), port: uri.port, transport };
+        let domains = network.client_domains.for_listener(None);
+        let domains = Some(&domains as &dyn ChooseClientDomain);
+        if !matches!(uri.scheme, Scheme::Ws | Scheme::Wss) {
+            let stream = self.connector.connect_for(&target, domains, Some(uri.scheme)).await?;
+            return Ok((stream, None));
+        }
+        let mut offer = Offer::to(&target, uri.path.clone());
+        offer.protocols.push(PROTOCOL.to_owned());
+        let (stream, opened) = self.connector.connect_ws(&target, domains, &offer).await?;
+        if opened.protocol.as_deref() != Some(PROTOCOL) {
+            return Err(NoConnection::Protocol);
+        }
+        Ok((stream, Some(opened)))
+    }
+
+    /// Asks the upstreams whether they are there.
+    async fn watch_health(self: Arc<Self>) {
+        let (mut probes, mut changes, mut scratch) = (Vec::new(), Vec::new(), Scratch::default());
+        loop {
+            let Some(next) = self.upstreams.read().deadline() else { return };
+            tokio::time::sleep_until(next.into()).await;
+            let now = now();
+            self.upstreams.write().poll(now, &mut probes, &mut changes);
+            for change in changes.drain(..) {
+                self.tell([change]);
+                // It may have gone without a word. A new connection shows.
+                if let Change::Down(index) = change
+                    && let Some(link) = self.peer(index)
+                {
+                    link.handle().close(CloseReason::Local("no answer to OPTIONS".into()));
+                }
+            }
+            for probe in probes.drain(..) {
+                self.probe(probe, &mut scratch, now);
+            }
+        }
+    }
+
+    fn probe(&self, probe: Probe, scratch: &mut Scratch, now: Instant) {
+        let mut out: Vec<Bytes> = Vec::new();
+        self.edge.probe(probe, scratch, &mut out);
+        // Where nothing can be sent, no answer comes, and that is counted.
+        if let Some(link) = self.peer(probe.upstream)
+            && link.push(&out, now).is_ok()
+        {
+            link.flush(now);
+        }
+    }
+}
+
+enum Task {
+    Connection { sip: Arc<SipEdge>, network: Arc<Network>, index: usize },
+    Health(Arc<SipEdge>),
+}
+
+impl Task {
+    async fn run(self) {
+        match self {
+            Self::Connection { sip, network, index } => sip.keep_connected(network, index).await,
+            Self::Health(sip) => sip.watch_health().await,
+        }
+    }
+}

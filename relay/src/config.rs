@@ -38,6 +38,7 @@ pub use self::log::{Log, LogFormat, LogLevel};
 pub use self::outbound::{Denied, Network, OutboundPolicy};
 pub use self::sip::{Sip, SipUpstream, UpstreamUri};
 pub use self::tls::{ClientCertificates, ClientDomain, Identity, Negotiation, ServerDomain, Tls, Trust};
+pub use self::trace::Trace;
 pub use self::value::{ByteSize, Host, HostPort, Secret};
 pub use self::websocket::{CertificateUser, Origin, TokenAuth, WebSocket, WebSocketAuth};
 
@@ -48,6 +49,7 @@ use self::listener::FileListener;
 use self::outbound::FileOutbound;
 use self::sip::FileSip;
 use self::tls::FileTls;
+use self::trace::FileTrace;
 use self::value::FileSecret;
 use self::websocket::FileWebSocket;
 
@@ -64,6 +66,7 @@ mod sip;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trace;
 mod value;
 mod websocket;
 
@@ -96,6 +99,8 @@ pub struct Config {
     pub dial: Dial,
     /// The SIP edge, if there is one.
     pub sip: Option<Sip>,
+    /// What collectors are told.
+    pub trace: Trace,
     /// How it logs.
     pub log: Log,
     /// What is permitted but probably not meant, to be logged at start.
@@ -199,6 +204,8 @@ struct FileConfig {
     #[serde(default)]
     sip: Option<FileSip>,
     #[serde(default)]
+    trace: FileTrace,
+    #[serde(default)]
     log: Log,
 }
 
@@ -235,6 +242,8 @@ impl FileConfig {
             check.warn(KeyPath::new(&["sip"]), message);
         }
 
+        let trace = self.trace.validate(&tls, &listeners, &mut check);
+
         let Check { errors, warnings, .. } = check;
         if !errors.is_empty() {
             return Err(ConfigErrors::locate(&source.file, &source.text, errors));
@@ -253,6 +262,7 @@ impl FileConfig {
             outbound,
             dial,
             sip,
+            trace,
             log: self.log,
             warnings,
             source,

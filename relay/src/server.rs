@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use rand::Rng as _;
 use tcp_transport::connection::CloseReason;
+use tcp_transport::hep::SenderError;
 use tcp_transport::tls::ServerDomains;
 use tcp_transport::{BindError, BoundListener, Ledger, ListenerSettings, Scheme, Transport};
 use tokio::task::JoinSet;
@@ -29,6 +30,7 @@ mod network;
 mod pace;
 mod sip;
 pub mod tls;
+mod trace;
 mod websocket;
 
 use self::network::{ListenerAcceptor, Network, RelayDialer, Serves};
@@ -62,6 +64,9 @@ pub enum StartError {
     /// A listener's socket cannot be opened.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The collectors cannot be used as they are configured.
+    #[error(transparent)]
+    Trace(#[from] SenderError),
     /// The names make no URIs.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -82,6 +87,8 @@ pub struct Server {
     drain_timeout: Duration,
     addresses: Vec<(Scheme, SocketAddr)>,
     tasks: JoinSet<()>,
+    /// What collectors are told, if there are any.
+    tracing: Option<trace::Tracing>,
 }
 
 impl Server {
@@ -104,7 +111,11 @@ impl Server {
             let sockets = bind(listener, &config, &domains).await?;
             let bound_port = sockets.first().map_or(listener.port, |socket| socket.local_addr().port());
             let (host, port) = listener.advertised(&config.domain, bound_port);
-            let mut serves = Serves { websocket: listener.websocket.clone(), ..Serves::default() };
+            let mut serves = Serves {
+                name: listener.to_string(),
+                websocket: listener.websocket.clone(),
+                ..Serves::default()
+            };
             if listener.sip {
                 serves.sip = Some(sip_advertised.len());
                 let host = host.to_string().into();
@@ -139,6 +150,8 @@ impl Server {
         let network = Arc::new(Network::new(relay, &config, client_domains, sip_advertised)?);
         network.relay.set_dialer(Box::new(RelayDialer::new(&network)));
 
+        let names = bound.iter().map(|(serves, _, socket)| (socket.local_addr(), serves.name.clone()));
+        let tracing = trace::start(&config, names.collect(), &network)?;
         let mut tasks = JoinSet::new();
         let mut addresses = Vec::new();
         for (serves, scheme, socket) in bound {
@@ -158,7 +171,7 @@ impl Server {
         });
         let expiry_warning = Arc::new(Mutex::new(config.tls.expiry_warning));
         tasks.spawn(remind_of_expiry(domains.clone(), network.clone(), expiry_warning.clone()));
-        Ok(Self { network, domains, expiry_warning, config, drain_timeout, addresses, tasks })
+        Ok(Self { network, domains, expiry_warning, config, drain_timeout, addresses, tasks, tracing })
     }
 
     /// Puts the TLS domains of `config`, read again from its file, in the place of those there are:
@@ -234,6 +247,9 @@ impl Server {
         let left = connections.close_all(CloseReason::Local("shutdown".into()), CLOSE_TIMEOUT).await;
         if left > 0 {
             info!(left, "connections did not close in time");
+        }
+        if let Some(tracing) = self.tracing.take() {
+            tracing.stop().await;
         }
     }
 }

@@ -36,6 +36,8 @@ pub struct Settings {
     pub outbound: String,
     /// `websocket`.
     pub websocket: String,
+    /// `trace`.
+    pub trace: String,
     /// `log`.
     pub log: String,
 }
@@ -60,6 +62,7 @@ impl Default for Settings {
             timeouts: String::new(),
             outbound: String::new(),
             websocket: String::new(),
+            trace: String::new(),
             log: "level: info, format: text".into(),
         }
     }
@@ -103,6 +106,7 @@ impl Settings {
             ("timeouts", &self.timeouts),
             ("outbound", &self.outbound),
             ("websocket", &self.websocket),
+            ("trace", &self.trace),
             ("log", &self.log),
         ] {
             let _ = writeln!(yaml, "{name}: {{ {section} }}");

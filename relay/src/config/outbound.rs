@@ -192,7 +192,7 @@ fn not_a_network(text: &str) -> String {
     format!("`{text}` is not a network, such as `10.0.0.0/8` or `[2001:db8::]/32:2855`")
 }
 
-fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+pub(super) fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last) = (port_number(first)?, port_number(last)?);
     if first <= last { Ok(first..=last) } else { Err(format!("`{text}` ends before it begins")) }

@@ -57,7 +57,7 @@ pub(super) struct Network {
     /// The SIP edge, if there is one.
     pub(super) sip: Option<Arc<SipEdge>>,
     connector: Connector,
-    pub(super) client_domains: ClientDomains,
+    pub(super) client_domains: Arc<ClientDomains>,
     /// `tls.cert_check_on_conn_reusage`.
     pub(super) cert_check_on_conn_reusage: AtomicBool,
     /// The listeners of MSRP as the configuration names them, in its order.
@@ -90,7 +90,7 @@ impl Network {
             connections,
             sip,
             connector: connector(config).with_ledger(ledger),
-            client_domains,
+            client_domains: Arc::new(client_domains),
             cert_check_on_conn_reusage: AtomicBool::new(config.tls.cert_check_on_conn_reusage),
             listener_names: listeners.map(ToString::to_string).collect(),
         })
@@ -252,6 +252,8 @@ fn peer_of(stream: &Stream) -> Peer {
 /// What one listener serves.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Serves {
+    /// The listener as the configuration names it.
+    pub(super) name: String,
     /// MSRP: its index among the listeners that do.
     pub(super) msrp: Option<usize>,
     /// SIP: likewise.

@@ -59,6 +59,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::chunk::Chunk;
@@ -139,6 +140,7 @@ impl Default for TraceSettings {
 pub struct Tracer {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
+    stop: Arc<Notify>,
 }
 
 struct Shared {
@@ -173,8 +175,16 @@ impl Tracer {
         });
         // Subscribed here and not in the task: what happens until that runs is traced too.
         let subscription = ledger.events().subscribe();
-        let task = tokio::spawn(trace_events(shared.clone(), subscription, Arc::downgrade(ledger)));
-        Self { shared, task }
+        let stop = Arc::new(Notify::new());
+        let task = tokio::spawn(trace_events(shared.clone(), subscription, Arc::downgrade(ledger), stop.clone()));
+        Self { shared, task, stop }
+    }
+
+    /// Traces what has happened until now, and nothing after that.
+    pub async fn stop(&mut self) {
+        self.stop.notify_one();
+        // It ends by a panic at worst, which is logged.
+        let _ = (&mut self.task).await;
     }
 
     /// What a connection's messages are given to. To be asked for once, when it is up, and kept with it.
@@ -324,9 +334,21 @@ struct Known {
     held: Option<Arc<ConnectionEvent>>,
 }
 
-async fn trace_events(shared: Arc<Shared>, mut subscription: Subscription, ledger: Weak<Ledger>) {
+async fn trace_events(
+    shared: Arc<Shared>,
+    mut subscription: Subscription,
+    ledger: Weak<Ledger>,
+    stop: Arc<Notify>,
+) {
     let mut known: HashMap<ConnectionId, Known> = HashMap::new();
-    while let Some(event) = subscription.next().await {
+    loop {
+        let event = tokio::select! {
+            // What has happened comes before the end.
+            biased;
+            event = subscription.next() => event,
+            () = stop.notified() => None,
+        };
+        let Some(event) = event else { return };
         if subscription.lost() != shared.lost.swap(subscription.lost(), Ordering::Relaxed) {
             // Ends may be among what was lost: those connections are over, and would be known for ever.
             let Some(ledger) = ledger.upgrade() else { return };

@@ -1,0 +1,367 @@
+//! `trace`: what collectors are told by HEP, and which.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use tcp_transport::Scheme;
+use tcp_transport::event::Direction;
+use tcp_transport::hep::trace::{Filter, Rule, What};
+use tcp_transport::hep::{
+    DEFAULT_CAPTURE_ID, DEFAULT_HEP_SEND_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_QUEUE_PACKETS,
+    DEFAULT_RETRY_COOLDOWN, DestinationSettings, EventFormat, HepTransport, HepUri, TimeOrder, Version,
+};
+use tcp_transport::proxy_protocol::IpNetwork;
+use tcp_transport::tls::SniPattern;
+
+use super::Check;
+use super::error::KeyPath;
+use super::listener::{Listener, normal_uri};
+use super::outbound::port_range;
+use super::tls::Tls;
+use super::value::{FileSecret, count, duration, from_text, one_or_many};
+
+/// The most bytes of a capture name or key: what collectors show.
+const MAX_NAME: usize = 255;
+
+/// What is traced, and where to.
+#[derive(Debug, Clone, Default)]
+pub struct Trace {
+    /// Whether tracing is on at start.
+    pub trace_on: bool,
+    /// The collectors.
+    pub destinations: Vec<DestinationSettings>,
+    /// What is traced of a protocol; of one that is not here, its connection events.
+    pub protocols: HashMap<Scheme, What>,
+    /// Which connections are traced.
+    pub filter: Filter,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct FileTrace {
+    trace_on: bool,
+    destinations: BTreeMap<String, FileDestination>,
+    protocols: BTreeMap<String, FileWhat>,
+    trace_filter: Vec<FileRule>,
+}
+
+impl Default for FileTrace {
+    fn default() -> Self {
+        Self {
+            trace_on: true,
+            destinations: BTreeMap::new(),
+            protocols: BTreeMap::new(),
+            trace_filter: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileDestination {
+    uri: FileUri,
+    #[serde(default = "three")]
+    version: u8,
+    #[serde(default)]
+    time_order: FileTimeOrder,
+    #[serde(default = "default_capture_id")]
+    hep_capture_id: u32,
+    #[serde(default)]
+    capture_name: Option<String>,
+    #[serde(default)]
+    auth_key: Option<FileSecret>,
+    #[serde(default)]
+    payload: FilePayload,
+    #[serde(default)]
+    delimiter: Option<char>,
+    #[serde(default)]
+    tls_domain: Option<String>,
+    #[serde(default = "default_queue", deserialize_with = "count")]
+    hep_async_max_postponed_chunks: usize,
+    #[serde(default = "default_send_timeout", deserialize_with = "duration")]
+    hep_send_timeout: Duration,
+    #[serde(default = "default_retries")]
+    max_retries: u32,
+    #[serde(default = "default_cooldown", deserialize_with = "duration")]
+    retry_cooldown: Duration,
+}
+
+fn three() -> u8 {
+    3
+}
+
+fn default_capture_id() -> u32 {
+    DEFAULT_CAPTURE_ID
+}
+
+fn default_queue() -> usize {
+    DEFAULT_QUEUE_PACKETS
+}
+
+fn default_send_timeout() -> Duration {
+    DEFAULT_HEP_SEND_TIMEOUT
+}
+
+fn default_retries() -> u32 {
+    DEFAULT_MAX_RETRIES
+}
+
+fn default_cooldown() -> Duration {
+    DEFAULT_RETRY_COOLDOWN
+}
+
+/// What of a protocol is traced.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileWhat {
+    events: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileRule {
+    trace: bool,
+    #[serde(default)]
+    remote: Option<Parsed<IpNetwork>>,
+    #[serde(default)]
+    remote_port: Option<Parsed<Ports>>,
+    #[serde(default)]
+    local: Option<Parsed<IpNetwork>>,
+    #[serde(default)]
+    local_port: Option<Parsed<Ports>>,
+    #[serde(default, deserialize_with = "one_or_many")]
+    protocol: Vec<FileScheme>,
+    #[serde(default)]
+    direction: Option<Parsed<FileDirection>>,
+    #[serde(default)]
+    listener: Option<Parsed<FileListenerUri>>,
+    #[serde(default)]
+    sni: Option<Parsed<SniPattern>>,
+}
+
+/// A value written as text.
+#[derive(Debug)]
+struct Parsed<T>(T);
+
+impl<'de, T: FromStr<Err: std::fmt::Display>> Deserialize<'de> for Parsed<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer, "text").map(Self)
+    }
+}
+
+#[derive(Debug)]
+struct FileUri(HepUri);
+
+impl<'de> Deserialize<'de> for FileUri {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer, "a collector's URI, such as `hep_udp://192.0.2.1:9060`").map(Self)
+    }
+}
+
+#[derive(Debug)]
+struct Ports(RangeInclusive<u16>);
+
+impl FromStr for Ports {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        port_range(text).map(Self)
+    }
+}
+
+#[derive(Debug)]
+struct FileScheme(Scheme);
+
+impl FromStr for FileScheme {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Scheme::ALL.into_iter().find(|scheme| scheme.as_str().eq_ignore_ascii_case(text));
+        let names = Scheme::ALL.map(Scheme::as_str).join(", ");
+        found.map(Self).ok_or_else(|| format!("`{text}` is not a protocol traced here, those are {names}"))
+    }
+}
+
+#[derive(Debug)]
+struct FileDirection(Direction);
+
+impl FromStr for FileDirection {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "in" => Ok(Self(Direction::Inbound)),
+            "out" => Ok(Self(Direction::Outbound)),
+            _ => Err(format!("`{text}` is not a direction, those are in and out")),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct FileListenerUri(String);
+
+impl FromStr for FileListenerUri {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        normal_uri(text).map(Self)
+    }
+}
+
+/// How the payload of an event is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum FilePayload {
+    #[default]
+    Json,
+    Text,
+}
+
+impl FromStr for FilePayload {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "json" => Ok(Self::Json),
+            "text" => Ok(Self::Text),
+            _ => Err(format!("`{text}` is not a payload, those are json and text")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for FilePayload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer, "`json` or `text`")
+    }
+}
+
+/// The byte order of version 2's time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct FileTimeOrder(TimeOrder);
+
+impl FromStr for FileTimeOrder {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "little" => Ok(Self(TimeOrder::Little)),
+            "big" => Ok(Self(TimeOrder::Big)),
+            _ => Err(format!("`{text}` is not a byte order, those are little and big")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for FileTimeOrder {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer, "`little` or `big`")
+    }
+}
+
+impl FileTrace {
+    pub(super) fn validate(self, tls: &Tls, listeners: &[Listener], check: &mut Check<'_>) -> Trace {
+        let path = KeyPath::new(&["trace"]);
+        if self.destinations.is_empty() && !(self.protocols.is_empty() && self.trace_filter.is_empty()) {
+            check.warn(path.clone(), "has no destinations, and no effect");
+        }
+        let at = path.clone().key("destinations");
+        let destinations = self.destinations.into_iter().map(|(name, destination)| {
+            let path = at.clone().key(&name);
+            destination.validate(name, tls, &path, check)
+        });
+        let destinations = destinations.collect();
+        let mut protocols = HashMap::new();
+        for (name, FileWhat { events }) in self.protocols {
+            match name.parse() {
+                Ok(FileScheme(scheme)) => {
+                    protocols.insert(scheme, What { events, messages: false });
+                }
+                Err(message) => check.error_at_key(path.clone().key("protocols").key(&name), message),
+            }
+        }
+        let rules = self.trace_filter.into_iter().enumerate().map(|(index, rule)| {
+            let path = path.clone().key("trace_filter").index(index);
+            rule.validate(listeners, &path, check)
+        });
+        let filter = Filter { rules: rules.collect() };
+        Trace { trace_on: self.trace_on, destinations, protocols, filter }
+    }
+}
+
+impl FileDestination {
+    fn validate(self, name: String, tls: &Tls, path: &KeyPath, check: &mut Check<'_>) -> DestinationSettings {
+        let FileUri(uri) = self.uri;
+        let transport = uri.transport;
+        let mut settings = DestinationSettings::new(name, uri);
+        settings.encoding.version = match self.version {
+            1 => Version::V1,
+            2 => Version::V2,
+            3 => Version::V3,
+            other => {
+                check.error(path.clone().key("version"), format!("is {other}, and those are 1, 2 and 3"));
+                Version::V3
+            }
+        };
+        if transport != HepTransport::Udp && settings.encoding.version != Version::V3 {
+            let message = format!("goes over hep_udp only, and this is {transport}");
+            check.error(path.clone().key("version"), message);
+        }
+        settings.encoding.time_order = self.time_order.0;
+        settings.capture_id = self.hep_capture_id;
+        if settings.encoding.version == Version::V2 && self.hep_capture_id > u32::from(u16::MAX) {
+            check.error(path.clone().key("hep_capture_id"), "goes up to 65535 in version 2");
+        }
+        if self.capture_name.as_ref().is_some_and(|name| name.len() > MAX_NAME) {
+            check.error(path.clone().key("capture_name"), format!("is longer than {MAX_NAME} bytes"));
+        }
+        settings.capture_name = self.capture_name.map(Into::into);
+        settings.auth_key = self.auth_key.and_then(|key| {
+            let key = check.secret(key, &path.clone().key("auth_key"))?;
+            Some(key.reveal().as_bytes().to_vec().into())
+        });
+        if self.delimiter.is_some() && self.payload != FilePayload::Text {
+            check.error(path.clone().key("delimiter"), "is for `payload: text`");
+        }
+        settings.format = match self.payload {
+            FilePayload::Json => EventFormat::Json,
+            FilePayload::Text => EventFormat::Text(self.delimiter.unwrap_or(':')),
+        };
+        if let Some(domain) = &self.tls_domain {
+            if transport != HepTransport::Tls {
+                check.error(path.clone().key("tls_domain"), format!("is for hep_tls, and this is {transport}"));
+            } else if !tls.client_domains.contains_key(domain) {
+                let message = format!("there is no `{domain}` in tls.client_domains");
+                check.error(path.clone().key("tls_domain"), message);
+            }
+        }
+        settings.tls_domain = self.tls_domain;
+        settings.queue_packets = self.hep_async_max_postponed_chunks;
+        settings.send_timeout = self.hep_send_timeout;
+        settings.max_retries = Some(self.max_retries);
+        settings.retry_cooldown = self.retry_cooldown;
+        settings
+    }
+}
+
+impl FileRule {
+    fn validate(self, listeners: &[Listener], path: &KeyPath, check: &mut Check<'_>) -> Rule {
+        let listener = self.listener.map(|Parsed(FileListenerUri(uri))| uri);
+        if let Some(uri) = &listener
+            && !listeners.iter().any(|listener| listener.to_string() == *uri)
+        {
+            check.error(path.clone().key("listener"), format!("there is no listener `{uri}`"));
+        }
+        Rule {
+            remote: self.remote.map(|Parsed(network)| network),
+            remote_port: self.remote_port.map(|Parsed(Ports(ports))| ports),
+            local: self.local.map(|Parsed(network)| network),
+            local_port: self.local_port.map(|Parsed(Ports(ports))| ports),
+            protocols: self.protocol.into_iter().map(|FileScheme(scheme)| scheme).collect(),
+            direction: self.direction.map(|Parsed(FileDirection(direction))| direction),
+            listener,
+            sni: self.sni.map(|Parsed(pattern)| pattern),
+            ..Rule::any(self.trace)
+        }
+    }
+}

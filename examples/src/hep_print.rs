@@ -15,8 +15,8 @@ use anyhow::{Context as _, bail};
 use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value, json};
 use tcp_transport::hep::{
-    DEFAULT_INFLATE_LIMIT, Dispatch, PROTOCOL_TCP, PROTOCOL_UDP, Received, Receiver, ReceiverSettings,
-    TimeOrder,
+    DEFAULT_INFLATE_LIMIT, Dispatch, PROTOCOL_TCP, PROTOCOL_UDP, PayloadType, Received, Receiver,
+    ReceiverSettings, TimeOrder,
 };
 use tcp_transport::tls::{ServerDomain, ServerDomainSettings, ServerDomains};
 use tcp_transport::{Ledger, ListenerSettings, Transport};
@@ -202,7 +202,7 @@ pub fn json(received: &Received) -> Value {
     });
     put("protocol", protocol);
     put("payload_type", packet.payload_type.map(|kind| kind.0.into()));
-    put("payload_name", packet.payload_type.and_then(tcp_transport::hep::PayloadType::name).map(Into::into));
+    put("payload_name", packet.payload_type.and_then(PayloadType::name).map(Into::into));
     put("capture_id", packet.capture_id.map(Into::into));
     let octets = |octets: &Option<bytes::Bytes>| -> Option<Value> {
         octets.as_ref().map(|octets| String::from_utf8_lossy(octets).into())

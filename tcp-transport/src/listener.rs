@@ -296,7 +296,7 @@ impl BoundListener {
                 Direction::Inbound,
                 self.settings.transport,
                 self.settings.scheme(),
-                Some(self.local),
+                Some(self.address_of(&tcp)),
                 peer,
             );
             let ticket = match self.ledger.accepting(entry, &self.slots) {
@@ -320,6 +320,12 @@ impl BoundListener {
                 Err(error) => fail(HandshakeError::Io(error), &ticket, &*acceptor),
             }
         }
+    }
+
+    /// Where the client reached us: on a wildcard address that is for the socket to say.
+    fn address_of(&self, tcp: &TcpStream) -> SocketAddr {
+        let told = if self.local.ip().is_unspecified() { tcp.local_addr().ok() } else { None };
+        told.map_or(self.local, canonical)
     }
 
     fn handshake<A: Acceptor>(

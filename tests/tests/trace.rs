@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tcp_transport::hep::{Packet, PayloadType, TimeOrder, Version};
 use tests::{Client, Daemon, Scheme, Settings, Site, within};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, UdpSocket};
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
@@ -29,8 +29,9 @@ impl Collector {
     async fn next(&self) -> (Version, Packet, Value) {
         let mut buffer = vec![0; 65_535];
         let len = within("a packet", self.0.recv(&mut buffer)).await.unwrap();
-        let (version, packet) = Packet::decode(&Bytes::copy_from_slice(&buffer[..len]), TimeOrder::Little).unwrap();
-        let payload = serde_json::from_slice(&packet.payload).unwrap_or(Value::Null);
+        let (version, packet) =
+            Packet::decode(&Bytes::copy_from_slice(&buffer[..len]), TimeOrder::Little).unwrap();
+        let payload = serde_json::from_slice(packet.payload.as_ref().unwrap()).unwrap_or(Value::Null);
         (version, packet, payload)
     }
 
@@ -50,7 +51,8 @@ async fn a_collector_sees_a_connection_begin_and_end() {
     let site = Site::new();
     let (collector, uri) = Collector::start().await;
     let homer = format!("hep_capture_id: 77, capture_name: relay1, auth_key: k3y, uri: '{uri}'");
-    let daemon = Daemon::start(RELAY, &site, &settings(&format!("destinations: {{ homer: {{ {homer} }} }}"))).await;
+    let daemon =
+        Daemon::start(RELAY, &site, &settings(&format!("destinations: {{ homer: {{ {homer} }} }}"))).await;
     let (client, _) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
     let (accepted, payload) = collector.event("ACCEPTED", "MSRPS").await;
     assert_eq!(accepted.payload_type, Some(PayloadType::CONNECTION_EVENT));
@@ -83,7 +85,7 @@ async fn the_filter_and_the_switches_say_what_is_told() {
     }
     loop {
         let (_, packet, _) = collector.next().await;
-        let text = String::from_utf8(packet.payload.to_vec()).unwrap();
+        let text = String::from_utf8(packet.payload.unwrap().to_vec()).unwrap();
         let protocol = text.split('|').next().unwrap().to_owned();
         assert!(!protocol.starts_with("MSRP"), "{text}");
         if protocol == "WS" {
@@ -107,7 +109,8 @@ async fn versions_one_and_two_go_over_udp() {
     let site = Site::new();
     for (number, version) in [(1, Version::V1), (2, Version::V2)] {
         let (collector, uri) = Collector::start().await;
-        let trace = format!("destinations: {{ old: {{ uri: '{uri}', version: {number}, hep_capture_id: 9 }} }}");
+        let trace =
+            format!("destinations: {{ old: {{ uri: '{uri}', version: {number}, hep_capture_id: 9 }} }}");
         let daemon = Daemon::start(RELAY, &site, &settings(&trace)).await;
         Client::connect(&daemon, &site, Scheme::Msrp).await.close().await;
         let (found, packet, _) = collector.next().await;
@@ -121,7 +124,8 @@ async fn a_collector_over_tcp_gets_the_rest_before_the_relay_ends() {
     let site = Site::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri = format!("hep_tcp://{}", listener.local_addr().unwrap());
-    let mut daemon = Daemon::start(RELAY, &site, &settings(&format!("destinations: {{ a: {{ uri: '{uri}' }} }}"))).await;
+    let mut daemon =
+        Daemon::start(RELAY, &site, &settings(&format!("destinations: {{ a: {{ uri: '{uri}' }} }}"))).await;
     let (mut collector, _) = within("the relay", listener.accept()).await.unwrap();
     let _client = Client::connect(&daemon, &site, Scheme::Msrp).await;
     daemon.log().wait_for(&["ready"]).await;
@@ -164,17 +168,25 @@ async fn what_is_wrong_with_a_collector_is_told_where_it_stands() {
         ("destinations: { a: { uri: 'hep_udp://b', version: 4 } }", "is 4, and those are 1, 2 and 3"),
         ("destinations: { a: { uri: 'hep_tcp://b', version: 2 } }", "goes over hep_udp only"),
         ("destinations: { a: { uri: 'hep_tcp://b', tls_domain: x } }", "is for hep_tls"),
-        ("destinations: { a: { uri: 'hep_tls://b', tls_domain: x } }", "there is no `x` in tls.client_domains"),
+        (
+            "destinations: { a: { uri: 'hep_tls://b', tls_domain: x } }",
+            "there is no `x` in tls.client_domains",
+        ),
         ("destinations: { a: { uri: 'hep_udp://b', delimiter: ';' } }", "is for `payload: text`"),
-        ("destinations: { a: { uri: 'hep_udp://b', version: 2, hep_capture_id: 65536 } }", "goes up to 65535"),
+        (
+            "destinations: { a: { uri: 'hep_udp://b', version: 2, hep_capture_id: 65536 } }",
+            "goes up to 65535",
+        ),
         ("protocols: { http: { events: true } }", "`http` is not a protocol traced here"),
         ("trace_filter: [ { trace: true, listener: 'msrp://nowhere' } ]", "there is no listener"),
         ("trace_filter: [ { trace: true, direction: up } ]", "is not a direction"),
         ("trace_filter: [ { remote: 10.0.0.0/8 } ]", "missing key `trace`"),
     ] {
         let config = site.write("wrong.yaml", &settings(trace).to_yaml());
-        let checked = std::process::Command::new(RELAY).arg("check").arg("--config").arg(&config).output().unwrap();
-        let text = String::from_utf8_lossy(&checked.stderr).into_owned() + &String::from_utf8_lossy(&checked.stdout);
+        let checked =
+            std::process::Command::new(RELAY).arg("check").arg("--config").arg(&config).output().unwrap();
+        let text =
+            String::from_utf8_lossy(&checked.stderr).into_owned() + &String::from_utf8_lossy(&checked.stdout);
         assert!(!checked.status.success() && text.contains(message), "{trace}: {text}");
     }
 }

@@ -329,7 +329,10 @@ impl FileDestination {
         };
         if let Some(domain) = &self.tls_domain {
             if transport != HepTransport::Tls {
-                check.error(path.clone().key("tls_domain"), format!("is for hep_tls, and this is {transport}"));
+                check.error(
+                    path.clone().key("tls_domain"),
+                    format!("is for hep_tls, and this is {transport}"),
+                );
             } else if !tls.client_domains.contains_key(domain) {
                 let message = format!("there is no `{domain}` in tls.client_domains");
                 check.error(path.clone().key("tls_domain"), message);

@@ -61,7 +61,8 @@ impl Tracing {
         let Some(sender) = Arc::into_inner(sender) else { return };
         for (destination, counters) in sender.close(CLOSE_TIMEOUT).await {
             let sent = counters.sent;
-            let dropped = counters.dropped_by_queue + counters.dropped_while_down + counters.dropped_unsendable;
+            let dropped =
+                counters.dropped_by_queue + counters.dropped_while_down + counters.dropped_unsendable;
             if dropped > 0 || counters.possibly_lost_bytes > 0 {
                 let possibly_lost_bytes = counters.possibly_lost_bytes;
                 warn!(destination, sent, dropped, possibly_lost_bytes, "the trace has gaps");

@@ -176,7 +176,8 @@ impl Tracer {
         // Subscribed here and not in the task: what happens until that runs is traced too.
         let subscription = ledger.events().subscribe();
         let stop = Arc::new(Notify::new());
-        let task = tokio::spawn(trace_events(shared.clone(), subscription, Arc::downgrade(ledger), stop.clone()));
+        let task =
+            tokio::spawn(trace_events(shared.clone(), subscription, Arc::downgrade(ledger), stop.clone()));
         Self { shared, task, stop }
     }
 

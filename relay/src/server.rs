@@ -24,6 +24,7 @@ use crate::msrp::{Advertised, Random, Relay, Settings, SettingsError, WallClock,
 
 mod connection;
 mod network;
+mod occasion;
 mod pace;
 pub mod tls;
 mod websocket;

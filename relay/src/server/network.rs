@@ -16,8 +16,9 @@ use tcp_transport::{
 use tracing::{debug, info, warn};
 
 use super::connection::{ConnectionWire, MsrpConnection};
+use super::occasion::Occasion;
 use super::{now, websocket};
-use crate::config::{Config, Dial, WebSocket};
+use crate::config::{Config, Dial, Listener, WebSocket};
 use crate::msrp::{Dialer, Inbound, Link, Peer, Relay};
 
 /// All connections of the process, and what opening one needs.
@@ -31,6 +32,8 @@ pub(super) struct Network {
     pub(super) cert_check_on_conn_reusage: AtomicBool,
     /// The listeners as the configuration names them, in its order.
     listener_names: Vec<String>,
+    /// Whose clients' connections are protected by TLS.
+    listeners: Vec<Listener>,
 }
 
 impl Network {
@@ -48,6 +51,7 @@ impl Network {
             client_domains,
             cert_check_on_conn_reusage: AtomicBool::new(config.tls.cert_check_on_conn_reusage),
             listener_names: config.listeners.iter().map(ToString::to_string).collect(),
+            listeners: config.listeners.clone(),
         }
     }
 
@@ -63,15 +67,15 @@ impl Network {
     /// Takes a connection in; with `websocket` one of those.
     fn accept(self: &Arc<Self>, listener: usize, stream: Stream, websocket: Option<(ws::Incoming, Opened)>) {
         let now = now();
+        let mut peer = peer_of(&stream);
+        let proxied = stream.entry().proxy().is_some();
+        peer.secure |=
+            self.listeners.get(listener).is_some_and(|listener| listener.is_secure_before(proxied));
         let (peer, rest, incoming) = match websocket {
-            None => (peer_of(&stream), BytesMut::new(), None),
+            None => (peer, BytesMut::new(), None),
             // A client's certificate makes a user of it, at most: relays speak TCP and TLS (RFC 7977 §5.1).
             Some((incoming, opened)) => {
-                let peer = Peer {
-                    certificate: PeerCertificate::None,
-                    principal: opened.principal,
-                    ..peer_of(&stream)
-                };
+                let peer = Peer { certificate: PeerCertificate::None, principal: opened.principal, ..peer };
                 (peer, opened.rest, Some(incoming))
             }
         };
@@ -181,8 +185,8 @@ pub(super) struct ListenerAcceptor {
     network: Arc<Network>,
     index: usize,
     local: SocketAddr,
-    /// A limit is reached, and that was logged.
-    full: AtomicBool,
+    /// A limit is reached.
+    full: Occasion,
     websocket: Option<WebSocket>,
 }
 
@@ -193,13 +197,12 @@ impl ListenerAcceptor {
         local: SocketAddr,
         websocket: Option<WebSocket>,
     ) -> Self {
-        Self { network, index, local, full: AtomicBool::new(false), websocket }
+        Self { network, index, local, full: Occasion::default(), websocket }
     }
 }
 
 impl Acceptor for ListenerAcceptor {
     fn accepted(&self, stream: Stream) {
-        self.full.store(false, Ordering::Relaxed);
         self.network.accept(self.index, stream, None);
     }
 
@@ -214,7 +217,6 @@ impl Acceptor for ListenerAcceptor {
     }
 
     fn upgraded(&self, stream: Stream, opened: Opened) {
-        self.full.store(false, Ordering::Relaxed);
         let Some(settings) = &self.websocket else { return };
         let incoming = ws::Incoming::new(ws::Role::Server, websocket::session(settings), now());
         self.network.accept(self.index, stream, Some((incoming, opened)));
@@ -233,11 +235,12 @@ impl Acceptor for ListenerAcceptor {
     }
 
     fn limit_reached(&self, peer: SocketAddr, limit: LimitReached) {
-        // A flood does not become one of the log.
-        if self.full.swap(true, Ordering::Relaxed) {
-            debug!(%peer, local = %self.local, %limit, "connection closed");
-        } else {
-            warn!(%peer, local = %self.local, %limit, "connection closed, and more until there is room");
+        // A flood does not become one of the log, nor does one that hovers at the limit.
+        match self.full.happens(now()) {
+            Some(unsaid) => {
+                warn!(%peer, local = %self.local, %limit, unsaid, "connection closed: no room for more")
+            }
+            None => debug!(%peer, local = %self.local, %limit, "connection closed"),
         }
     }
 

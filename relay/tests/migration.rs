@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the reference texts have, by section.
-const THEIRS: [(&str, &[&str]); 4] = [
+const THEIRS: [(&str, &[&str]); 5] = [
     (
         "proto_tcp",
         &[
@@ -31,6 +31,21 @@ const THEIRS: [(&str, &[&str]); 4] = [
             "trace_on",
             "trace_filter_route",
             "msrp_trace",
+        ],
+    ),
+    (
+        "proto_ws",
+        &[
+            "ws_port",
+            "ws_send_timeout",
+            "ws_max_msg_chunks",
+            "text and binary",
+            "close",
+            "ping",
+            "pong",
+            "server role",
+            "client role",
+            "fragmentation",
         ],
     ),
     (

@@ -109,6 +109,7 @@ async fn a_plain_request_gets_a_useful_answer() {
         answer.contains("\r\nUpgrade: websocket\r\n") && answer.contains("WebSocket (RFC 6455)"),
         "{answer}"
     );
+    daemon.log().wait_for(&["INFO", "no WebSocket handshake", "status=426"]).await;
     let long = format!("GET /msrp HTTP/1.1\r\nHost: relay.test\r\nCookie: {}\r\n\r\n", "c".repeat(1000));
     assert!(answered(&daemon, &long).await.starts_with("HTTP/1.1 431 "));
     let msrp = answered(&daemon, "MSRP 1234 AUTH\r\nTo-Path: msrp://relay.test;tcp\r\n").await;

@@ -419,7 +419,7 @@ mod tests {
                 warned,
                 "{uri} {warnings}"
             );
-            assert!(!warnings.contains("every AUTH will be refused"), "{warnings}");
+            assert!(!warnings.contains("no listener is msrps"), "{warnings}");
         }
         let tls = parse("uri: 'wss://127.0.0.1:2', tls_domain: x, behind_tls: true").unwrap_err().to_string();
         assert!(tls.contains("listeners[0].behind_tls: is for `msrp://` and `ws://`"), "{tls}");

@@ -137,7 +137,17 @@ impl FromStr for Origin {
         let (scheme, address) = text.split_once("://").ok_or_else(wrong)?;
         let scheme_ok = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         let host_ok = address.parse::<super::HostPort>().is_ok();
-        if scheme_ok && host_ok { Ok(Self(text.to_ascii_lowercase())) } else { Err(wrong()) }
+        if !scheme_ok || !host_ok {
+            return Err(wrong());
+        }
+        // A browser leaves the scheme's own port out (RFC 6454 §6.2).
+        let origin = text.to_ascii_lowercase();
+        let own_port = match &*scheme.to_ascii_lowercase() {
+            "http" => ":80",
+            "https" => ":443",
+            _ => "",
+        };
+        Ok(Self(origin.strip_suffix(own_port).unwrap_or(&origin).to_owned()))
     }
 }
 
@@ -362,6 +372,20 @@ mod tests {
                 (Some(9), Duration::from_secs(1))
             );
             assert_eq!(websocket.pong_timeout, Duration::from_secs(2));
+        }
+    }
+
+    #[test]
+    fn the_port_of_an_origin_is_left_out_where_browsers_do() {
+        for (text, origin) in [
+            ("https://A.test:443", "https://a.test"),
+            ("HTTP://a.test:80", "http://a.test"),
+            ("https://a.test:80", "https://a.test:80"),
+            ("https://[::1]:443", "https://[::1]"),
+            ("https://a.test:8443", "https://a.test:8443"),
+            ("https://a.test", "https://a.test"),
+        ] {
+            assert!(text.parse::<Origin>().unwrap().matches(origin), "{text}");
         }
     }
 

@@ -290,7 +290,7 @@ fn the_default_limits_are_where_they_say() {
         frame::header(&mut out, true, Opcode::Binary, len, Some(MASK));
         assert_eq!(whole(&mut server(), &out).flow.is_none(), taken);
         // The same for a message, of which one byte came before.
-        let last = len - DEFAULT_MAX_FRAME + DEFAULT_MAX_MESSAGE - 1;
+        let last = len + DEFAULT_MAX_MESSAGE - DEFAULT_MAX_FRAME - 1;
         let mut out = masked(false, Opcode::Binary, b"a");
         frame::header(&mut out, true, Opcode::Continuation, last, Some(MASK));
         assert_eq!(whole(&mut server(), &out).flow.is_none(), taken, "{last}");

@@ -261,7 +261,7 @@ async fn pings_give_no_more_time_for_a_message() {
     let timeouts = "head_timeout: 300ms, progress_timeout: 300ms".into();
     let daemon = Daemon::start(RELAY, &site, &Settings { timeouts, ..settings("") }).await;
     let head = format!(
-        "MSRP a1 SEND\r\nTo-Path: {}\r\nFrom-Path: msrp://p.invalid:1/s;ws\r\nMessage-ID: 1\r\n\
+        "MSRP a123 SEND\r\nTo-Path: {}\r\nFrom-Path: msrp://p.invalid:1/s;ws\r\nMessage-ID: 1\r\n\
          Byte-Range: 1-9/9\r\nContent-Type: text/plain\r\n\r\nabc",
         daemon.uri(Scheme::Msrp).replace(";tcp", "/x;tcp")
     );
@@ -354,7 +354,7 @@ async fn behind_a_proxy_that_ends_tls_a_plain_listener_is_msrps() {
     assert!(session.use_path[0].starts_with("msrps://relay.test:"), "{session:?}");
     // By the scheme of the socket alone nobody is reached there.
     let mut plain = page(&daemon, "").await;
-    plain.tx.raw(b"MSRP a1 SEND\r\nTo-Path: msrp://relay.test:443/x;ws\r\nFrom-Path: msrp://p.invalid:1/s;ws\r\nMessage-ID: 1\r\n-------a1$\r\n").await;
+    plain.tx.raw(b"MSRP a123 SEND\r\nTo-Path: msrp://relay.test:443/x;ws\r\nFrom-Path: msrp://p.invalid:1/s;ws\r\nMessage-ID: 1\r\n-------a123$\r\n").await;
     daemon.log().wait_for(&["connection closed", "which is not this relay"]).await;
 
     // Who goes around the proxy has not come by TLS.

@@ -1,5 +1,7 @@
 //! Forwarding in memory: two clients on one relay, no sockets. Shows bytes/s for 64 KiB chunks,
-//! messages/s for 300-byte messages with their responses, and allocations for each forwarded message.
+//! messages/s for 300-byte messages with their responses, and allocations for each forwarded message. Each is done
+//! for a receiver on TCP and for one on a WebSocket, whose messages leave in frames: the ratio of the two is what
+//! RFC 7977 costs.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -21,7 +23,7 @@ use msrp_proto::decoder::{Decoder, Event};
 use msrp_proto::digest::{Answer, Authorization, Challenge, Secret};
 use msrp_proto::header::Name;
 use relay::config::Config;
-use relay::msrp::{Advertised, Inbound, Peer, Random, Relay, Settings, WallClock, Wire};
+use relay::msrp::{Advertised, Inbound, Peer, Random, Relay, Settings, WallClock, WebSocketLink, Wire};
 use tcp_transport::PeerCertificate;
 use tcp_transport::connection::{CloseReason, Flow};
 
@@ -94,17 +96,27 @@ impl Client {
         assert_eq!(self.inbound.received(&mut self.buf, now), Flow::Read);
     }
 
-    /// Gives `bytes`, and the heads of what comes back.
+    /// Gives `bytes`, and the head of what comes back, behind the header of its frame if it has one.
     fn ask(&mut self, bytes: &str, now: Instant) -> msrp_proto::head::Head {
         *self.sink.keep.lock().unwrap() = Some(Vec::new());
         self.give(bytes.as_bytes(), now);
         let answer = self.sink.keep.lock().unwrap().take().unwrap();
-        match Decoder::default().decode(&mut BytesMut::from(&answer[..])) {
+        let start = answer.windows(5).position(|bytes| bytes == b"MSRP ").unwrap();
+        match Decoder::default().decode(&mut BytesMut::from(&answer[start..])) {
             Ok(Some(Event::Head(head))) => head,
             other => panic!("{other:?}"),
         }
     }
 }
+
+/// What the receiver's connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Receiver {
+    Tcp,
+    WebSocket,
+}
+
+const RECEIVERS: [Receiver; 2] = [Receiver::Tcp, Receiver::WebSocket];
 
 struct World {
     now: Instant,
@@ -112,17 +124,19 @@ struct World {
     bob: Client,
 }
 
-fn world() -> World {
+fn world(receiver: Receiver) -> World {
     let text = "domain: relay.test\nlisteners: [{uri: 'msrp://127.0.0.1:2855'}]\n\
                 auth: {allow_auth_without_tls: true, users: {u: {password: p}}}\n";
     let config = Config::parse(text, Path::new("."), "bench.yaml").unwrap();
-    let listeners = vec![Advertised {
+    let tcp = Advertised {
         scheme: config.listeners[0].msrp_scheme(),
         host: "relay.test".into(),
         port: 2855,
         bound_port: 2855,
         websocket: None,
-    }];
+    };
+    let websocket = Some(WebSocketLink { chunk_size: 64 * 1024 });
+    let listeners = vec![tcp.clone(), Advertised { port: 80, bound_port: 80, websocket, ..tcp }];
     let settings = Settings {
         domain: config.domain.to_string(),
         listeners,
@@ -132,15 +146,21 @@ fn world() -> World {
     };
     let relay = Relay::new(settings, Arc::new(Counter(AtomicU64::new(1))), Box::new(Epoch)).unwrap();
     let now = Instant::now();
-    let [alice, bob] = ["alice", "bob"].map(|name| connect(&relay, name, now));
+    let alice = connect(&relay, "alice", Receiver::Tcp, now);
+    let bob = connect(&relay, "bob", receiver, now);
     World { now, alice, bob }
 }
 
-fn connect(relay: &Arc<Relay>, name: &str, now: Instant) -> Client {
+fn connect(relay: &Arc<Relay>, name: &str, receiver: Receiver, now: Instant) -> Client {
     let sink = Arc::new(Sink::default());
     let peer =
         Peer { address: name.into(), secure: false, certificate: PeerCertificate::None, principal: None };
-    let link = relay.accepted(0, peer, Box::new(SinkWire(Arc::clone(&sink))), now);
+    let link = relay.accepted(
+        usize::from(receiver == Receiver::WebSocket),
+        peer,
+        Box::new(SinkWire(Arc::clone(&sink))),
+        now,
+    );
     let mut client = Client {
         inbound: Inbound::new(Arc::clone(relay), link, now),
         sink,
@@ -190,8 +210,16 @@ fn chunks(world: &World, count: usize, len: usize, failure_report: &str) -> Vec<
 }
 
 /// Bob's responses to what reached him.
-fn responses(sent: &[u8], world: &World) -> Vec<u8> {
-    let mut buf = BytesMut::from(sent);
+fn responses(sent: &[u8], receiver: Receiver, world: &World) -> Vec<u8> {
+    let mut buf = BytesMut::with_capacity(sent.len());
+    let mut rest = sent;
+    while receiver == Receiver::WebSocket && !rest.is_empty() {
+        // Messages of this size have a header of four bytes (RFC 6455 §5.2).
+        let len = usize::from(u16::from_be_bytes([rest[2], rest[3]]));
+        buf.extend_from_slice(&rest[4..4 + len]);
+        rest = &rest[4 + len..];
+    }
+    buf.extend_from_slice(rest);
     let mut decoder = Decoder::default();
     let mut out = Vec::with_capacity(8 * 1024);
     while let Some(event) = decoder.decode(&mut buf).unwrap() {
@@ -210,40 +238,40 @@ fn responses(sent: &[u8], world: &World) -> Vec<u8> {
 }
 
 /// Each message is forwarded, answered to Alice, answered by Bob; counted per message.
-#[divan::bench]
-fn messages_of_300_bytes_with_responses(bencher: Bencher<'_, '_>) {
-    let mut world = world();
+#[divan::bench(args = RECEIVERS)]
+fn messages_of_300_bytes_with_responses(bencher: Bencher<'_, '_>, receiver: Receiver) {
+    let mut world = world(receiver);
     let input = chunks(&world, BATCH, 300, "yes");
     bencher.counter(ItemsCount::new(BATCH)).bench_local(|| {
         let now = world.now;
         *world.bob.sink.keep.lock().unwrap() = Some(Vec::with_capacity(32 * 1024));
         world.alice.give(&input, now);
         let sent = world.bob.sink.keep.lock().unwrap().take().unwrap();
-        let answers = responses(&sent, &world);
+        let answers = responses(&sent, receiver, &world);
         world.bob.give(&answers, now);
     });
 }
 
 /// The same without responses: what forwarding alone costs, and allocates.
-#[divan::bench]
-fn messages_of_300_bytes_forwarded_only(bencher: Bencher<'_, '_>) {
-    let mut world = world();
+#[divan::bench(args = RECEIVERS)]
+fn messages_of_300_bytes_forwarded_only(bencher: Bencher<'_, '_>, receiver: Receiver) {
+    let mut world = world(receiver);
     let input = chunks(&world, BATCH, 300, "no");
     bencher.counter(ItemsCount::new(BATCH)).bench_local(|| world.alice.give(&input, world.now));
 }
 
 /// One message in each read, as a chat has it.
-#[divan::bench]
-fn one_message_of_300_bytes_forwarded_only(bencher: Bencher<'_, '_>) {
-    let mut world = world();
+#[divan::bench(args = RECEIVERS)]
+fn one_message_of_300_bytes_forwarded_only(bencher: Bencher<'_, '_>, receiver: Receiver) {
+    let mut world = world(receiver);
     let input = chunks(&world, 1, 300, "no");
     bencher.counter(ItemsCount::new(1_usize)).bench_local(|| world.alice.give(&input, world.now));
 }
 
-/// Chunks of 64 KiB, as reads of 64 KiB bring them.
-#[divan::bench]
-fn chunks_of_64_kib(bencher: Bencher<'_, '_>) {
-    let mut world = world();
+/// Chunks of 64 KiB to whom they go whole, as reads of 64 KiB bring them.
+#[divan::bench(args = RECEIVERS)]
+fn chunks_of_64_kib(bencher: Bencher<'_, '_>, receiver: Receiver) {
+    let mut world = world(receiver);
     let input = chunks(&world, BATCH, 64 * 1024, "no");
     bencher.counter(BytesCount::new(input.len())).bench_local(|| {
         for read in input.chunks(64 * 1024) {

@@ -27,6 +27,7 @@ use crate::sip::ShortSecret;
 
 mod connection;
 mod network;
+mod occasion;
 mod pace;
 mod sip;
 pub mod tls;

@@ -120,17 +120,17 @@ async fn the_log_is_reminded_daily_of_certificates_that_end() {
 }
 
 #[tokio::test]
-async fn a_reached_limit_is_logged_once_until_there_is_room() {
+async fn a_reached_limit_is_a_line_a_minute() {
     for (listener, rest, limit) in [
         ("", "limits: { max_connections: 2 }\n", "`max_connections` is reached: 2"),
         (", max_connections: 2", "", "`max_connections` of the listener is reached: 2"),
         ("", "limits: { max_connections_per_address: 2 }\n", "`max_connections_per_address` is reached: 2"),
     ] {
-        let config = plain(listener, rest);
+        let config = plain(listener, &format!("{rest}timeouts: {{ probation: 1h }}\n"));
         let (lines, _guard) = Lines::of(&config);
         let server = Server::start(config).await.unwrap();
         let address = server.addresses()[0].1;
-        let told = || lines.with(&["WARN", limit, "and more until there is room"]).len();
+        let told = || lines.with(&["WARN", limit, "no room for more"]).len();
         let mut clients = Vec::new();
         for _ in 0..2 {
             clients.push(TcpStream::connect(address).await.unwrap());
@@ -139,13 +139,20 @@ async fn a_reached_limit_is_logged_once_until_there_is_room() {
             refused(address).await;
         }
         assert_eq!(told(), 1, "{limit}");
-        // Room, and then none again.
-        leave(&server, clients.remove(0)).await;
-        clients.push(TcpStream::connect(address).await.unwrap());
-        for _ in 0..5 {
+        // Room, and then none again, and so on.
+        for _ in 0..3 {
+            leave(&server, clients.remove(0)).await;
+            clients.push(TcpStream::connect(address).await.unwrap());
             refused(address).await;
         }
+        assert_eq!(told(), 1, "{limit}");
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::resume();
+        refused(address).await;
+        refused(address).await;
         assert_eq!(told(), 2, "{limit}");
+        assert_eq!(lines.with(&["WARN", limit, "unsaid=7"]).len(), 1, "{limit}");
         assert_eq!(lines.with(&["WARN", "reached"]).len(), 2, "nothing else is");
     }
 }

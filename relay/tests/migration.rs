@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the reference texts have, by section.
-const THEIRS: [(&str, &[&str]); 5] = [
+const THEIRS: [(&str, &[&str]); 6] = [
     (
         "proto_tcp",
         &[
@@ -46,6 +46,21 @@ const THEIRS: [(&str, &[&str]); 5] = [
             "hep_async_local_write_timeout",
             "pack function",
             "callback registration",
+        ],
+    ),
+    (
+        "proto_ws",
+        &[
+            "ws_port",
+            "ws_send_timeout",
+            "ws_max_msg_chunks",
+            "text and binary",
+            "close",
+            "ping",
+            "pong",
+            "server role",
+            "client role",
+            "fragmentation",
         ],
     ),
     (

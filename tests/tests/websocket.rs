@@ -6,11 +6,14 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use msrp_proto::digest::{Answer, Authorization, Challenge, Secret};
 use rustix::process::Signal;
 use tests::{
-    Client, Daemon, Neighbours, Scheme, Settings, Site, Stream, WebSocket, tls_config, tls_handshake, within,
+    Client, Daemon, Neighbours, Scheme, Send, Settings, Site, Stream, WebSocket, tls_config, tls_handshake,
+    within,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
@@ -106,6 +109,7 @@ async fn a_plain_request_gets_a_useful_answer() {
         answer.contains("\r\nUpgrade: websocket\r\n") && answer.contains("WebSocket (RFC 6455)"),
         "{answer}"
     );
+    daemon.log().wait_for(&["INFO", "no WebSocket handshake", "status=426"]).await;
     let long = format!("GET /msrp HTTP/1.1\r\nHost: relay.test\r\nCookie: {}\r\n\r\n", "c".repeat(1000));
     assert!(answered(&daemon, &long).await.starts_with("HTTP/1.1 431 "));
     let msrp = answered(&daemon, "MSRP 1234 AUTH\r\nTo-Path: msrp://relay.test;tcp\r\n").await;
@@ -151,12 +155,63 @@ async fn a_websocket_message_is_one_msrp_message() {
 #[tokio::test]
 async fn messages_and_frames_have_their_limits() {
     let site = Site::new();
-    let limits = "max_message_size: 2048B, max_frame_size: 1024B";
+    let limits = "max_message_size: 2048B, max_frame_size: 1024B, handshake_size: 1KiB";
     let daemon = Daemon::start(RELAY, &site, &settings(limits)).await;
-    let mut websocket = open(&daemon, "/msrp", &[SUBPROTOCOL]).await.unwrap();
-    websocket.library().send(Message::binary(vec![b'a'; 1025])).await.unwrap();
-    assert_eq!(close_code(&mut websocket).await, Some(1009));
-    daemon.log().wait_for(&["connection closed", "frame too big"]).await;
+    // An MSRP message of that length, in frames that are all full but the last.
+    let frames = |len: usize, frame: usize| {
+        let text = AUTH.replacen("\r\n-", "\r\nPad: {}\r\n-", 1);
+        let text = text.replace("{}", &"p".repeat(len + 2 - text.len()));
+        let count = text.len().div_ceil(frame);
+        let opcode = |at| OpCode::Data(if at == 0 { Data::Binary } else { Data::Continue });
+        let parts = text.as_bytes().chunks(frame).enumerate();
+        parts.map(|(at, part)| Frame::message(part.to_vec(), opcode(at), at + 1 == count)).collect::<Vec<_>>()
+    };
+    for (len, frame, refused) in [
+        (1023, 1023, None),
+        (1024, 1024, None),
+        (1025, 1025, Some("frame too big")),
+        (2047, 1024, None),
+        (2048, 1024, None),
+        (2049, 1024, Some("message too big")),
+    ] {
+        let mut websocket = open(&daemon, "/msrp", &[SUBPROTOCOL]).await.unwrap();
+        for part in frames(len, frame) {
+            websocket.library().send(Message::Frame(part)).await.unwrap();
+        }
+        if let Some(reason) = refused {
+            assert_eq!(close_code(&mut websocket).await, Some(1009), "{len}");
+            daemon.log().wait_for(&["connection closed", reason]).await;
+            continue;
+        }
+        let answer = within("an answer", websocket.library().next()).await.unwrap().unwrap();
+        assert!(answer.into_data().starts_with(b"MSRP a123 401 "), "{len}");
+    }
+    for (len, status) in [(1023, "101"), (1024, "101"), (1025, "431")] {
+        let text = "GET /msrp HTTP/1.1\r\nHost: relay.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+                    Sec-WebSocket-Protocol: msrp\r\nPad: {}\r\n\r\n";
+        let mut socket = socket(&daemon, Scheme::Ws).await;
+        socket.write_all(text.replace("{}", &"p".repeat(len + 2 - text.len())).as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        within("an answer", socket.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(answer[9..], *status.as_bytes(), "{len}");
+    }
+}
+
+#[tokio::test]
+async fn large_chunks_for_a_browser_are_split_at_chunk_size() {
+    let site = Site::new();
+    let daemon = Daemon::start(RELAY, &site, &settings("chunk_size: 2KiB")).await;
+    let (mut alice, from) = Client::with_session(&daemon, &site, Scheme::Msrp, "alice").await;
+    let (mut bob, to) = Client::with_session(&daemon, &site, Scheme::Ws, "bob").await;
+    for (len, fragments) in [(2047, vec![2047]), (2048, vec![2048]), (2049, vec![2048, 1])] {
+        alice.tx.send(&Send::text(&from.to(&to), &format!("m{len}"), &"x".repeat(len))).await;
+        for expected in fragments {
+            let got = bob.rx.next().await;
+            assert_eq!(got.body.len(), expected, "{len}");
+            bob.tx.respond(&got, 200).await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -198,6 +253,36 @@ async fn a_ping_is_answered_and_a_silent_browser_is_asked() {
     daemon.log().wait_for(&["connection closed", "idle for too long"]).await;
     // The last ping and the Close are there to read.
     assert_eq!(close_code(&mut websocket).await, Some(1001));
+}
+
+#[tokio::test]
+async fn pings_give_no_more_time_for_a_message() {
+    let site = Site::new();
+    let timeouts = "head_timeout: 300ms, progress_timeout: 300ms".into();
+    let daemon = Daemon::start(RELAY, &site, &Settings { timeouts, ..settings("") }).await;
+    let head = format!(
+        "MSRP a123 SEND\r\nTo-Path: {}\r\nFrom-Path: msrp://p.invalid:1/s;ws\r\nMessage-ID: 1\r\n\
+         Byte-Range: 1-9/9\r\nContent-Type: text/plain\r\n\r\nabc",
+        daemon.uri(Scheme::Msrp).replace(";tcp", "/x;tcp")
+    );
+    for (begun, reason) in [(&head[..30], "head_timeout"), (&head, "min_progress")] {
+        let mut websocket = open(&daemon, "/msrp", &[SUBPROTOCOL]).await.unwrap();
+        let begun = Frame::message(begun.to_owned(), OpCode::Data(Data::Binary), false);
+        websocket.library().send(Message::Frame(begun)).await.unwrap();
+        let pings = async {
+            loop {
+                // It fails once the relay has closed.
+                let _ = websocket.library().send(Message::Ping(Bytes::from_static(&[b'p'; 125]))).await;
+                match websocket.library().next().await {
+                    Some(Ok(Message::Close(frame))) => return frame.map(|frame| u16::from(frame.code)),
+                    Some(Ok(_)) => {}
+                    end => panic!("{end:?} instead of a Close"),
+                }
+            }
+        };
+        assert_eq!(within("a Close", pings).await, Some(1008));
+        daemon.log().wait_for(&["connection closed", reason]).await;
+    }
 }
 
 #[tokio::test]
@@ -244,6 +329,40 @@ async fn auth_over_ws_is_over_plain_tcp_and_over_wss_is_secure() {
     let to = [plain.relay_uri().to_owned()];
     assert_eq!(plain.request("AUTH", &to, "").await.status(), 403);
     Client::with_session(&daemon, &site, Scheme::Wss, "alice").await;
+}
+
+#[tokio::test]
+async fn behind_a_proxy_that_ends_tls_a_plain_listener_is_msrps() {
+    let site = Site::new();
+    let to = ["msrps://relay.test:443;ws".to_owned()];
+    let behind = async |more: &str| {
+        let listener = format!("127.0.0.1:0, behind_tls: true, advertise: 'relay.test:443'{more}");
+        let settings = Settings { ws: Some(listener), auth: String::new(), ..settings("") };
+        Daemon::start(RELAY, &site, &settings).await
+    };
+    let page = async |daemon: &Daemon, header: &str| {
+        let mut socket = socket(daemon, Scheme::Ws).await;
+        socket.write_all(header.as_bytes()).await.unwrap();
+        let stream = Stream::Plain(socket);
+        let opened = WebSocket::open(stream, "ws://relay.test/msrp", &[SUBPROTOCOL]);
+        let stream = Stream::WebSocket(Box::new(within("a handshake", opened).await.unwrap().0));
+        Client::over(stream, "msrps://page.invalid:2855/s;ws", &to[0])
+    };
+    let daemon = behind("").await;
+    let mut alice = page(&daemon, "").await;
+    let session = alice.auth("alice", "alicepw").await;
+    assert!(session.use_path[0].starts_with("msrps://relay.test:"), "{session:?}");
+    // By the scheme of the socket alone nobody is reached there.
+    let mut plain = page(&daemon, "").await;
+    plain.tx.raw(b"MSRP a123 SEND\r\nTo-Path: msrp://relay.test:443/x;ws\r\nFrom-Path: msrp://p.invalid:1/s;ws\r\nMessage-ID: 1\r\n-------a123$\r\n").await;
+    daemon.log().wait_for(&["connection closed", "which is not this relay"]).await;
+
+    // Who goes around the proxy has not come by TLS.
+    let around = behind(", proxy_from: 192.0.2.1").await;
+    assert_eq!(page(&around, "").await.request("AUTH", &to, "").await.status(), 403);
+    let through = behind(", proxy_from: 127.0.0.1").await;
+    let header = "PROXY TCP4 203.0.113.9 192.0.2.7 40000 443\r\n";
+    assert_eq!(page(&through, header).await.request("AUTH", &to, "").await.status(), 401);
 }
 
 #[tokio::test]

@@ -47,6 +47,9 @@ pub struct Listener {
     pub reuse_port: bool,
     /// Proxies that name their clients by the PROXY protocol; default none.
     pub proxy_from: Vec<IpNetwork>,
+    /// Whether a proxy in front of a listener without TLS ends the clients' TLS, so that to them, and in URIs, it is
+    /// `msrps`. Default false.
+    pub behind_tls: bool,
     /// What is set on its connections.
     pub tcp: Tcp,
 }
@@ -87,9 +90,15 @@ impl Listener {
         if self.is_secure() { MsrpScheme::Msrps } else { MsrpScheme::Msrp }
     }
 
-    /// Whether TLS protects its connections.
+    /// Whether TLS protects its clients' connections: here, or in front of a proxy.
     pub fn is_secure(&self) -> bool {
-        matches!(self.transport, ListenerTransport::Tls { .. })
+        self.behind_tls || matches!(self.transport, ListenerTransport::Tls { .. })
+    }
+
+    /// Whether a client has come by TLS that ended before this listener, over a connection that a proxy named the
+    /// client of or not. With [`proxy_from`](Self::proxy_from), whoever went around the proxy has not.
+    pub fn is_secure_before(&self, proxied: bool) -> bool {
+        self.behind_tls && (proxied || self.proxy_from.is_empty())
     }
 
     /// The host and port of the URIs that lead here, once the socket is bound to `bound_port`.
@@ -131,6 +140,8 @@ pub(super) struct FileListener {
     reuse_port: bool,
     #[serde(default, deserialize_with = "one_or_many")]
     proxy_from: Vec<IpNetwork>,
+    #[serde(default)]
+    behind_tls: bool,
     #[serde(default)]
     tcp: FileTcp,
     #[serde(default)]
@@ -294,7 +305,23 @@ impl FileListener {
             let message = format!("`{scheme}://` needs the section `sip`, which says where SIP goes");
             check.error(path.clone().key("uri"), message);
         }
+        if websocket.as_ref().is_some_and(|own| own.auth.is_ambient() && own.allow_origins.is_none()) {
+            let message = "its `websocket.auth` takes what browsers send along by themselves (a cookie, a certificate, \
+                           a password), and without `allow_origins` any page they visit can use that";
+            check.warn(path.clone().key("uri"), message);
+        }
         let secure = matches!(scheme, Scheme::Msrps | Scheme::Sips | Scheme::Wss);
+        if self.behind_tls {
+            let path = path.clone().key("behind_tls");
+            if secure {
+                check
+                    .error(path, format!("is for `msrp://` and `ws://`, and this listener is `{scheme}://`"));
+            } else if self.proxy_from.is_empty() && !is_loopback(&host) {
+                let message =
+                    "trusts whoever connects to have come by TLS, and without `proxy_from` anybody may";
+                check.warn(path, message);
+            }
+        }
         let transport = match (secure, self.tls_domain) {
             (false, None) => ListenerTransport::Tcp,
             (false, Some(_)) => {
@@ -328,8 +355,17 @@ impl FileListener {
             ipv6_only: self.ipv6_only,
             reuse_port: self.reuse_port,
             proxy_from: self.proxy_from,
+            behind_tls: self.behind_tls,
             tcp,
         })
+    }
+}
+
+/// Whether only this machine reaches what listens there.
+fn is_loopback(host: &Host) -> bool {
+    match host {
+        Host::Ip(ip) => ip.to_canonical().is_loopback(),
+        Host::Name(name) => name.eq_ignore_ascii_case("localhost"),
     }
 }
 
@@ -350,6 +386,7 @@ impl Listener {
             ipv6_only: true,
             reuse_port: false,
             proxy_from: Vec::new(),
+            behind_tls: false,
             tcp: FileTcp::default().validate(std::time::Duration::from_secs(3600), &mut check),
         }
     }
@@ -395,6 +432,41 @@ mod tests {
         ] {
             assert!(text.parse::<ListenUri>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_listener_behind_tls_is_msrps_to_others() {
+        let parse = |text: &str| {
+            let text = format!("domain: a\nlisteners: [ {{ {text} }}, {{ uri: 'msrp://127.0.0.1:1' }} ]\n");
+            super::super::Config::parse(&text, std::path::Path::new(""), "relay.yaml")
+        };
+        for (uri, more, warned) in [
+            ("ws://127.0.0.1:2", "", false),
+            ("ws://[::1]:2", "", false),
+            ("ws://localhost:2", "", false),
+            ("msrp://127.0.0.1:2", "", false),
+            ("ws://0.0.0.0:2", "", true),
+            ("ws://192.0.2.1:2", "", true),
+            ("ws://relay.test:2", "", true),
+            ("msrp://192.0.2.1:2", "", true),
+            ("ws://192.0.2.1:2", ", proxy_from: 192.0.2.2", false),
+        ] {
+            let config = parse(&format!("uri: '{uri}', behind_tls: true{more}")).unwrap();
+            let [listener, plain] = &*config.listeners else { panic!("{config:?}") };
+            assert_eq!((listener.msrp_scheme(), listener.is_secure()), (MsrpScheme::Msrps, true), "{uri}");
+            assert_eq!((plain.msrp_scheme(), plain.is_secure()), (MsrpScheme::Msrp, false));
+            assert_eq!(listener.is_secure_before(false), listener.proxy_from.is_empty(), "around the proxy");
+            assert!(listener.is_secure_before(true) && !plain.is_secure_before(true));
+            let warnings = config.warnings.iter().map(ToString::to_string).collect::<String>();
+            assert_eq!(
+                warnings.contains("listeners[0].behind_tls: trusts whoever connects"),
+                warned,
+                "{uri} {warnings}"
+            );
+            assert!(!warnings.contains("no listener is msrps"), "{warnings}");
+        }
+        let tls = parse("uri: 'wss://127.0.0.1:2', tls_domain: x, behind_tls: true").unwrap_err().to_string();
+        assert!(tls.contains("listeners[0].behind_tls: is for `msrp://` and `ws://`"), "{tls}");
     }
 
     #[test]

@@ -62,9 +62,11 @@ pub struct WebSocketAuth {
 }
 
 impl WebSocketAuth {
-    /// Whether the handshake can prove anything.
-    pub fn is_on(&self) -> bool {
-        self.digest || self.client_certificate.is_some() || self.token.is_some()
+    /// Whether it takes what a browser sends along by itself, whatever page has asked for the WebSocket
+    /// (RFC 6455 §10.2).
+    pub(super) fn is_ambient(&self) -> bool {
+        let cookie = self.token.as_ref().is_some_and(|token| token.cookie.is_some());
+        self.digest || self.client_certificate.is_some() || cookie
     }
 }
 
@@ -135,7 +137,17 @@ impl FromStr for Origin {
         let (scheme, address) = text.split_once("://").ok_or_else(wrong)?;
         let scheme_ok = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         let host_ok = address.parse::<super::HostPort>().is_ok();
-        if scheme_ok && host_ok { Ok(Self(text.to_ascii_lowercase())) } else { Err(wrong()) }
+        if !scheme_ok || !host_ok {
+            return Err(wrong());
+        }
+        // A browser leaves the scheme's own port out (RFC 6454 §6.2).
+        let origin = text.to_ascii_lowercase();
+        let own_port = match &*scheme.to_ascii_lowercase() {
+            "http" => ":80",
+            "https" => ":443",
+            _ => "",
+        };
+        Ok(Self(origin.strip_suffix(own_port).unwrap_or(&origin).to_owned()))
     }
 }
 
@@ -360,6 +372,42 @@ mod tests {
                 (Some(9), Duration::from_secs(1))
             );
             assert_eq!(websocket.pong_timeout, Duration::from_secs(2));
+        }
+    }
+
+    #[test]
+    fn the_port_of_an_origin_is_left_out_where_browsers_do() {
+        for (text, origin) in [
+            ("https://A.test:443", "https://a.test"),
+            ("HTTP://a.test:80", "http://a.test"),
+            ("https://a.test:80", "https://a.test:80"),
+            ("https://[::1]:443", "https://[::1]"),
+            ("https://a.test:8443", "https://a.test:8443"),
+            ("https://a.test", "https://a.test"),
+        ] {
+            assert!(text.parse::<Origin>().unwrap().matches(origin), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_any_page_could_use_without_an_origin_policy_is_warned_of() {
+        let token = "token: { secret: '01234567890123456789012345678901', ";
+        for (auth, warned) in [
+            ("digest: true".to_owned(), true),
+            ("client_certificate: email".to_owned(), true),
+            (format!("{token}cookie: t }}"), true),
+            (format!("{token}cookie: t, query: t }}"), true),
+            (format!("{token}query: t }}"), false),
+            ("digest: false".to_owned(), false),
+        ] {
+            for (origins, allowed) in [("", false), (", allow_origins: 'https://a.test'", true)] {
+                let text =
+                    format!("  - uri: 'ws://127.0.0.1:2'\nwebsocket: {{ auth: {{ {auth} }}{origins} }}\n");
+                let warnings = config(&text).warnings.iter().map(ToString::to_string).collect::<String>();
+                let found =
+                    warnings.contains("listeners[1].uri: its `websocket.auth` takes what browsers send");
+                assert_eq!(found, warned && !allowed, "{auth}{origins}: {warnings}");
+            }
         }
     }
 

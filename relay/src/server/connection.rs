@@ -55,6 +55,11 @@ struct WebSocketFrames {
     incoming: ws::Incoming,
     /// What had been written when the socket took no more; none while it does.
     stuck_at: Option<u64>,
+    /// Bytes read, and payload among them, until the last call.
+    raw: u64,
+    payload: u64,
+    /// What of them has brought a message forward.
+    counted: u64,
 }
 
 impl WebSocketFrames {
@@ -69,6 +74,19 @@ impl WebSocketFrames {
                 Err(reason) => Flow::Close(reason),
             }
         })
+    }
+
+    /// How many of the `raw` bytes read until now have brought messages forward, and how many of a message that has
+    /// no head yet are there. Pings do not: else whoever sends some would have any time for a head.
+    fn progress(&mut self, raw: u64, within_message: bool, waiting: usize) -> (u64, usize) {
+        let payload = self.incoming.payload_bytes();
+        let (fresh_raw, fresh_payload) = (raw - self.raw, payload - self.payload);
+        (self.raw, self.payload) = (raw, payload);
+        let kept = self.incoming.kept();
+        // Where no payload waits, it is the beginning of a frame that does.
+        let is_payload = within_message || kept > 0;
+        self.counted += if is_payload { fresh_payload } else { fresh_raw };
+        (self.counted, if kept > 0 { kept } else { waiting })
     }
 
     /// Hands control frames over, one at a time: while one waits for its place the next one is not made, and what
@@ -97,7 +115,11 @@ impl WebSocketFrames {
 impl MsrpConnection {
     /// MSRP in WebSocket frames.
     pub(super) fn over_websocket(self, incoming: ws::Incoming) -> Self {
-        Self { websocket: Some(WebSocketFrames { incoming, stuck_at: None }), ..self }
+        let settings = self.network.relay.settings();
+        // What a browser's certificate proves is a user, at most (see `Network::accept`).
+        let pace = Pace::new(&settings.limits, &settings.timeouts, false);
+        let websocket = WebSocketFrames { incoming, stuck_at: None, raw: 0, payload: 0, counted: 0 };
+        Self { pace, websocket: Some(websocket), ..self }
     }
 
     pub(super) fn new(network: Arc<Network>, handle: Handle, inbound: Inbound) -> Self {
@@ -110,19 +132,25 @@ impl MsrpConnection {
 
 impl Protocol for MsrpConnection {
     fn received(&mut self, buf: &mut BytesMut, now: Instant) -> Flow {
-        let received = self.handle.entry().bytes_in();
-        if let Err(reason) = self.pace.arrives(received) {
+        let raw = self.handle.entry().bytes_in();
+        let arrived = self.websocket.as_ref().map_or(raw, |frames| frames.counted + raw - frames.raw);
+        if let Err(reason) = self.pace.arrives(arrived) {
             return Flow::Close(reason);
         }
         let flow = match &mut self.websocket {
             None => self.inbound.received(buf, now),
             Some(websocket) => websocket.received(&mut self.inbound, buf, now),
         };
+        let within_message = self.inbound.is_within_message();
+        let (received, waiting) = match &mut self.websocket {
+            None => (raw, buf.len()),
+            Some(websocket) => websocket.progress(raw, within_message, buf.len()),
+        };
         if flow == Flow::Pause {
             self.pace.paused();
             return flow;
         }
-        let place = match (self.inbound.is_within_message(), buf.len()) {
+        let place = match (within_message, waiting) {
             (true, _) => Place::Message,
             (false, 0) => Place::Between,
             (false, len) => Place::Head(len),

@@ -16,10 +16,11 @@ use tcp_transport::{
 use tracing::{debug, info, warn};
 
 use super::connection::{ConnectionWire, MsrpConnection};
+use super::occasion::Occasion;
 use super::sip::SipEdge;
 use super::sip::link::SipLink;
 use super::{now, sip, websocket};
-use crate::config::{Config, Dial, WebSocket};
+use crate::config::{Config, Dial, Listener, WebSocket};
 use crate::msrp::{Dialer, Inbound, Link, Peer, Relay};
 use crate::sip::ShortSecret;
 
@@ -62,6 +63,8 @@ pub(super) struct Network {
     pub(super) cert_check_on_conn_reusage: AtomicBool,
     /// The listeners of MSRP as the configuration names them, in its order.
     listener_names: Vec<String>,
+    /// Whose clients' connections are protected by TLS.
+    listeners: Vec<Listener>,
 }
 
 impl Network {
@@ -92,7 +95,8 @@ impl Network {
             connector: connector(config).with_ledger(ledger),
             client_domains: Arc::new(client_domains),
             cert_check_on_conn_reusage: AtomicBool::new(config.tls.cert_check_on_conn_reusage),
-            listener_names: listeners.map(ToString::to_string).collect(),
+            listener_names: listeners.clone().map(ToString::to_string).collect(),
+            listeners: listeners.cloned().collect(),
         })
     }
 
@@ -108,15 +112,15 @@ impl Network {
     /// Takes a connection in; with `websocket` one of those.
     fn accept(self: &Arc<Self>, listener: usize, stream: Stream, websocket: Option<(ws::Incoming, Opened)>) {
         let now = now();
+        let mut peer = peer_of(&stream);
+        let proxied = stream.entry().proxy().is_some();
+        peer.secure |=
+            self.listeners.get(listener).is_some_and(|listener| listener.is_secure_before(proxied));
         let (peer, rest, incoming) = match websocket {
-            None => (peer_of(&stream), BytesMut::new(), None),
+            None => (peer, BytesMut::new(), None),
             // A client's certificate makes a user of it, at most: relays speak TCP and TLS (RFC 7977 §5.1).
             Some((incoming, opened)) => {
-                let peer = Peer {
-                    certificate: PeerCertificate::None,
-                    principal: opened.principal,
-                    ..peer_of(&stream)
-                };
+                let peer = Peer { certificate: PeerCertificate::None, principal: opened.principal, ..peer };
                 (peer, opened.rest, Some(incoming))
             }
         };
@@ -274,19 +278,18 @@ pub(super) struct ListenerAcceptor {
     network: Arc<Network>,
     serves: Serves,
     local: SocketAddr,
-    /// A limit is reached, and that was logged.
-    full: AtomicBool,
+    /// A limit is reached.
+    full: Occasion,
 }
 
 impl ListenerAcceptor {
     pub(super) fn new(network: Arc<Network>, serves: Serves, local: SocketAddr) -> Self {
-        Self { network, serves, local, full: AtomicBool::new(false) }
+        Self { network, serves, local, full: Occasion::default() }
     }
 }
 
 impl Acceptor for ListenerAcceptor {
     fn accepted(&self, stream: Stream) {
-        self.full.store(false, Ordering::Relaxed);
         match (&self.serves, &self.network.sip) {
             (Serves { msrp: Some(index), .. }, _) => self.network.accept(*index, stream, None),
             (Serves { sip: Some(index), .. }, Some(sip)) => sip.accept(*index, stream, None),
@@ -305,7 +308,6 @@ impl Acceptor for ListenerAcceptor {
     }
 
     fn upgraded(&self, stream: Stream, opened: Opened) {
-        self.full.store(false, Ordering::Relaxed);
         let Some(settings) = self.serves.websocket.as_ref().map(websocket::session) else { return };
         match (opened.protocol.as_deref(), self.serves.sip, &self.network.sip) {
             (Some(sip::PROTOCOL), Some(index), Some(sip)) => {
@@ -321,6 +323,10 @@ impl Acceptor for ListenerAcceptor {
 
     fn upgrade_failed(&self, peer: SocketAddr, error: UpgradeError) {
         match error {
+            // No opening handshake: a browser's address bar, or a proxy in front that speaks HTTP/1.0 or drops Upgrade.
+            UpgradeError::Refused { status: status @ (400 | 405 | 426) } => {
+                info!(%peer, local = %self.local, status, "connection closed: no WebSocket handshake");
+            }
             // A challenge that was not answered, or a reason that was logged where it was found.
             UpgradeError::Refused { status } => {
                 debug!(%peer, local = %self.local, status, "connection closed");
@@ -332,11 +338,12 @@ impl Acceptor for ListenerAcceptor {
     }
 
     fn limit_reached(&self, peer: SocketAddr, limit: LimitReached) {
-        // A flood does not become one of the log.
-        if self.full.swap(true, Ordering::Relaxed) {
-            debug!(%peer, local = %self.local, %limit, "connection closed");
-        } else {
-            warn!(%peer, local = %self.local, %limit, "connection closed, and more until there is room");
+        // A flood does not become one of the log, nor does one that hovers at the limit.
+        match self.full.happens(now()) {
+            Some(unsaid) => {
+                warn!(%peer, local = %self.local, %limit, unsaid, "connection closed: no room for more")
+            }
+            None => debug!(%peer, local = %self.local, %limit, "connection closed"),
         }
     }
 

@@ -93,6 +93,8 @@ pub struct Incoming {
     alive: Alive,
     /// The peer has closed, or broke a rule: nothing it sends counts any more.
     over: bool,
+    /// Bytes of payload of data frames, of all messages.
+    payload: u64,
 }
 
 #[derive(Debug)]
@@ -135,7 +137,21 @@ impl Incoming {
             control: Control::new(),
             alive: Alive::Heard(now),
             over: false,
+            payload: 0,
         }
+    }
+
+    /// Bytes of payload that data frames have brought so far: what of the bytes that came belongs to messages,
+    /// and not to the framing or to control frames.
+    #[must_use]
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload
+    }
+
+    /// Bytes of payload at the buffer's front that the consumer has left there.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.kept
     }
 
     /// Takes the frames that are in `buf`, one at a time, and hands their payload to `consume`, each
@@ -277,6 +293,7 @@ impl Incoming {
             frame.mask.rotate_left(len % 4);
         }
         frame.left -= len as u64;
+        self.payload += len as u64;
         let whole = frame.left == 0;
         let end = whole && frame.fin;
         if whole {

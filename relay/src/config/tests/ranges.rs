@@ -118,7 +118,35 @@ fn table() -> Vec<Row> {
     ] {
         table.push(("timeouts", key, vec!["1ms", "366d"], vec![("0s", ZERO), ("367d", LONGEST)]));
     }
+    table.extend(websocket());
     table
+}
+
+fn websocket() -> Vec<Row> {
+    const ZERO: &str = "must be longer than zero";
+    const LONGEST: &str = "is longer than the longest duration taken, `366d`";
+    let of = |key, good, bad| ("websocket", key, good, bad);
+    vec![
+        of(
+            "handshake_size",
+            vec!["512B", "1MiB"],
+            vec![("511B", "goes from 512 to 1048576 bytes"), ("1048577B", "goes from 512 to 1048576 bytes")],
+        ),
+        of("max_frame_size", vec!["1KiB", "1024GiB"], vec![("1023B", "goes from 1024 bytes")]),
+        of("max_message_size", vec!["1KiB", "1024GiB"], vec![("1023B", "goes from 1024 bytes")]),
+        of(
+            "chunk_size",
+            vec!["2KiB", "16MiB"],
+            vec![
+                ("2047B", "goes from 2048 to 16777216 bytes"),
+                ("16777217B", "goes from 2048 to 16777216 bytes"),
+            ],
+        ),
+        of("max_msg_chunks", vec!["1", "4294967295"], vec![("0", "expected a count of at least 1")]),
+        of("handshake_timeout", vec!["1ms", "366d"], vec![("0s", ZERO), ("367d", LONGEST)]),
+        of("pong_timeout", vec!["1ms", "366d"], vec![("0s", ZERO), ("367d", LONGEST)]),
+        of("ping_interval", vec!["0s", "1ms", "366d"], vec![("367d", LONGEST)]),
+    ]
 }
 
 #[test]

@@ -468,3 +468,22 @@ fn a_handshake_proves_nothing_in_the_clear_nor_of_whom_a_relay_asks_for() {
     let from = format!("msrps://outer.test:2855/s;tcp {}", web_uri("carol"));
     assert_eq!(auth_without_credentials(&mut world, relay, &from).status(), Some(401));
 }
+
+#[test]
+fn behind_a_proxy_that_ends_tls_a_listener_is_found_under_msrps() {
+    let mut settings = settings();
+    (settings.listeners[WS].scheme, settings.listeners[WS].port) = (msrp_proto::uri::Scheme::Msrps, 8443);
+    let mut world = World::with(settings);
+    // Known by its URI to others; who has come around the proxy is not secure for all that.
+    for to in ["msrps://relay.test:8443;ws", "msrps://alice@relay.test:8443;ws", "msrps://relay.test;ws"] {
+        let around = world.connect_to(0, WS);
+        world.write(around, auth_request("t0001", to, &web_uri("alice"), ""));
+        assert_eq!(world.take_one(around).status(), Some(403), "{to}");
+    }
+    let through = world.connect_to(0, WSS);
+    let (session, _) = world.auth_along(through, "alice", "msrps://relay.test:8443;ws", &web_uri("alice"));
+    assert!(session.starts_with("msrps://relay.test:2855/"), "{session}");
+    let client = world.connect_to(0, WSS);
+    world.write(client, auth_request("t0001", "msrp://relay.test:8443;ws", &web_uri("alice"), ""));
+    assert!(matches!(world.closed(client), Some(CloseReason::Protocol(_))), "the scheme counts");
+}

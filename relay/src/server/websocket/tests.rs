@@ -1,5 +1,5 @@
 use std::cell::RefCell;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use serde_json::json;
@@ -213,4 +213,30 @@ fn digest_is_asked_for_what_nothing_else_proves() {
     let asked = digest.0.borrow();
     assert_eq!(asked.len(), 3, "not for the one with a token");
     assert!(asked.iter().all(|(method, target, _)| method == "GET" && target == "/msrp?a=b"));
+}
+
+#[test]
+fn every_limit_reaches_the_layer_that_enforces_it() {
+    let own = WebSocket {
+        handshake_timeout: Duration::from_secs(1),
+        handshake_size: 1025,
+        max_frame_size: 1026,
+        max_message_size: 1027,
+        max_msg_chunks: Some(4),
+        ping_interval: Some(Duration::from_secs(5)),
+        pong_timeout: Duration::from_secs(6),
+        ..settings()
+    };
+    let (opening, open) = (handshake(&own), session(&own));
+    assert_eq!((opening.handshake_timeout, opening.head.max_bytes), (own.handshake_timeout, 1025));
+    assert_eq!((open.max_frame, open.max_message), (1026, 1027));
+    assert_eq!(open.max_msg_chunks.map(|most| most.get()), Some(4));
+    assert_eq!((open.ping_interval, open.pong_timeout), (own.ping_interval, own.pong_timeout));
+    let (opening, open) = (handshake(&settings()), session(&settings()));
+    let (default, of_messages) = (ws::ServerSettings::default(), ws::Settings::default());
+    assert_eq!(opening, default);
+    assert_eq!((open.max_frame, open.max_message), (of_messages.max_frame, of_messages.max_message));
+    assert_eq!((open.max_msg_chunks, open.ping_interval), (None, of_messages.ping_interval));
+    assert_eq!(open.pong_timeout, of_messages.pong_timeout);
+    assert_eq!(session(&WebSocket { ping_interval: None, ..settings() }).ping_interval, None);
 }

@@ -289,7 +289,26 @@ fn the_default_limits_are_where_they_say() {
         let mut out = Vec::new();
         frame::header(&mut out, true, Opcode::Binary, len, Some(MASK));
         assert_eq!(whole(&mut server(), &out).flow.is_none(), taken);
+        // The same for a message, of which one byte came before.
+        let last = len + DEFAULT_MAX_MESSAGE - DEFAULT_MAX_FRAME - 1;
+        let mut out = masked(false, Opcode::Binary, b"a");
+        frame::header(&mut out, true, Opcode::Continuation, last, Some(MASK));
+        assert_eq!(whole(&mut server(), &out).flow.is_none(), taken, "{last}");
     }
+    // What clients may count on.
+    const { assert!(DEFAULT_MAX_MESSAGE >= 2 * 1024 * 1024) };
+}
+
+#[test]
+fn payload_alone_counts_as_such() {
+    let mut incoming = server();
+    let wire = [masked(false, Opcode::Text, b"ab"), masked(true, Opcode::Ping, b"ping"), vec![0x80]].concat();
+    let mut buf = BytesMut::from(&wire[..]);
+    assert_eq!(incoming.received(&mut buf, now(), |_| Flow::Read), Flow::Read);
+    assert_eq!((incoming.payload_bytes(), incoming.kept(), buf.len()), (2, 2, 3));
+    buf.extend_from_slice(&masked(true, Opcode::Continuation, b"cde")[1..]);
+    assert_eq!(incoming.received(&mut buf, now(), |_| Flow::Read), Flow::Read);
+    assert_eq!((incoming.payload_bytes(), incoming.kept(), buf.len()), (5, 0, 0));
 }
 
 #[test]

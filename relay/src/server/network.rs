@@ -341,7 +341,7 @@ impl Acceptor for ListenerAcceptor {
         // A flood does not become one of the log, nor does one that hovers at the limit.
         match self.full.happens(now()) {
             Some(unsaid) => {
-                warn!(%peer, local = %self.local, %limit, unsaid, "connection closed: no room for more")
+                warn!(%peer, local = %self.local, %limit, unsaid, "connection closed: no room for more");
             }
             None => debug!(%peer, local = %self.local, %limit, "connection closed"),
         }

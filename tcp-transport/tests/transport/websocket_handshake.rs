@@ -216,6 +216,26 @@ async fn a_slow_handshake_ends_and_keeps_nobody_waiting() {
     assert!(matches!(patiently("open", told.recv()).await, Some(Told::Opened(..))));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_handshake_has_its_time_and_no_more() {
+    let limit = Duration::from_secs(7);
+    let tick = Duration::from_millis(2);
+    for (after, opens) in [(limit - tick, true), (limit + tick, false)] {
+        let (address, mut told) = listen(ServerSettings { handshake_timeout: limit, ..Default::default() });
+        let client = connect(address).await;
+        let text = request("/public", "");
+        client.write_all(&text.as_bytes()[..50]).await.unwrap();
+        tokio::time::sleep(after).await;
+        // It fails once the connection is closed.
+        let _ = client.write_all(&text.as_bytes()[50..]).await;
+        match told.recv().await {
+            Some(Told::Opened(..)) => assert!(opens, "{after:?}"),
+            Some(Told::Failed(UpgradeError::Timeout(time))) => assert_eq!((opens, time), (false, limit)),
+            _ => panic!("{after:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn events_tell_of_websockets_that_came_up_and_that_did_not() {
     let ledger = Ledger::new(ConnectionLimits::default(), Events::new(100, Reporting::All));

@@ -17,6 +17,10 @@ const log = $('log');
 let endpoint = null;
 let retry = RETRY_FIRST;
 let retryTimer = null;
+/** A relay mostly is where the page is; a link may name another one. */
+const here = location.protocol.startsWith('http')
+  ? `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/msrp`
+  : '';
 
 function element(name, { text, ...properties } = {}, ...children) {
   const node = Object.assign(document.createElement(name), properties);
@@ -206,7 +210,15 @@ document.ondrop = (event) => {
 // ---- who is who
 
 const fragment = () => new URLSearchParams(location.hash.slice(1));
-const link = () => `${location.href.split('#')[0]}#${new URLSearchParams({ to: endpoint.path.join(' ') })}`;
+/** What opens this page for the other side; with the relay's address, if the page would not find it by itself. */
+function link() {
+  const told = new URLSearchParams({ to: endpoint.path.join(' ') });
+  for (const [id, usual] of [['relay', here], ['domain', '']]) {
+    const value = $(id).value.trim();
+    if (value !== usual) told.set(id, value);
+  }
+  return `${location.href.split('#')[0]}#${told}`;
+}
 
 async function copy(text, field) {
   try {
@@ -241,6 +253,13 @@ function usePeer(text) {
 }
 
 // ---- logging in and out
+
+function prefill() {
+  const given = fragment();
+  $('relay').value = given.get('relay') ?? here;
+  $('user').value = given.get('user') ?? '';
+  $('domain').value = given.get('domain') ?? '';
+}
 
 /** The password lives in the Endpoint alone, and goes with it. */
 function begin(options) {
@@ -322,6 +341,7 @@ $('leave').onclick = () => {
 };
 
 addEventListener('hashchange', () => {
+  if (!$('login').hidden && !endpoint) return prefill();
   const to = fragment().get('to');
   if (!to || !endpoint?.isOpen) return;
   $('peer-path').value = to;
@@ -331,11 +351,4 @@ addEventListener('beforeunload', (event) => {
   if (endpoint?.isOpen && log.querySelector('[data-state=sending], [data-state=receiving]')) event.preventDefault();
 });
 
-// A relay mostly is where the page is; a link may name another one.
-const given = fragment();
-const here = location.protocol.startsWith('http')
-  ? `${location.protocol === 'https:' ? 'wss' : 'ws'}://${location.host}/msrp`
-  : '';
-$('relay').value = given.get('relay') ?? here;
-$('user').value = given.get('user') ?? '';
-$('domain').value = given.get('domain') ?? '';
+prefill();

@@ -35,7 +35,7 @@ enum Command {
         #[arg(long, short, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Start a relay on loopback and send a chat and a file through it.
+    /// Start a relay on loopback and send a chat and a file through it, or serve a chat page for browsers.
     Demo(DemoArgs),
 }
 

@@ -3,7 +3,7 @@
 //! It starts the relay as a child process on loopback, with certificates made for the occasion and
 //! two users, connects two clients to it over TLS, and sends a chat message and a file from one to
 //! the other through it. It shows the call flow, compares the file's hash at both ends, and prints
-//! throughput and the relay's peak memory.
+//! throughput and the relay's peak memory. With `--browser` it serves the page of `examples/browser-chat` instead.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -15,11 +15,13 @@ use tokio::sync::oneshot;
 
 use crate::config::ByteSize;
 
+mod browser;
 mod content;
 mod flow;
 mod party;
 mod process;
 mod progress;
+mod web;
 
 use self::content::Content;
 use self::flow::Direction;
@@ -39,6 +41,12 @@ pub struct DemoArgs {
     /// Send the file in chunks of that size; without it, in a single chunk.
     #[arg(long, value_name = "SIZE")]
     chunk_size: Option<ByteSize>,
+    /// Serve a page instead, by which browsers chat through the relay, until Ctrl-C.
+    #[arg(long, conflicts_with_all = ["size", "chunk_size"])]
+    browser: bool,
+    /// The page's TCP port on loopback; without it, a free one.
+    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true, requires = "browser")]
+    port: u16,
 }
 
 /// Runs the demo; an error says what did not work.
@@ -47,14 +55,14 @@ pub struct DemoArgs {
 /// Whatever keeps the chat message or the file from arriving as they were sent.
 pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(demo(args))?;
+    runtime.block_on(async { if args.browser { browser::run(args.port).await } else { demo(args).await } })?;
     Ok(ExitCode::SUCCESS)
 }
 
 #[expect(clippy::print_stdout, reason = "the demo speaks to the user")]
 async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
     let mut relay = RelayProcess::start().await?;
-    println!("The relay runs as process {} and listens on {}.\n", relay.id(), relay.address());
+    println!("The relay runs as process {} and listens on {}.\n", relay.id(), relay.address()?);
 
     let mut alice = Party::connect("alice", &relay).await?;
     let mut bob = Party::connect("bob", &relay).await?;

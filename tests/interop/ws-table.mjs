@@ -24,7 +24,8 @@ export function handshake({ line = 'GET /msrp HTTP/1.1', headers = {}, raw = '' 
 
 /**
  * `[name, handshake, status, options]`. Options: `guarded` takes the listener that checks Origin; `has` are headers
- * of the answer, null for one that must not be there; `pieces` sends it byte by byte; `bytes` replaces it.
+ * of the answer, null for one that must not be there; `pieces` sends it byte by byte; `bytes` replaces it. A status of
+ * null is the end of the connection: the relay does not answer by HTTP what is not HTTP/1.
  */
 export const HANDSHAKES = [
   ['as in RFC 7977 §4.1', {}, 101, { has: { upgrade: /^websocket$/i, connection: /upgrade/i, 'sec-websocket-accept': ACCEPT, 'sec-websocket-protocol': 'msrp' } }],
@@ -77,8 +78,8 @@ export const HANDSHAKES = [
   ['two Hosts', { headers: { Host: ['localhost', 'other'] } }, 400],
   ['POST', { line: 'POST /msrp HTTP/1.1' }, 405, { has: { allow: /GET/ } }],
   ['HTTP/1.0', { line: 'GET /msrp HTTP/1.0' }, 400],
-  ['HTTP/2.0', { line: 'GET /msrp HTTP/2.0' }, [400, 505]],
-  ['no version of HTTP', { line: 'GET /msrp' }, 400],
+  ['HTTP/2.0', { line: 'GET /msrp HTTP/2.0' }, [400, 505, null]],
+  ['no version of HTTP', { line: 'GET /msrp' }, [400, null]],
   ['a header without colon', { raw: 'Hello\r\n' }, 400],
   ['a space before the colon', { raw: 'X : y\r\n' }, 400],
   ['a folded header', { raw: 'X: a\r\n b\r\n' }, 400],
@@ -86,7 +87,7 @@ export const HANDSHAKES = [
   ['a head of 64 KiB', { headers: { Cookie: 'x'.repeat(65536) } }, 431],
   ['1000 headers', { raw: 'X: y\r\n'.repeat(1000) }, 431],
   ['a line without end', {}, 431, { bytes: `GET /${'x'.repeat(65536)}` }],
-  ['MSRP instead of HTTP', {}, 400, { bytes: 'MSRP abcd AUTH\r\nTo-Path: msrp://localhost;ws\r\n\r\n' }],
+  ['MSRP instead of HTTP', {}, [400, null], { bytes: 'MSRP abcd AUTH\r\nTo-Path: msrp://localhost;ws\r\n\r\n' }],
 ];
 
 const encoder = new TextEncoder();
@@ -123,7 +124,7 @@ export const auth = (port, id = 'abcd1234') => `MSRP ${id} AUTH\r\nTo-Path: msrp
 
 /** A SEND to nowhere with a body. */
 export function send(port, body, id = 'send1234') {
-  const to = `To-Path: msrp://localhost:${port}/nosuchsession;tcp msrp://peer.invalid:2855/x;ws\r\n`;
+  const to = `To-Path: msrp://localhost:${port}/nosuchsession;ws msrp://peer.invalid:2855/x;ws\r\n`;
   return `MSRP ${id} SEND\r\n${to}${IDENTITY}Message-ID: mmmm\r\nContent-Type: text/plain\r\n\r\n${body}\r\n-------${id}$\r\n`;
 }
 

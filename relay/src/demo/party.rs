@@ -40,7 +40,7 @@ pub(super) struct Party {
 impl Party {
     /// Connects `name` to the relay over TLS.
     pub(super) async fn connect(name: &'static str, relay: &RelayProcess) -> anyhow::Result<Self> {
-        let to = Target { host: HOST.into(), port: relay.port(), transport: Transport::Tls };
+        let to = Target { host: HOST.into(), port: relay.port("msrps")?, transport: Transport::Tls };
         let anywhere = |_: SocketAddr, _: Transport| true;
         let connector = Connector::new(ConnectSettings::default(), anywhere);
         let stream = connector.connect(&to, Some(&relay.trust()?)).await?;
@@ -64,7 +64,7 @@ impl Party {
         let (user, password) =
             USERS.into_iter().find(|(user, _)| *user == self.name).context("no such user")?;
         let login = RelayLogin {
-            relay: relay_uri(Scheme::Msrps, None, HOST, Some(relay.port()))?,
+            relay: relay_uri(Scheme::Msrps, None, HOST, Some(relay.port("msrps")?))?,
             credentials: Credentials::new(user, password),
             expires: None,
         };

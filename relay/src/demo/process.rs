@@ -1,14 +1,16 @@
 //! The relay as a child process, with everything it needs in a folder that goes away with it.
 
+use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context as _, bail};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tcp_transport::tls::{ClientDomain, ClientDomainSettings};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
 
 /// The host under which the relay is reached, which its certificate names.
 pub(super) const HOST: &str = "localhost";
@@ -16,21 +18,42 @@ pub(super) const HOST: &str = "localhost";
 /// Its users.
 pub(super) const USERS: [(&str, &str); 2] = [("alice", "wonderland"), ("bob", "builder")];
 
+/// The name of its configuration.
+const CONFIG: &str = "relay.yaml";
+
 /// A running relay.
 pub(super) struct RelayProcess {
     child: Child,
-    port: u16,
+    /// Schemes and ports of its listeners.
+    listening: Vec<(String, u16)>,
     folder: TempDir,
-    /// Kept, so that the child can write its log.
-    _log: Lines<BufReader<ChildStderr>>,
 }
 
 impl RelayProcess {
-    /// Makes certificates and a configuration, starts this same program with them and waits until it
-    /// is ready.
+    /// A relay for TLS, with certificates.
     pub(super) async fn start() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
         let config = write_files(folder.path())?;
+        Self::start_with(folder, &config).await
+    }
+
+    /// A relay without TLS for a page that comes from `origin`, and for programs.
+    pub(super) async fn start_for_browsers(origin: &str) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let config = format!(
+            "domain: {HOST}\n\
+             listeners:\n  - {{ uri: \"msrp://127.0.0.1:0\" }}\n  \
+             - {{ uri: \"ws://127.0.0.1:0/msrp\", websocket: {{ allow_origins: [\"{origin}\"] }} }}\n\
+             auth:\n  allow_auth_without_tls: true\n  users:\n{}",
+            users()
+        );
+        write_file(folder.path(), CONFIG, config)?;
+        let config = folder.path().join(CONFIG);
+        Self::start_with(folder, &config).await
+    }
+
+    /// Starts this same program with a configuration, and waits until it is ready.
+    async fn start_with(folder: TempDir, config: &Path) -> anyhow::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["run", "--config"])
             .arg(config)
@@ -41,17 +64,19 @@ impl RelayProcess {
         let stderr = child.stderr.take().context("the relay has no standard error")?;
         let mut log = BufReader::new(stderr).lines();
         let mut seen = Vec::new();
-        let port = loop {
+        let listening = loop {
             let Some(line) = log.next_line().await? else {
                 bail!("the relay did not start:\n{}", seen.join("\n"));
             };
-            let port = line.contains("ready").then(|| line.rsplit_once(':')).flatten();
-            if let Some(port) = port.and_then(|(_, port)| port.trim_end_matches('"').parse().ok()) {
-                break port;
+            let listening = listeners(&line);
+            if line.contains("ready") && !listening.is_empty() {
+                break listening;
             }
             seen.push(line);
         };
-        Ok(Self { child, port, folder, _log: log })
+        // A relay whose log nobody reads would stop at the pipe's end.
+        tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+        Ok(Self { child, listening, folder })
     }
 
     /// Its process id.
@@ -59,14 +84,15 @@ impl RelayProcess {
         self.child.id().unwrap_or_default()
     }
 
-    /// The port it listens on.
-    pub(super) fn port(&self) -> u16 {
-        self.port
+    /// The port on which it listens with that scheme.
+    pub(super) fn port(&self, scheme: &str) -> anyhow::Result<u16> {
+        let found = self.listening.iter().find(|(of_listener, _)| of_listener == scheme);
+        found.map(|&(_, port)| port).with_context(|| format!("the relay has no {scheme} listener"))
     }
 
     /// Where it listens, as a URI's beginning.
-    pub(super) fn address(&self) -> String {
-        format!("msrps://{HOST}:{}", self.port)
+    pub(super) fn address(&self) -> anyhow::Result<String> {
+        Ok(format!("msrps://{HOST}:{}", self.port("msrps")?))
     }
 
     /// What clients trust: the authority that signed the relay's certificate.
@@ -86,10 +112,19 @@ impl RelayProcess {
         Ok(kib.trim().parse::<u64>()? * 1024)
     }
 
+    /// Waits until it ends by itself. Dropping the future loses nothing.
+    pub(super) async fn ended(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait().await
+    }
+
     /// Ends it as an operator would, and checks that it went in order.
     pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
-        let id = self.id().to_string();
-        Command::new("kill").args(["-TERM", &id]).status().await.context("cannot send SIGTERM")?;
+        // It may have ended: Ctrl-C reaches all processes of a terminal.
+        if let Some(id) = self.child.id() {
+            let mut kill = Command::new("kill");
+            kill.args(["-TERM", &id.to_string()]).stderr(Stdio::null());
+            kill.status().await.context("cannot send SIGTERM")?;
+        }
         let status = self.child.wait().await?;
         if !status.success() {
             bail!("the relay ended with {status}");
@@ -109,22 +144,39 @@ fn write_files(folder: &Path) -> anyhow::Result<PathBuf> {
     let key = KeyPair::generate()?;
     let certificate = CertificateParams::new(vec![HOST.to_owned()])?.signed_by(&key, &issuer)?;
 
-    let users: String =
-        USERS.iter().map(|(user, password)| format!("    {user}: {{ password: {password} }}\n")).collect();
     let config = format!(
         "domain: {HOST}\n\
          listeners:\n  - {{ uri: \"msrps://127.0.0.1:0\", tls_domain: demo }}\n\
          tls:\n  server_domains:\n    \
          demo: {{ certificate: relay.crt, private_key: relay.key, ca_list: ca.pem }}\n\
-         auth:\n  users:\n{users}"
+         auth:\n  users:\n{}",
+        users()
     );
     for (name, content) in [
         ("ca.pem", ca_certificate.pem()),
         ("relay.crt", certificate.pem()),
         ("relay.key", key.serialize_pem()),
-        ("relay.yaml", config),
+        (CONFIG, config),
     ] {
-        std::fs::write(folder.join(name), content).with_context(|| format!("cannot write {name}"))?;
+        write_file(folder, name, content)?;
     }
-    Ok(folder.join("relay.yaml"))
+    Ok(folder.join(CONFIG))
+}
+
+fn write_file(folder: &Path, name: &str, content: String) -> anyhow::Result<()> {
+    std::fs::write(folder.join(name), content).with_context(|| format!("cannot write {name}"))
+}
+
+/// The users as lines of the configuration.
+fn users() -> String {
+    USERS.iter().map(|(user, password)| format!("    {user}: {{ password: {password} }}\n")).collect()
+}
+
+/// Schemes and ports of the addresses in a line of the log.
+fn listeners(line: &str) -> Vec<(String, u16)> {
+    let addresses = line.split([' ', '"']).filter_map(|word| word.split_once("://"));
+    let listener = |(scheme, address): (&str, &str)| {
+        Some((scheme.to_owned(), address.parse::<SocketAddr>().ok()?.port()))
+    };
+    addresses.filter_map(listener).collect()
 }

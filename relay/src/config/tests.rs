@@ -147,8 +147,8 @@ fn the_example_runs_with_its_commented_settings_too() {
         };
         let key = setting.trim_start().trim_start_matches("- ").split(':').next().unwrap_or_default();
         let is_setting = setting.contains(':') && known_keys().iter().any(|known| known.ends_with(key));
-        let is_name =
-            matches!(setting.trim(), "relay:" | "default:" | "partner:" | "homer:") || setting.starts_with("carol: ");
+        let is_name = matches!(setting.trim(), "relay:" | "default:" | "partner:" | "homer:")
+            || setting.starts_with("carol: ");
         if !key.contains(' ') && (is_setting || is_name) {
             format!("{indent}{setting}")
         } else {

@@ -12,8 +12,7 @@ use super::web;
 /// Serves the page at `port`, 0 for a free one, until SIGINT or SIGTERM.
 #[expect(clippy::print_stdout, reason = "the demo speaks to the user")]
 pub(super) async fn run(port: u16) -> anyhow::Result<()> {
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
         .await
         .with_context(|| format!("cannot listen on 127.0.0.1:{port}"))?;

@@ -190,3 +190,24 @@ async fn what_is_wrong_with_a_collector_is_told_where_it_stands() {
         assert!(!checked.status.success() && text.contains(message), "{trace}: {text}");
     }
 }
+
+#[tokio::test]
+async fn the_example_runs_as_it_is() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/hep-tracing.yaml");
+    let checked = std::process::Command::new(RELAY).args(["check", "--config", example]).status().unwrap();
+    assert!(checked.success());
+
+    // The same, with free ports.
+    let site = Site::new();
+    let (collector, uri) = Collector::start().await;
+    let text = std::fs::read_to_string(example).unwrap();
+    let text = text.replace("hep_udp://127.0.0.1:9060", &uri).replace("127.0.0.1:2855", "127.0.0.1:0");
+    let mut daemon = Daemon::spawn(std::process::Command::new(RELAY), &site.write("hep-tracing.yaml", &text));
+    let ready = daemon.log().wait_for(&["ready", "msrp://"]).await;
+    let address = ready.split("msrp://").nth(1).unwrap().trim_end_matches('"').to_owned();
+    let client = within("a connection", tokio::net::TcpStream::connect(&address)).await.unwrap();
+    let (accepted, _) = collector.event("ACCEPTED", "MSRP").await;
+    assert_eq!(accepted.source().unwrap(), client.local_addr().unwrap());
+    assert_eq!((accepted.capture_id, accepted.capture_name.as_deref()), (Some(2001), Some(&b"relay1"[..])));
+    daemon.assert_well();
+}

@@ -211,7 +211,7 @@ fn every_limit_reaches_the_layer_that_enforces_it() {
     let (opening, open) = (handshake(&own), session(&own));
     assert_eq!((opening.handshake_timeout, opening.head.max_bytes), (own.handshake_timeout, 1025));
     assert_eq!((open.max_frame, open.max_message), (1026, 1027));
-    assert_eq!(open.max_msg_chunks.map(|most| most.get()), Some(4));
+    assert_eq!(open.max_msg_chunks.map(std::num::NonZero::get), Some(4));
     assert_eq!((open.ping_interval, open.pong_timeout), (own.ping_interval, own.pong_timeout));
     let (opening, open) = (handshake(&settings()), session(&settings()));
     let (default, of_messages) = (ws::ServerSettings::default(), ws::Settings::default());

@@ -55,7 +55,8 @@ pub struct DemoArgs {
 /// Whatever keeps the chat message or the file from arriving as they were sent.
 pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async { if args.browser { browser::run(args.port).await } else { demo(args).await } })?;
+    runtime
+        .block_on(async { if args.browser { browser::run(args.port).await } else { demo(args).await } })?;
     Ok(ExitCode::SUCCESS)
 }
 

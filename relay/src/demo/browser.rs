@@ -12,8 +12,7 @@ use super::web;
 /// Serves the page at `port`, 0 for a free one, until SIGINT or SIGTERM.
 #[expect(clippy::print_stdout, reason = "the demo speaks to the user")]
 pub(super) async fn run(port: u16) -> anyhow::Result<()> {
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
         .await
         .with_context(|| format!("cannot listen on 127.0.0.1:{port}"))?;
@@ -28,7 +27,7 @@ pub(super) async fn run(port: u16) -> anyhow::Result<()> {
     for (user, password) in USERS {
         println!("  {page}/#relay={websocket}&user={user}  password: {password}");
     }
-    println!("\nThen give one of them the path of the other: \"Copy path\", \"Use this path\".");
+    println!("\nThen paste the path of one into the page of the other: \"Copy path\", \"Use this path\".");
     println!("Everything stays on this machine. Ctrl-C ends it.");
 
     tokio::select! {

@@ -29,7 +29,11 @@ function element(name, { text, ...properties } = {}, ...children) {
   return node;
 }
 
-const shorten = (path) => parseUri(path.at(-1)).host.replace(/\.invalid$/, '');
+/** Who is at the end of a path; a browser's name is drawn at random (RFC 7977 §5.3), and says nothing. */
+function talking(path) {
+  const { host } = parseUri(path.at(-1));
+  return host.endsWith('.invalid') ? 'In conversation' : `With ${host}`;
+}
 const time = () => new Date().toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
 
 function bytes(count) {
@@ -245,7 +249,7 @@ function usePeer(text) {
     endpoint.setPeer(text.trim() || null);
     problem('peer-error', '');
     if (endpoint.peer) $('paths').open = false;
-    else status('open', 'Waiting for someone');
+    else status('open', 'Waiting');
   } catch (error) {
     $('paths').open = true;
     problem('peer-error', `${error.message}.`);
@@ -273,7 +277,7 @@ function begin(options) {
       $('paths').hidden = $('chat').hidden = $('leave').hidden = false;
       $('own-path').value = path.join(' ');
       $('password').value = '';
-      status('open', endpoint.peer ? 'Connected' : 'Waiting for someone');
+      status('open', endpoint.peer ? 'Connected' : 'Waiting');
       if (!isNew) {
         note('You have a new path.');
         return;
@@ -289,7 +293,7 @@ function begin(options) {
       $('peer-path').value = path.join(' ');
       $('paths').open = false;
       $('paths-summary').textContent = 'Paths';
-      status('open', `With ${shorten(path)}`);
+      status('open', talking(path));
     },
     text: ({ text }) => showText(text),
     file: ({ transfer }) => showFile(transfer, safeFileName(transfer.disposition.filename), false),

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import puppeteer from 'puppeteer-core';
 
-import { ARTEFACTS, PATIENCE, USERS, start, until } from './fixture.mjs';
+import { ARTEFACTS, PATIENCE, Program, USERS, start, until } from './fixture.mjs';
 
 const TEN_MB = 10_000_000;
 const DESKTOP = { width: 1280, height: 800 };
@@ -46,7 +46,7 @@ function randomFile(name, size = TEN_MB) {
 
 /** A page of its own browser profile, so to say another person. */
 class Person {
-  static async arrive({ viewport = DESKTOP, fragment = '', dark = false } = {}) {
+  static async arrive({ viewport = DESKTOP, fragment = '', dark = false, address } = {}) {
     const person = new Person();
     person.context = await browser.createBrowserContext();
     person.page = await person.context.newPage();
@@ -58,7 +58,7 @@ class Person {
     });
     await page.setViewport(viewport);
     await page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: dark ? 'dark' : 'light' }]);
-    await page.goto(`${fixture.page}${fragment && `#${fragment}`}`);
+    await page.goto(address ?? `${fixture.page}${fragment && `#${fragment}`}`);
     person.downloads = mkdtempSync(join(fixture.folder, 'downloads-'));
     const session = await browser.target().createCDPSession();
     await session.send('Browser.setDownloadBehavior', {
@@ -275,6 +275,43 @@ test('it looks right on a desktop and on a phone, and every control has a name',
     await alice.sees('Great');
     await fits('chat');
     await Promise.all([alice.leave(), bob.leave()]);
+  }
+});
+
+test('`msrp-relay demo --browser` prints addresses at which two pages chat', async () => {
+  const demo = new Program('msrp-relay', ['demo', '--browser']);
+  try {
+    await demo.printed(/Ctrl-C/);
+    const links = [...demo.stdout.matchAll(/(http:\S+)  password: (\S+)/g)];
+    assert.equal(links.length, 2, demo.stdout);
+    const [alice, bob] = await Promise.all(links.map(async ([, address, password]) => {
+      const person = await Person.arrive({ address });
+      await person.page.locator('#password').fill(password);
+      await person.page.locator('#login [type=submit]').click();
+      await person.page.waitForSelector('#chat:not([hidden])');
+      return person;
+    }));
+    await bob.usePath(await alice.path());
+    await bob.say('Hello from the demo');
+    await alice.sees('Hello from the demo');
+    await alice.say('And back');
+    await bob.sees('And back');
+    await bob.sees('Hello', { mine: true, state: 'delivered' });
+    await bob.screenshot('demo');
+    // Whoever follows a link that was copied finds the relay too.
+    await alice.page.evaluate(() => {
+      navigator.clipboard.writeText = async (text) => { document.documentElement.dataset.copied = text; };
+      document.getElementById('paths').open = true;
+    });
+    await alice.page.locator('#copy-link').click();
+    const copied = await alice.page.waitForFunction(() => document.documentElement.dataset.copied);
+    const guest = await Person.arrive({ address: await copied.jsonValue() });
+    assert.equal(await guest.page.$eval('#relay', ({ value }) => value), await alice.page.$eval('#relay', ({ value }) => value));
+    await Promise.all([alice.leave(), bob.leave(), guest.leave()]);
+    demo.child.kill('SIGINT');
+    assert.equal(await demo.exited, 0, demo.stderr);
+  } finally {
+    await demo.stop();
   }
 });
 

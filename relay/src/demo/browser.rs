@@ -27,7 +27,7 @@ pub(super) async fn run(port: u16) -> anyhow::Result<()> {
     for (user, password) in USERS {
         println!("  {page}/#relay={websocket}&user={user}  password: {password}");
     }
-    println!("\nThen give one of them the path of the other: \"Copy path\", \"Use this path\".");
+    println!("\nThen paste the path of one into the page of the other: \"Copy path\", \"Use this path\".");
     println!("Everything stays on this machine. Ctrl-C ends it.");
 
     tokio::select! {

@@ -220,7 +220,8 @@ impl FileConfig {
         let auth = self.auth.validate(&self.domain, &mut check);
         self.limits.validate(&mut check);
         self.events.validate(&mut check);
-        if !auth.allow_auth_without_tls && !listeners.iter().any(|listener| listener.serves_msrp() && listener.is_secure())
+        if !auth.allow_auth_without_tls
+            && !listeners.iter().any(|listener| listener.serves_msrp() && listener.is_secure())
         {
             let message = "is false and no listener is msrps:// or wss://: every AUTH will be refused";
             check.warn(KeyPath::new(&["auth", "allow_auth_without_tls"]), message);
@@ -229,7 +230,8 @@ impl FileConfig {
         let outbound = self.outbound.validate(&listeners, &mut check);
         let sip = self.sip.map(|sip| sip.validate(&mut check));
         if sip.is_some() && !listeners.iter().any(|listener| listener.sip) {
-            let message = "has no effect: there is no listener for SIP (`sip://`, `sips://`, `ws://` or `wss://`)";
+            let message =
+                "has no effect: there is no listener for SIP (`sip://`, `sips://`, `ws://` or `wss://`)";
             check.warn(KeyPath::new(&["sip"]), message);
         }
 

@@ -108,7 +108,11 @@ impl Server {
             if listener.sip {
                 serves.sip = Some(sip_advertised.len());
                 let host = host.to_string().into();
-                sip_advertised.push(crate::sip::Advertised { transport: sip_transport(listener), host, port });
+                sip_advertised.push(crate::sip::Advertised {
+                    transport: sip_transport(listener),
+                    host,
+                    port,
+                });
             }
             if listener.serves_msrp() {
                 serves.msrp = Some(advertised.len());

@@ -298,9 +298,8 @@ impl FileListener {
         let transport = match (secure, self.tls_domain) {
             (false, None) => ListenerTransport::Tcp,
             (false, Some(_)) => {
-                let message = format!(
-                    "is for `msrps://`, `sips://` and `wss://`, and this listener is `{scheme}://`"
-                );
+                let message =
+                    format!("is for `msrps://`, `sips://` and `wss://`, and this listener is `{scheme}://`");
                 check.error(path.clone().key("tls_domain"), message);
                 return None;
             }

@@ -141,8 +141,7 @@ impl SipEdge {
             ws::Incoming::new(Role::CLIENT, settings, now())
         });
         let framing = if incoming.is_some() { Framing::WebSocket(Role::CLIENT) } else { Framing::Stream };
-        let queue =
-            QueueLimits { bytes: self.queue.bytes.saturating_mul(UPSTREAM_SHARE), ..self.queue };
+        let queue = QueueLimits { bytes: self.queue.bytes.saturating_mul(UPSTREAM_SHARE), ..self.queue };
         // A WebSocket is asked by its own pings.
         let interval = self.config.crlf_ping_interval.filter(|_| incoming.is_none());
         let clock = Clock::of_upstream(now(), interval, self.config.crlf_pong_timeout);

@@ -139,7 +139,8 @@ fn what_cannot_be_sent_is_answered() {
     assert!(String::from_utf8(out.concat()).unwrap().contains("\r\nRetry-After: 10\r\n"));
     let mut out = Vec::new();
     let down = Destination::Client(8);
-    let outcome = net.edge.unsendable(&request, &net.upstream(0), down, Unsendable::Gone, &mut net.scratch, &mut out);
+    let outcome =
+        net.edge.unsendable(&request, &net.upstream(0), down, Unsendable::Gone, &mut net.scratch, &mut out);
     assert_eq!(outcome, Outcome::Respond { status: 430, close: false });
     for (from, to) in [(&alice, up), (&net.upstream(0), down)] {
         let mut out = Vec::new();
@@ -147,7 +148,10 @@ fn what_cannot_be_sent_is_answered() {
         assert_eq!(outcome, Outcome::Respond { status: 503, close: false });
     }
     let ok = parse(&response(&Request::default().text(), "200 OK", ""));
-    assert!(matches!(net.edge.unsendable(&ok, &alice, down, Unsendable::Gone, &mut net.scratch, &mut out), Outcome::Drop(_)));
+    assert!(matches!(
+        net.edge.unsendable(&ok, &alice, down, Unsendable::Gone, &mut net.scratch, &mut out),
+        Outcome::Drop(_)
+    ));
 }
 
 /// What becomes of the first thing in a stream.

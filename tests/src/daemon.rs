@@ -22,6 +22,10 @@ pub enum Scheme {
     Ws,
     /// WebSocket over TLS.
     Wss,
+    /// SIP over TCP.
+    Sip,
+    /// SIP over TLS.
+    Sips,
 }
 
 impl Scheme {
@@ -31,11 +35,11 @@ impl Scheme {
         if self.is_secure() { "msrps" } else { "msrp" }
     }
 
-    /// The transport in an MSRP URI.
+    /// The transport in a URI.
     #[must_use]
     pub fn transport(self) -> &'static str {
         match self {
-            Self::Msrp | Self::Msrps => "tcp",
+            Self::Msrp | Self::Msrps | Self::Sip | Self::Sips => "tcp",
             Self::Ws | Self::Wss => "ws",
         }
     }
@@ -43,7 +47,7 @@ impl Scheme {
     /// Whether TLS is under it.
     #[must_use]
     pub fn is_secure(self) -> bool {
-        matches!(self, Self::Msrps | Self::Wss)
+        matches!(self, Self::Msrps | Self::Wss | Self::Sips)
     }
 }
 
@@ -197,6 +201,8 @@ fn addresses(ready: &str) -> Vec<(Scheme, SocketAddr)> {
                 "msrps" => Scheme::Msrps,
                 "ws" => Scheme::Ws,
                 "wss" => Scheme::Wss,
+                "sip" => Scheme::Sip,
+                "sips" => Scheme::Sips,
                 _ => return None,
             };
             let address = address.split('/').next().unwrap_or_default();

@@ -34,6 +34,7 @@ mod neighbours;
 mod process;
 mod proxy;
 mod settings;
+mod sip;
 mod stream;
 mod websocket;
 
@@ -47,6 +48,7 @@ pub use self::neighbours::Neighbours;
 pub use self::process::Resources;
 pub use self::proxy::Proxy;
 pub use self::settings::Settings;
+pub use self::sip::{SipMessage, SipPeer, SipUpstream, request, response};
 pub use self::stream::{Socket, Stream, tls_config, tls_handshake, tls_record_by_record};
 pub use self::websocket::WebSocket;
 

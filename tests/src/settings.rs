@@ -18,6 +18,12 @@ pub struct Settings {
     pub ws: Option<String>,
     /// Address of the WebSocket listener over TLS, likewise.
     pub wss: Option<String>,
+    /// Address of the SIP listener over TCP, likewise.
+    pub sip_tcp: Option<String>,
+    /// Address of the SIP listener over TLS, likewise.
+    pub sip_tls: Option<String>,
+    /// `sip`; none: there is no SIP edge.
+    pub sip: Option<String>,
     /// The identity of the server domain.
     pub identity: String,
     /// What else the server domain says.
@@ -52,6 +58,9 @@ impl Default for Settings {
             plain: Some("127.0.0.1:0".into()),
             ws: None,
             wss: None,
+            sip_tcp: None,
+            sip_tls: None,
+            sip: None,
             identity: "relay".into(),
             server_domain: "ca_list: ca.pem, verify_cert: true, require_cert: false".into(),
             client_domain:
@@ -78,7 +87,7 @@ impl Settings {
             // `127.0.0.1:0, advertise: "…"`: the address, and what follows.
             let (address, more) = text.split_once(',').unwrap_or((text, ""));
             let path = if scheme.starts_with("ws") { WEBSOCKET_PATH } else { "" };
-            let domain = if matches!(scheme, "msrps" | "wss") { ", tls_domain: main" } else { "" };
+            let domain = if matches!(scheme, "msrps" | "wss" | "sips") { ", tls_domain: main" } else { "" };
             let more = if more.is_empty() { String::new() } else { format!(",{more}") };
             let _ = writeln!(yaml, "  - {{ uri: \"{scheme}://{address}{path}\"{more}{domain} }}");
         };
@@ -86,6 +95,8 @@ impl Settings {
         listen("msrp", &self.plain);
         listen("wss", &self.wss);
         listen("ws", &self.ws);
+        listen("sip", &self.sip_tcp);
+        listen("sips", &self.sip_tls);
         let identity = &self.identity;
         let _ = writeln!(
             yaml,
@@ -110,6 +121,9 @@ impl Settings {
             ("log", &self.log),
         ] {
             let _ = writeln!(yaml, "{name}: {{ {section} }}");
+        }
+        if let Some(sip) = &self.sip {
+            let _ = writeln!(yaml, "sip: {{ {sip} }}");
         }
         yaml
     }

@@ -461,6 +461,37 @@ mod tests {
     }
 
     #[test]
+    fn listeners_of_sip_are_beside_those_of_msrp() {
+        let listeners = |list: &str, sip: &str| {
+            let text = format!("domain: relay.test\nlisteners: [ {list} ]\n{sip}");
+            Config::parse(&text, Path::new(""), "relay.yaml").map_err(|errors| errors.to_string())
+        };
+        let sip = format!("sip:\n{ONE}");
+        let msrp = "{ uri: 'msrp://127.0.0.1:1' }";
+        let all =
+            format!("{msrp}, {{ uri: 'sip://127.0.0.1;transport=tcp' }}, {{ uri: 'ws://127.0.0.1:3' }}");
+        let config = listeners(&all, &sip).unwrap();
+        let found = |get: fn(&super::super::Listener) -> bool| -> Vec<bool> {
+            config.listeners.iter().map(get).collect()
+        };
+        assert_eq!(found(|listener| listener.sip), [false, true, true]);
+        assert_eq!(found(|listener| listener.serves_msrp()), [true, false, true]);
+        assert_eq!(config.listeners[1].to_string(), "sip://127.0.0.1:5060");
+        assert!(!config.warnings.iter().any(|warning| warning.to_string().contains("sip")));
+        // Without the section a WebSocket carries MSRP alone, and SIP has no listeners.
+        let config = listeners(&format!("{msrp}, {{ uri: 'ws://127.0.0.1:3' }}"), "").unwrap();
+        assert!(!config.listeners[1].sip);
+        let errors = listeners(&all, "").unwrap_err();
+        assert!(errors.contains("listeners[1].uri: `sip://` needs the section `sip`"), "{errors}");
+        let errors = listeners("{ uri: 'sip://127.0.0.1' }", &sip).unwrap_err();
+        assert!(errors.contains("are all WebSocket or SIP"), "{errors}");
+        let errors = listeners(&format!("{msrp}, {{ uri: 'sips://127.0.0.1' }}"), &sip).unwrap_err();
+        assert!(errors.contains("`sips://` needs one"), "{errors}");
+        let config = listeners(msrp, &sip).unwrap();
+        assert!(config.warnings.iter().any(|warning| warning.to_string().contains("no listener for SIP")));
+    }
+
+    #[test]
     fn clients_without_any_answer_are_warned_of() {
         let config = |rest: &str| {
             Config::parse(&text(&format!("{ONE}{rest}")), Path::new(""), "relay.yaml").unwrap().warnings.len()

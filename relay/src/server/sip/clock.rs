@@ -68,6 +68,11 @@ impl Clock {
         }
     }
 
+    /// Whether the peer is asked by double CRLF.
+    pub(super) fn asks(&self) -> bool {
+        self.keep_alive.is_some()
+    }
+
     /// When [`expired`](Self::expired) is to be called.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let message = self.message.zip(self.max_msg_time).and_then(|(since, most)| since.checked_add(most));

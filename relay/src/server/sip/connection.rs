@@ -145,6 +145,8 @@ impl Inbound {
                 self.answer(now);
                 if close { Flow::Close(CloseReason::Protocol(why.into())) } else { Flow::Read }
             }
+            // Two answers in a row to our own pings look like a ping.
+            Outcome::Pong if self.clock.asks() => Flow::Read,
             Outcome::Pong => {
                 self.out.push(CRLF);
                 self.answer(now);

@@ -138,6 +138,7 @@ impl SipLink {
             Framing::WebSocket(role) => {
                 let mask = role.mask();
                 let header = queue.frame_header(slices, len, mask);
+                queue.bytes += header.len();
                 queue.parts.push_back(Part { bytes: header, end: End::Nothing });
                 mask
             }
@@ -202,6 +203,7 @@ impl SipLink {
                 queue.parts.iter().position(|part| part.end != End::Nothing).map_or(0, |last| last + 1)
             }
         };
+        queue.bytes += part.bytes.len();
         queue.parts.insert(place, part);
         queue.control = true;
         queue.closed = closes;
@@ -272,6 +274,7 @@ impl Queue {
         while let Some(part) = self.parts.front_mut() {
             let taken = written.min(part.bytes.len());
             written -= taken;
+            self.bytes -= taken;
             part.bytes.advance(taken);
             if !part.bytes.is_empty() {
                 self.within |= taken > 0;
@@ -293,5 +296,117 @@ impl Queue {
         if self.parts.is_empty() {
             self.parts.shrink_to(MAX_SLICES);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use bytes::BytesMut;
+    use tcp_transport::connection::{self, Driver, DriverSettings};
+    use tcp_transport::{Stream, ws};
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::sip::Side;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A link that is said to be blocked, and the other end of its socket.
+    async fn link(framing: Framing, bytes: usize, messages: usize) -> (SipLink, Driver, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: SocketAddr = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let stream = Stream::plain(near.unwrap(), address).unwrap();
+        let (handle, driver) = connection::open(stream, DriverSettings::default());
+        let flow = Flow { connection: 1, side: Side::Client(0), remote: address };
+        let link = SipLink::new(handle, flow, framing, QueueLimits { bytes, messages }, SECOND);
+        link.queue.lock().blocked = Some(Instant::now());
+        (link, driver, far.unwrap().0)
+    }
+
+    async fn read(far: &mut TcpStream, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        far.read_exact(&mut bytes).await.unwrap();
+        bytes
+    }
+
+    fn message(len: usize) -> [Bytes; 2] {
+        [Bytes::from_static(b"<"), Bytes::from(vec![b'x'; len - 1])]
+    }
+
+    #[tokio::test]
+    async fn so_many_messages_and_bytes_wait_and_no_more() {
+        let now = Instant::now();
+        let (link, _driver, mut far) = link(Framing::Stream, 100, 3).await;
+        for _ in 0..3 {
+            assert_eq!(link.push(&message(10), now), Ok(()));
+        }
+        assert_eq!(link.push(&message(10), now), Err(Unsendable::Full), "a fourth message");
+        assert_eq!(link.deadline().is_some(), true);
+        assert_eq!(link.transmit(now).unwrap(), Flushed::Idle);
+        assert_eq!(read(&mut far, 30).await, b"<xxxxxxxxx".repeat(3));
+        assert!(link.is_idle() && link.deadline().is_none());
+
+        for (second, result) in [(39, Ok(())), (40, Ok(())), (41, Err(Unsendable::Full))] {
+            link.queue.lock().blocked = Some(now);
+            assert_eq!(link.push(&message(60), now), Ok(()));
+            assert_eq!(link.push(&message(second), now), result, "{second}");
+            link.transmit(now).unwrap();
+            assert!(link.is_idle());
+        }
+        link.queue.lock().blocked = Some(now);
+        assert_eq!(link.push(&message(1000), now), Ok(()), "one always fits");
+        // Where the socket takes it, what waits makes room.
+        link.queue.lock().blocked = None;
+        assert_eq!(link.push(&message(10), now), Ok(()));
+        link.handle.close(CloseReason::Local("test".into()));
+        assert_eq!(link.push(&message(10), now), Err(Unsendable::Gone));
+    }
+
+    #[tokio::test]
+    async fn frames_are_masked_by_a_client_and_controls_stand_between_them() {
+        let now = Instant::now();
+        let (link, _driver, mut far) = link(Framing::WebSocket(Role::Server), 1000, 10).await;
+        link.push(&message(3), now).unwrap();
+        link.push(&[Bytes::from_static(b"\xff")], now).unwrap();
+        link.control(b"P", false);
+        assert!(link.control_waits());
+        link.control(b"C", true);
+        assert_eq!(link.push(&message(3), now), Err(Unsendable::Gone), "nothing follows a Close");
+        link.transmit(now).unwrap();
+        assert_eq!(read(&mut far, 10).await, b"P\x81\x03<xx\x82\x01\xffC");
+
+        let role = Role::Client { mask: || [1, 2, 3, 4] };
+        let (client, _driver, mut far) = self::link(Framing::WebSocket(role), 1000, 10).await;
+        client.push(&message(5), now).unwrap();
+        client.transmit(now).unwrap();
+        let mut bytes = BytesMut::from(&read(&mut far, 11).await[..]);
+        let mut incoming = ws::Incoming::new(Role::Server, ws::Settings::default(), now);
+        let mut seen = Vec::new();
+        let _ = incoming.received(&mut bytes, now, |payload| {
+            assert!(payload.text && payload.end);
+            seen.extend_from_slice(payload.buf);
+            connection::Flow::Read
+        });
+        assert_eq!(seen, b"<xxxx");
+    }
+
+    #[tokio::test]
+    async fn a_message_that_has_begun_is_not_cut_by_a_control_frame() {
+        let now = Instant::now();
+        let (link, _driver, _far) = link(Framing::WebSocket(Role::Server), 1000, 10).await;
+        link.push(&message(5), now).unwrap();
+        link.push(&message(5), now).unwrap();
+        let mut queue = link.queue.lock();
+        queue.written(1);
+        drop(queue);
+        link.control(b"P", false);
+        let queue = link.queue.lock();
+        let ends: Vec<bool> = queue.parts.iter().map(|part| part.end == End::Control).collect();
+        // Header, and the copy, as the socket was full.
+        assert_eq!(ends, [false, false, true, false, false]);
     }
 }

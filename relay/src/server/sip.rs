@@ -115,7 +115,7 @@ impl SipEdge {
         let (incoming, rest) = match websocket {
             None => (None, BytesMut::new()),
             Some((settings, opened)) => {
-                let settings = self.websocket(settings, self.config.limits.message_bytes);
+                let settings = self.websocket(&settings, self.config.limits.message_bytes);
                 (Some(ws::Incoming::new(Role::Server, settings, now())), opened.rest)
             }
         };
@@ -137,7 +137,8 @@ impl SipEdge {
     ) -> impl Future<Output = tcp_transport::CloseReason> + use<> {
         let rest = opened.as_ref().map(|opened| opened.rest.clone()).unwrap_or_default();
         let incoming = opened.map(|_| {
-            let settings = self.websocket(ws::Settings::default(), self.config.limits.shared().message_bytes);
+            let settings =
+                self.websocket(&ws::Settings::default(), self.config.limits.shared().message_bytes);
             ws::Incoming::new(Role::CLIENT, settings, now())
         });
         let framing = if incoming.is_some() { Framing::WebSocket(Role::CLIENT) } else { Framing::Stream };
@@ -174,12 +175,12 @@ impl SipEdge {
     }
 
     /// A SIP message is collected before it is looked at, so no more is taken than what can be refused with 413.
-    fn websocket(&self, settings: ws::Settings, message: usize) -> ws::Settings {
+    fn websocket(&self, settings: &ws::Settings, message: usize) -> ws::Settings {
         let most = (message as u64).saturating_mul(2);
         ws::Settings {
             max_frame: settings.max_frame.min(most),
             max_message: settings.max_message.min(most),
-            ..settings
+            ..settings.clone()
         }
     }
 

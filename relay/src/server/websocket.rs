@@ -139,12 +139,12 @@ fn identify(
     tls: Option<&TlsInfo>,
     peer: &str,
 ) -> Option<Arc<str>> {
-    if let Some(settings) = &settings.auth.token
-        && let Some(token) = find_token(settings, request)
-    {
-        match token::user(settings, token) {
-            Ok(user) => return Some(user.into()),
-            Err(reason) => warn!(peer, reason, "AUTH failed: the token of the WebSocket handshake"),
+    if let Some(settings) = &settings.auth.token {
+        for token in tokens(settings, request).into_iter().flatten() {
+            match token::user(settings, token) {
+                Ok(user) => return Some(user.into()),
+                Err(reason) => warn!(peer, reason, "AUTH failed: the token of the WebSocket handshake"),
+            }
         }
     }
     let facts =
@@ -167,8 +167,8 @@ fn identify(
     user.map(Into::into)
 }
 
-/// The token in the cookie or the query, whichever comes first.
-fn find_token<'a>(settings: &TokenAuth, request: &Request<'a>) -> Option<&'a str> {
+/// The tokens in the cookie and the query, in that order. An outdated cookie does not hide a good query.
+fn tokens<'a>(settings: &TokenAuth, request: &Request<'a>) -> [Option<&'a str>; 2] {
     let value_in = |pairs: &'a str, separator: char, name: &str| {
         let mut pairs = pairs.split(separator).filter_map(|pair| pair.trim().split_once('='));
         pairs.find(|(key, _)| *key == name).map(|(_, value)| value.trim_matches('"'))
@@ -178,7 +178,7 @@ fn find_token<'a>(settings: &TokenAuth, request: &Request<'a>) -> Option<&'a str
         cookies.next()
     });
     let query = || value_in(request.query()?, '&', settings.query.as_ref()?);
-    cookie.or_else(query)
+    [cookie, query()]
 }
 
 #[cfg(test)]

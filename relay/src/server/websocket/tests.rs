@@ -180,6 +180,8 @@ fn a_token_in_the_cookie_or_the_query_says_who_it_is() {
     ] {
         assert_eq!(user(&format!("/msrp?token={bob}"), &cookies).as_deref(), Some("alice"), "{cookies}");
     }
+    let outdated = "Cookie: msrp=outdated\r\n";
+    assert_eq!(user(&format!("/msrp?token={bob}"), outdated).as_deref(), Some("bob"));
     for (target, cookies) in [
         ("/msrp".to_owned(), String::new()),
         (format!("/msrp?Token={bob}"), String::new()),

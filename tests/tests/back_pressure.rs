@@ -186,7 +186,7 @@ async fn a_sender_that_reads_no_responses_is_paused() {
 
     let read_on = async {
         while sent.load(Ordering::Relaxed) == taken {
-            assert_eq!(rx.next().await.status(), 403);
+            assert_eq!(rx.next().await.status(), 481);
         }
     };
     within("the sender to go on", read_on).await;

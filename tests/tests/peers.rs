@@ -251,7 +251,9 @@ async fn other_schemes_and_denied_networks_are_not_dialled() {
 #[tokio::test]
 async fn a_transport_that_the_relay_cannot_open_is_refused() {
     let mut flow = Flow::start(&Settings::default()).await;
-    assert_eq!(flow.fails("msrps://peer.invalid:2855/a;ws").await, 403);
+    assert_eq!(flow.fails("msrps://peer.invalid:2855/a;sctp").await, 403);
+    // A browser is reached over the connection it opened, or not at all (RFC 7977 §5.1).
+    assert_eq!(flow.fails("msrps://peer.invalid:2855/a;ws").await, 481);
     flow.daemon.assert_well();
 }
 

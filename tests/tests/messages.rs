@@ -54,9 +54,11 @@ async fn chat(of_alice: Scheme, of_bob: Scheme) {
     assert_eq!(report.header("Byte-Range"), "1-11/11");
     assert_eq!(report.from_path(), [&from_alice.use_path[0], &from_bob.use_path[0], bob.uri()]);
 
-    let back = bob.send(&Send::text(&from_bob.to(&from_alice), "m2", "Hello, Alice!")).await;
+    // Of usual length for a chat.
+    let answer = "Hello, Alice! ".repeat(22)[..300].to_owned();
+    let back = bob.send(&Send::text(&from_bob.to(&from_alice), "m2", &answer)).await;
     assert_eq!(back.status(), 200);
-    assert_eq!(alice.receive().await.text(), "Hello, Alice!");
+    assert_eq!(alice.receive().await.text(), answer);
 
     assert_eq!(alice.send(&Send::text(&to_bob, "m3", "unwanted")).await.status(), 200);
     let unwanted = bob.rx.next().await;

@@ -19,7 +19,7 @@ export const ORIGIN = 'https://chat.example.com';
 /** How long anything may take that has to happen: far more than it does. */
 export const PATIENCE = 60_000;
 
-async function freePorts(count) {
+export async function freePorts(count) {
   const servers = Array.from({ length: count }, () => createServer().listen(0, '127.0.0.1'));
   await Promise.all(servers.map((server) => once(server, 'listening')));
   const ports = servers.map((server) => server.address().port);
@@ -101,7 +101,7 @@ async function servePage() {
   return server;
 }
 
-const configuration = ({ msrps, msrp, wss, ws, guarded }, extra) => `
+const configuration = ({ msrps, msrp, wss, ws, guarded }, extra, listeners) => `
 domain: localhost
 listeners:
   - { uri: 'msrps://127.0.0.1:${msrps}', tls_domain: local }
@@ -109,7 +109,7 @@ listeners:
   - { uri: 'wss://127.0.0.1:${wss}/msrp', tls_domain: local }
   - { uri: 'ws://127.0.0.1:${ws}/msrp' }
   - { uri: 'ws://127.0.0.1:${guarded}/msrp', websocket: { allow_origins: ['${ORIGIN}'] } }
-tls:
+${listeners}tls:
   server_domains:
     local: { certificate: fallback.crt, private_key: fallback.key, verify_cert: false }
 auth:
@@ -121,14 +121,14 @@ ${Object.entries(USERS).map(([name, password]) => `    ${name}: { password: ${pa
 log: { level: info }
 ${extra}`;
 
-/** Starts all of it. `stop` ends it; the relay's log stays in the artefacts if `failed`. */
-export async function start({ extra = '' } = {}) {
+/** Starts all of it; `extra` are sections of the configuration, `listeners` more of those. `stop` ends it; the relay's log stays in the artefacts if `failed`. */
+export async function start({ extra = '', listeners = '' } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'msrp-interop-'));
   const made = spawnSync('sh', [join(ROOT, 'examples/tls-domains.sh'), folder], { encoding: 'utf8' });
   if (made.status !== 0) throw new Error(`certificates: ${made.stderr}`);
   const [msrps, msrp, wss, ws, guarded] = await freePorts(5);
   const ports = { msrps, msrp, wss, ws, guarded };
-  writeFileSync(join(folder, 'relay.yaml'), configuration(ports, extra));
+  writeFileSync(join(folder, 'relay.yaml'), configuration(ports, extra, listeners));
   const relay = new Program(process.env.INTEROP_RELAY ?? 'msrp-relay', ['run', '--config', join(folder, 'relay.yaml')]);
   for (const [name, port] of Object.entries(ports)) {
     await until(async () => {

@@ -1,0 +1,197 @@
+// The SIP edge between programs of others: Kamailio behind it; SIPp over TCP and TLS and SIP.js in Chromium before it.
+
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import { createServer as createTcpServer } from 'node:net';
+import { extname, join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { connect as connectTls } from 'node:tls';
+import puppeteer from 'puppeteer-core';
+
+import { ARTEFACTS, PATIENCE, ROOT, USERS, freePorts, start, until } from './fixture.mjs';
+import { Agent, fields } from './sip/agent.mjs';
+
+const HERE = join(ROOT, 'tests/interop');
+const CHROMIUM = process.env.CHROMIUM ?? ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(existsSync);
+
+let fixture;
+let kamailio;
+let kamailioLog = '';
+let browser;
+let site;
+let sip;
+let sips;
+
+/** Serves the page, SIP.js as it is in its package, and the modules of examples/browser-chat. */
+async function serve() {
+  const folders = { '/sip.js/': join(HERE, 'node_modules/sip.js'), '/chat/': join(ROOT, 'examples/browser-chat'), '/': join(HERE, 'sip') };
+  const types = { '.js': 'text/javascript', '.html': 'text/html' };
+  const server = createServer((request, response) => {
+    const path = new URL(request.url, 'http://localhost').pathname;
+    const prefix = Object.keys(folders).find((name) => path.startsWith(name));
+    const file = join(folders[prefix], path.slice(prefix.length));
+    if (path.includes('..') || !existsSync(file) || !types[extname(file)]) {
+      response.writeHead(path === '/favicon.ico' ? 204 : 404).end();
+      return;
+    }
+    response.writeHead(200, { 'Content-Type': types[extname(file)] });
+    response.end(readFileSync(file));
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return server;
+}
+
+before(async () => {
+  mkdirSync(ARTEFACTS, { recursive: true });
+  const [proxy, tcp, tls] = await freePorts(3);
+  [sip, sips] = [tcp, tls];
+  fixture = await start({
+    listeners: `  - { uri: 'sip://127.0.0.1:${tcp};transport=tcp' }\n  - { uri: 'sips://127.0.0.1:${tls}', tls_domain: local }\n`,
+    // Where Kamailio finds us is where it looks for the connection that we have opened.
+    extra: `sip:
+  sip_upstream: [ { uri: 'sip://127.0.0.1:${proxy}', advertise: '127.0.0.1:${tcp}' } ]
+  probe_interval: 1s
+  probe_timeout: 1s
+`,
+  });
+  const config = join(fixture.folder, 'kamailio.cfg');
+  writeFileSync(config, readFileSync(join(HERE, 'sip/kamailio.cfg'), 'utf8').replaceAll('PORT', proxy));
+  const folder = join(fixture.folder, 'kamailio');
+  mkdirSync(folder);
+  // In the foreground, so that it ends with us.
+  kamailio = spawn('kamailio', ['-DD', '-E', '-f', config, '-Y', folder, '-P', join(folder, 'pid'), '-m', '64', '-M', '8'], { stdio: ['ignore', 'pipe', 'pipe'] });
+  for (const stream of [kamailio.stdout, kamailio.stderr]) stream.on('data', (data) => { kamailioLog += data; });
+  await until(() => {
+    assert.equal(kamailio.exitCode, null, `Kamailio has ended: ${kamailioLog}`);
+    return /SIP upstream connected/.test(fixture.relay.stderr + fixture.relay.stdout);
+  }, 'the connection to Kamailio');
+  site = await serve();
+  const args = [`--ignore-certificate-errors-spki-list=${fixture.spki}`, '--disable-dev-shm-usage', '--disable-gpu'];
+  if (process.getuid() === 0) args.push('--no-sandbox');
+  browser = await puppeteer.launch({ executablePath: CHROMIUM, headless: true, userDataDir: join(fixture.folder, 'chromium'), args });
+});
+
+after(async () => {
+  await browser?.close();
+  kamailio?.kill();
+  writeFileSync(join(ARTEFACTS, 'kamailio.log'), kamailioLog);
+  site?.closeAllConnections();
+  site?.close();
+  await fixture?.stop();
+});
+
+/** Debian's SIPp is built without TLS: a port that puts TLS under what it sends. */
+async function tunnel() {
+  const ca = readFileSync(fixture.ca);
+  const server = createTcpServer((plain) => {
+    const secure = connectTls({ port: sips, host: '127.0.0.1', servername: 'localhost', ca });
+    plain.pipe(secure).pipe(plain);
+    plain.on('error', () => secure.destroy());
+    secure.on('error', () => plain.destroy());
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return server;
+}
+
+/** Runs a scenario to its end, against this port. */
+function sipp(name, port, count) {
+  const args = [
+    `127.0.0.1:${port}`, '-sf', join(HERE, `sip/${name}.xml`), '-t', 't1', '-i', '127.0.0.1', '-m', count, '-r', 50, '-l', 20,
+    '-timeout', '40s', '-timeout_error', '-trace_err', '-error_file', join(fixture.folder, `${name}.err`), '-nostdin',
+  ].map(String);
+  return new Promise((done) => {
+    const child = spawn('sipp', args, { cwd: fixture.folder, env: { ...process.env, TERM: 'dumb' } });
+    let output = '';
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => { output += data; });
+    child.on('exit', (code) => {
+      const errors = join(fixture.folder, `${name}.err`);
+      assert.equal(code, 0, `sipp ${name}: ${output.slice(-2000)} ${existsSync(errors) ? readFileSync(errors, 'utf8').slice(-2000) : ''}`);
+      done();
+    });
+  });
+}
+
+/** A phone over TLS that is registered. */
+async function phone(user, answer) {
+  const agent = new Agent({ port: sips, ca: readFileSync(fixture.ca), user, answer });
+  const registered = await agent.register();
+  assert.equal(registered.status, 200, registered.head);
+  return agent;
+}
+
+for (const name of ['TCP', 'TLS']) {
+  test(`SIPp over ${name} registers, sends messages and makes calls`, async () => {
+    const bob = await phone('bob');
+    const secured = name === 'TLS' ? await tunnel() : null;
+    const port = secured?.address().port ?? sip;
+    await sipp('register', port, 20);
+    await sipp('message', port, 50);
+    assert.equal(bob.requests.filter(({ method, body }) => method === 'MESSAGE' && body.startsWith('message ')).length, 50);
+    await sipp('invite', port, 20);
+    const count = (wanted) => bob.requests.filter(({ method }) => method === wanted).length;
+    await until(() => count('ACK') === 20, 'all ACKs');
+    assert.deepEqual([count('INVITE'), count('BYE')], [20, 20]);
+    bob.socket.destroy();
+    secured?.close();
+  });
+}
+
+test('SIP.js in Chromium registers, sends and gets messages, and talks MSRP with a TLS client', async () => {
+  const chat = fixture.example('chat', 'bob');
+  const [, path] = await chat.printed(/(msrps:\/\/\S+(?: msrps:\/\/\S+)*)/);
+  let offer;
+  const bob = await phone('bob', (invite) => {
+    offer = invite.body;
+    return ['v=0', 'o=- 1 1 IN IP4 127.0.0.1', 's=-', 'c=IN IP4 127.0.0.1', 't=0 0', 'm=message 2855 TCP/TLS/MSRP *',
+      'a=accept-types:text/plain', `a=path:${path}`, 'a=setup:passive', ''].join('\r\n');
+  });
+
+  const page = await browser.newPage();
+  const problems = [];
+  page.on('pageerror', (error) => problems.push(`${error}`));
+  page.setDefaultTimeout(PATIENCE);
+  await page.goto(`http://localhost:${site.address().port}/page.html`);
+  await page.waitForFunction(() => document.title === 'ready');
+  const options = { url: `wss://localhost:${fixture.ports.wss}/msrp`, user: 'alice', password: USERS.alice };
+  const contact = await page.evaluate((given) => window.sip.start(given), options);
+  assert.match(contact, /\.invalid/);
+
+  await page.evaluate(() => window.sip.message('sip:bob@localhost', 'from the page'));
+  await page.waitForFunction(() => window.sip.seen.state !== '');
+  assert.equal(await page.evaluate(() => window.sip.seen.state), 'accepted');
+  assert.equal(bob.requests.at(-1).body, 'from the page');
+
+  const back = await bob.request('MESSAGE', 'sip:alice@localhost', { headers: ['Content-Type: text/plain'], body: 'to the page' });
+  assert.equal(back.status, 200, back.head);
+  assert.deepEqual(await page.evaluate(() => window.sip.seen.messages), ['to the page']);
+
+  await page.evaluate(() => window.sip.invite('sip:bob@localhost'));
+  assert.match(offer, new RegExp(`^a=path:msrps://localhost:${fixture.ports.msrps}/\\S+;tcp msrps://\\S+\\.invalid`, 'm'), 'the relay is in the path of the offer');
+  const record = fields(bob.requests.find(({ method }) => method === 'INVITE'), 'Record-Route');
+  assert.ok(record.some((route) => route.includes(`@127.0.0.1:${sip}`)), record.join('\n'));
+  await page.evaluate(() => window.sip.say('hello over MSRP'));
+  await chat.printed(/hello over MSRP/);
+  chat.child.stdin.write('hello back\n');
+  await page.waitForFunction(() => window.sip.seen.texts.includes('hello back'));
+  await page.evaluate(() => window.sip.bye());
+  await until(() => bob.requests.at(-1).method === 'BYE', 'the BYE');
+  assert.deepEqual(problems, []);
+  bob.socket.destroy();
+});
+
+test('Kamailio is told of a flow that is gone', async () => {
+  const bob = await phone('carol');
+  const dave = await phone('dave');
+  bob.socket.destroy();
+  const status = await until(async () => {
+    const answer = await dave.request('MESSAGE', 'sip:carol@localhost', { body: 'gone' });
+    return answer.status === 430 && answer.status;
+  }, 'a 430');
+  assert.equal(status, 430);
+  dave.socket.destroy();
+});

@@ -475,7 +475,7 @@ mod tests {
             config.listeners.iter().map(get).collect()
         };
         assert_eq!(found(|listener| listener.sip), [false, true, true]);
-        assert_eq!(found(|listener| listener.serves_msrp()), [true, false, true]);
+        assert_eq!(found(super::super::Listener::serves_msrp), [true, false, true]);
         assert_eq!(config.listeners[1].to_string(), "sip://127.0.0.1:5060");
         assert!(!config.warnings.iter().any(|warning| warning.to_string().contains("sip")));
         // Without the section a WebSocket carries MSRP alone, and SIP has no listeners.

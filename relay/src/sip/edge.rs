@@ -241,7 +241,6 @@ impl Edge {
 
     /// The answer to a request that could not be sent on: 430 (RFC 5626 §11.5) if the client's connection is gone
     /// meanwhile, else 503. A response is dropped.
-    #[expect(clippy::too_many_arguments, reason = "what a response consists of")]
     pub fn unsendable(
         &self,
         message: &Message,

@@ -127,7 +127,7 @@ impl Inbound {
                 }
             }
         }
-        let flow = self.follow(&event, outcome, now);
+        let flow = self.follow(&event, &outcome, now);
         match event {
             Event::Message(message) => self.framer.recycle(message.head),
             Event::Refused(refused) => self.framer.recycle(refused.head),
@@ -136,8 +136,8 @@ impl Inbound {
         flow
     }
 
-    fn follow(&mut self, event: &Event, outcome: Outcome, now: Instant) -> Flow {
-        match outcome {
+    fn follow(&mut self, event: &Event, outcome: &Outcome, now: Instant) -> Flow {
+        match *outcome {
             Outcome::Send(_) | Outcome::Alive => Flow::Read,
             Outcome::Respond { status, close } => {
                 let why = refusal(event, status);
@@ -157,11 +157,11 @@ impl Inbound {
                 self.sip.tell(change);
                 Flow::Read
             }
-            Outcome::Drop(reason) => {
+            Outcome::Drop(ref reason) => {
                 self.tell(0, event, &reason.to_string());
                 Flow::Read
             }
-            Outcome::Close(reason) => Flow::Close(broken(&reason)),
+            Outcome::Close(ref reason) => Flow::Close(broken(reason)),
         }
     }
 

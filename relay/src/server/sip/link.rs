@@ -345,7 +345,7 @@ mod tests {
             assert_eq!(link.push(&message(10), now), Ok(()));
         }
         assert_eq!(link.push(&message(10), now), Err(Unsendable::Full), "a fourth message");
-        assert_eq!(link.deadline().is_some(), true);
+        assert!(link.deadline().is_some());
         assert_eq!(link.transmit(now).unwrap(), Flushed::Idle);
         assert_eq!(read(&mut far, 30).await, b"<xxxxxxxxx".repeat(3));
         assert!(link.is_idle() && link.deadline().is_none());

@@ -115,7 +115,7 @@ impl SipEdge {
         let (incoming, rest) = match websocket {
             None => (None, BytesMut::new()),
             Some((settings, opened)) => {
-                let settings = self.websocket(&settings, self.config.limits.message_bytes);
+                let settings = frame_limits(&settings, self.config.limits.message_bytes);
                 (Some(ws::Incoming::new(Role::Server, settings, now())), opened.rest)
             }
         };
@@ -137,8 +137,7 @@ impl SipEdge {
     ) -> impl Future<Output = tcp_transport::CloseReason> + use<> {
         let rest = opened.as_ref().map(|opened| opened.rest.clone()).unwrap_or_default();
         let incoming = opened.map(|_| {
-            let settings =
-                self.websocket(&ws::Settings::default(), self.config.limits.shared().message_bytes);
+            let settings = frame_limits(&ws::Settings::default(), self.config.limits.shared().message_bytes);
             ws::Incoming::new(Role::CLIENT, settings, now())
         });
         let framing = if incoming.is_some() { Framing::WebSocket(Role::CLIENT) } else { Framing::Stream };
@@ -172,16 +171,6 @@ impl SipEdge {
         self.connections.insert(handle, None, Carried::Sip(Arc::clone(&link)));
         let protocol = SipConnection::new(Arc::clone(self), Arc::clone(&link), incoming, clock);
         (link, driver, protocol)
-    }
-
-    /// A SIP message is collected before it is looked at, so no more is taken than what can be refused with 413.
-    fn websocket(&self, settings: &ws::Settings, message: usize) -> ws::Settings {
-        let most = (message as u64).saturating_mul(2);
-        ws::Settings {
-            max_frame: settings.max_frame.min(most),
-            max_message: settings.max_message.min(most),
-            ..settings.clone()
-        }
     }
 
     /// Puts a message into the queue it is for; that has to be written afterwards.
@@ -246,5 +235,15 @@ impl Flows for SipEdge {
             Side::Client(listener) => Some(listener),
             Side::Upstream(_) => None,
         }
+    }
+}
+
+/// A SIP message is collected before it is looked at, so no more is taken than what can be refused with 413.
+fn frame_limits(settings: &ws::Settings, message: usize) -> ws::Settings {
+    let most = (message as u64).saturating_mul(2);
+    ws::Settings {
+        max_frame: settings.max_frame.min(most),
+        max_message: settings.max_message.min(most),
+        ..settings.clone()
     }
 }

@@ -188,6 +188,15 @@ fn the_example_runs_with_its_commented_settings_too() {
 }
 
 #[test]
+fn the_example_of_the_sip_edge_runs_as_it_is() {
+    let config = Config::load(&example_file().with_file_name("sip-edge.yaml"));
+    let config = config.unwrap_or_else(|errors| panic!("{errors}"));
+    let served = config.listeners.iter().map(|listener| (listener.serves_msrp(), listener.sip));
+    assert_eq!(served.collect::<Vec<_>>(), [(true, false), (false, true), (true, true)]);
+    assert_eq!(warnings(&config), Vec::<String>::new());
+}
+
+#[test]
 fn every_key_is_in_the_example() {
     let text = fs::read_to_string(example_file()).unwrap();
     for path in known_keys() {

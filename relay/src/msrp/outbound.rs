@@ -69,7 +69,6 @@ pub(crate) use self::segments::MAX_SLICES;
 
 mod control;
 mod fragment;
-mod frame;
 mod lane;
 mod message;
 mod segments;

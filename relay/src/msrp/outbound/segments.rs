@@ -5,8 +5,7 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes, BytesMut};
 use smallvec::SmallVec;
-
-use super::frame;
+use tcp_transport::ws::frame;
 
 /// The most pieces given to one write.
 pub(crate) const MAX_SLICES: usize = 64;
@@ -66,9 +65,10 @@ impl Segments {
             let before = out.len();
             write(out);
             // How long it is, and its header with it, is known only now.
-            let header = frame::header((out.len() - before + rest) as u64);
-            out.extend_from_slice(&header);
-            out[before..].rotate_right(header.len());
+            let end = out.len();
+            frame::header(out, true, frame::Opcode::Binary, (end - before + rest) as u64, None);
+            let header = out.len() - end;
+            out[before..].rotate_right(header);
         });
     }
 

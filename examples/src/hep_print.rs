@@ -1,4 +1,4 @@
-//! A HEP collector for the terminal: [`run`] receives, [`text`] and [`json`] are how a packet is shown.
+//! A HEP collector for the terminal: [`run`] receives, [`text`] and [`json()`] are how a packet is shown.
 //!
 //! What agents send is untrusted: control characters of payloads and names never reach the terminal.
 

@@ -243,6 +243,11 @@ impl FileConfig {
         }
 
         let trace = self.trace.validate(&tls, &listeners, &mut check);
+        if !trace.destinations.is_empty() && self.events.closed_event != EventSettings::default().closed_event
+        {
+            let message = "is not `all`: collectors are told of what is told at all";
+            check.warn(KeyPath::new(&["events", "closed_event"]), message);
+        }
 
         let Check { errors, warnings, .. } = check;
         if !errors.is_empty() {

@@ -303,9 +303,16 @@ impl Shared {
     ) -> Facts {
         let listener = local.filter(|_| direction == Direction::Inbound).and_then(|local| {
             let listeners = &self.settings.listeners;
-            let any =
-                listeners.iter().filter(|(at, _)| at.ip().is_unspecified() && at.port() == local.port());
-            listeners.get(&local).or_else(|| any.map(|(_, name)| name).next()).cloned()
+            // One on a wildcard address: of this family, or one that takes both.
+            let any = |of_family: bool| {
+                let mut all = listeners.iter();
+                let found = all.find(|(at, _)| {
+                    let takes = at.ip().is_unspecified() && at.port() == local.port();
+                    takes && (at.is_ipv4() == local.is_ipv4()) == of_family
+                });
+                found.map(|(_, name)| name)
+            };
+            listeners.get(&local).or_else(|| any(true)).or_else(|| any(false)).cloned()
         });
         let sni = sni.map(|sni| sni.map(str::to_owned));
         Facts { protocol, direction, remote, local, listener, sni, user: None }

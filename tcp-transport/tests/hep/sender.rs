@@ -47,6 +47,31 @@ async fn packets_arrive_in_order_over_udp_tcp_and_tls() {
     }
 }
 
+/// Far more than is taken off the queue at once, before the connection is up and while it is, and then the end.
+#[tokio::test]
+async fn a_burst_leaves_nothing_behind() {
+    let mut collector = Collector::of(HepTransport::Tcp);
+    let sender = sender(destination(HepTransport::Tcp, collector.address));
+    let burst = 1000;
+    for _ in 0..burst {
+        sender.send(&packet("first"));
+    }
+    for _ in 0..burst {
+        collector.next().await;
+    }
+    for _ in 0..burst {
+        sender.send(&packet("second"));
+    }
+    for _ in 0..burst {
+        collector.next().await;
+    }
+    for _ in 0..burst {
+        sender.send(&packet("last"));
+    }
+    let counters = patiently("close", sender.close(Duration::from_secs(30))).await[0].1;
+    assert_eq!((counters.sent, counters.waiting, counters.dropped_while_down), (3 * burst, 0, 0));
+}
+
 #[tokio::test]
 async fn each_destination_gets_its_own_version_format_and_capture_id() {
     let mut collectors = [0; 3].map(|_| Collector::of(HepTransport::Udp));

@@ -42,6 +42,12 @@ pub(super) async fn serve(
         queue.take(batch);
         match connection.write(batch) {
             Ok(()) => {
+                // Nobody is told of packets that join others: what waits is taken until nothing does.
+                queue.take(batch);
+                if !batch.is_empty() {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
                 if stream.wants_flush() {
                     // Records of TLS that the socket has not taken yet; below it waits for that.
                     connection.deadline.get_or_insert_with(|| Instant::now() + send_timeout);

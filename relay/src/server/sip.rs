@@ -7,7 +7,7 @@
 //!
 //! A message is written where it was read: what a read brings is decided message by message, put into the queues it
 //! is for, and each queue is written once at the end. What a socket does not take waits for the task of its connection,
-//! up to the limits in [`link`]; beyond them a request is refused with 503 and a response dropped, and whoever sends
+//! up to the limits in [`link`]; beyond them a request is refused with 480 or 503 and a response dropped, and whoever sends
 //! is never waited for.
 
 use std::sync::Arc;

@@ -240,7 +240,7 @@ impl Edge {
     }
 
     /// The answer to a request that could not be sent on: 430 (RFC 5626 §11.5) if the client's connection is gone
-    /// meanwhile, else 503. A response is dropped.
+    /// meanwhile, 480 if the client does not read, 503 if it is an upstream that does not. A response is dropped.
     pub fn unsendable(
         &self,
         message: &Message,
@@ -254,6 +254,10 @@ impl Edge {
             _ if message.head.method().is_none() => Outcome::Drop(Reason::Undeliverable),
             (Destination::Client(_), Unsendable::Gone) => {
                 self.respond(&message.head, from, 430, "Flow Failed", scratch, out)
+            }
+            // Not 503: that would say of the edge what is true of one client (RFC 3261 §21.5.4).
+            (Destination::Client(_), Unsendable::Full) => {
+                self.respond(&message.head, from, 480, "Temporarily Unavailable", scratch, out)
             }
             _ => self.unavailable(&message.head, from, scratch, out),
         }

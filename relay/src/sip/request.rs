@@ -210,8 +210,9 @@ impl Edge {
             let ob = if head.values(Name::Via).nth(1).is_none() { ";ob" } else { "" };
             self.write_flow_uri("Path", towards, way.client, ob, text);
         }
-        let top = head.field(Name::Via).map_or(head.fields_start(), |via| via.line().start);
-        rewrite.insert(top, text.as_bytes());
+        // Above every field there is: a Record-Route or Path of the hop before us may stand above its Via
+        // (RFC 3261 §16.6 item 4).
+        rewrite.insert(head.fields_start(), text.as_bytes());
         self.write_length(message, scratch);
         scratch.rewrite.apply(head, out);
         if !message.body.is_empty() {

@@ -239,6 +239,7 @@ fn refusal(event: &Event, status: u16) -> String {
         430 => "the client's connection is gone",
         482 => "it has been here before",
         483 => "Max-Forwards is used up",
+        480 => "its client does not read",
         503 => "no upstream takes it, or too much waits already",
         _ => "refused",
     };

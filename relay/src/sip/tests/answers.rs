@@ -142,10 +142,13 @@ fn what_cannot_be_sent_is_answered() {
     let outcome =
         net.edge.unsendable(&request, &net.upstream(0), down, Unsendable::Gone, &mut net.scratch, &mut out);
     assert_eq!(outcome, Outcome::Respond { status: 430, close: false });
-    for (from, to) in [(&alice, up), (&net.upstream(0), down)] {
+    // An upstream that does not read is a server that is not there; of the edge a client says nothing.
+    for (from, to, expected) in [(&alice, up, 503), (&net.upstream(0), down, 480)] {
         let mut out = Vec::new();
         let outcome = net.edge.unsendable(&request, from, to, Unsendable::Full, &mut net.scratch, &mut out);
-        assert_eq!(outcome, Outcome::Respond { status: 503, close: false });
+        assert_eq!(outcome, Outcome::Respond { status: expected, close: false });
+        let retry = String::from_utf8(out.concat()).unwrap().contains("\r\nRetry-After:");
+        assert_eq!(retry, expected == 503);
     }
     let ok = parse(&response(&Request::default().text(), "200 OK", ""));
     assert!(matches!(

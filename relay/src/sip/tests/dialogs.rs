@@ -119,6 +119,14 @@ fn records_of_others_stay_below_ours() {
     let fields = "Record-Route: <sip:p.test;lr>\r\nrecord-route: <sip:q.test;lr>\r\n";
     let (_, up) = net.upwards(&phone, &Request { method: "INVITE", fields, ..Request::default() }.text());
     assert_eq!(values(&up, Name::RecordRoute)[1..], ["<sip:p.test;lr>", "<sip:q.test;lr>"]);
+
+    // Kamailio writes its own above the Via.
+    let text = Request { method: "INVITE", fields: "", ..Request::default() }.text();
+    let text = text.replacen("\r\n", "\r\nRecord-Route: <sip:p.test;lr>\r\n", 1);
+    let (_, up) = net.upwards(&phone, &text);
+    let records = values(&up, Name::RecordRoute);
+    assert_eq!(records.last().map(String::as_str), Some("<sip:p.test;lr>"), "{records:?}");
+    assert!(records.len() > 1 && values(&up, Name::Via).len() > 1, "{up}");
 }
 
 #[test]

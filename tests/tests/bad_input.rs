@@ -84,12 +84,20 @@ impl Scene {
         Mallory { client, session, path }
     }
 
+    /// What names the connection of a session in the log. Its address does not: the system gives the same port to
+    /// connections to different listeners.
+    async fn link(&self, session: &Session) -> String {
+        let granted = self.daemon.log().wait_for(&["session granted", &session.use_path[0]]).await;
+        let link = granted.split(' ').find(|word| word.starts_with("link=")).expect("a link's number");
+        format!(" {link} ")
+    }
+
     /// Sends bytes over a connection that has a session, and sees what comes of them.
     async fn check(&mut self, name: &str, bytes: impl Fn(&Mallory) -> Vec<u8>, outcome: Outcome) {
         for scheme in [Scheme::Msrp, Scheme::Msrps] {
             let mut mallory = self.mallory(scheme).await;
             let bytes = bytes(&mallory);
-            let address = format!("\"{}\"", mallory.client.address());
+            let link = self.link(&mallory.session).await;
             // It may hang up before it has read all.
             let _ = mallory.client.tx.try_raw(&bytes).await;
             match outcome {
@@ -97,9 +105,9 @@ impl Scene {
                     let rest = mallory.client.rx.rest().await;
                     assert!(rest.is_empty(), "{name}: {rest:?}");
                     mallory.client.close().await;
-                    self.daemon.log().wait_for(&["connection closed", &address, why]).await;
+                    self.daemon.log().wait_for(&["connection closed", &link, why]).await;
                     // Its session was granted; the next line about it is the last.
-                    self.daemon.log().wait_for_lines(&[&address], 2).await;
+                    self.daemon.log().wait_for_lines(&[&link], 2).await;
                 }
                 Answered(status) => {
                     let response = mallory.client.rx.next().await;
@@ -399,15 +407,15 @@ async fn broken_tls_records_after_the_handshake() {
     for bytes in
         [b"MSRP abcd1234 AUTH\r\n".as_slice(), b"\x17\x03\x03\x00\x20aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"]
     {
-        let Mallory { client, .. } = scene.mallory(Scheme::Msrps).await;
-        let address = format!("\"{}\"", client.address());
+        let Mallory { client, session, .. } = scene.mallory(Scheme::Msrps).await;
+        let link = scene.link(&session).await;
         let Stream::Tls(mut tls) = client.into_stream() else { panic!("a TLS connection") };
         tls.get_mut().0.tcp().write_all(bytes).await.unwrap();
         let mut rest = Vec::new();
         let _ = within("the connection's end", tls.get_mut().0.tcp().read_to_end(&mut rest)).await;
         drop(tls);
-        scene.daemon.log().wait_for(&["connection closed", &address, "TLS"]).await;
-        scene.daemon.log().wait_for_lines(&[&address], 2).await;
+        scene.daemon.log().wait_for(&["connection closed", &link, "TLS"]).await;
+        scene.daemon.log().wait_for_lines(&[&link], 2).await;
         scene.neighbours.chat().await;
     }
     scene.daemon.assert_well();

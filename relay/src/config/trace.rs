@@ -62,11 +62,11 @@ impl Default for FileTrace {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileDestination {
-    uri: FileUri,
+    uri: Parsed<HepUri>,
     #[serde(default = "three")]
     version: u8,
     #[serde(default)]
-    time_order: FileTimeOrder,
+    time_order: Parsed<FileTimeOrder>,
     #[serde(default = "default_capture_id")]
     hep_capture_id: u32,
     #[serde(default)]
@@ -74,7 +74,7 @@ struct FileDestination {
     #[serde(default)]
     auth_key: Option<FileSecret>,
     #[serde(default)]
-    payload: FilePayload,
+    payload: Parsed<FilePayload>,
     #[serde(default)]
     delimiter: Option<char>,
     #[serde(default)]
@@ -143,21 +143,12 @@ struct FileRule {
 }
 
 /// A value written as text.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Parsed<T>(T);
 
 impl<'de, T: FromStr<Err: std::fmt::Display>> Deserialize<'de> for Parsed<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         from_text(deserializer, "text").map(Self)
-    }
-}
-
-#[derive(Debug)]
-struct FileUri(HepUri);
-
-impl<'de> Deserialize<'de> for FileUri {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        from_text(deserializer, "a collector's URI, such as `hep_udp://192.0.2.1:9060`").map(Self)
     }
 }
 
@@ -231,12 +222,6 @@ impl FromStr for FilePayload {
     }
 }
 
-impl<'de> Deserialize<'de> for FilePayload {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        from_text(deserializer, "`json` or `text`")
-    }
-}
-
 /// The byte order of version 2's time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct FileTimeOrder(TimeOrder);
@@ -250,12 +235,6 @@ impl FromStr for FileTimeOrder {
             "big" => Ok(Self(TimeOrder::Big)),
             _ => Err(format!("`{text}` is not a byte order, those are little and big")),
         }
-    }
-}
-
-impl<'de> Deserialize<'de> for FileTimeOrder {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        from_text(deserializer, "`little` or `big`")
     }
 }
 
@@ -291,7 +270,7 @@ impl FileTrace {
 
 impl FileDestination {
     fn validate(self, name: String, tls: &Tls, path: &KeyPath, check: &mut Check<'_>) -> DestinationSettings {
-        let FileUri(uri) = self.uri;
+        let Parsed(uri) = self.uri;
         let transport = uri.transport;
         let mut settings = DestinationSettings::new(name, uri);
         settings.encoding.version = match self.version {
@@ -307,7 +286,7 @@ impl FileDestination {
             let message = format!("goes over hep_udp only, and this is {transport}");
             check.error(path.clone().key("version"), message);
         }
-        settings.encoding.time_order = self.time_order.0;
+        settings.encoding.time_order = self.time_order.0.0;
         settings.capture_id = self.hep_capture_id;
         if settings.encoding.version == Version::V2 && self.hep_capture_id > u32::from(u16::MAX) {
             check.error(path.clone().key("hep_capture_id"), "goes up to 65535 in version 2");
@@ -320,10 +299,10 @@ impl FileDestination {
             let key = check.secret(key, &path.clone().key("auth_key"))?;
             Some(key.reveal().as_bytes().to_vec().into())
         });
-        if self.delimiter.is_some() && self.payload != FilePayload::Text {
+        if self.delimiter.is_some() && self.payload.0 != FilePayload::Text {
             check.error(path.clone().key("delimiter"), "is for `payload: text`");
         }
-        settings.format = match self.payload {
+        settings.format = match self.payload.0 {
             FilePayload::Json => EventFormat::Json,
             FilePayload::Text => EventFormat::Text(self.delimiter.unwrap_or(':')),
         };
@@ -366,5 +345,71 @@ impl FileRule {
             sni: self.sni.map(|Parsed(pattern)| pattern),
             ..Rule::any(self.trace)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::Config;
+    use super::*;
+
+    fn trace(text: &str) -> Trace {
+        let text =
+            format!("domain: a\nlisteners: [ {{ uri: 'msrp://127.0.0.1:1' }} ]\ntrace: {{ {text} }}\n");
+        Config::parse(&text, Path::new(""), "relay.yaml").unwrap_or_else(|errors| panic!("{errors}")).trace
+    }
+
+    #[test]
+    fn every_setting_of_a_destination_reaches_it() {
+        let all = trace(
+            "destinations: { a: { uri: 'hep_udp://192.0.2.1:9', version: 2, time_order: big, hep_capture_id: 65535, \
+             capture_name: relay1, auth_key: k3y, payload: text, delimiter: ';', hep_async_max_postponed_chunks: 7, \
+             hep_send_timeout: 2s, max_retries: 3, retry_cooldown: 4s } }",
+        );
+        let [found] = &all.destinations[..] else { panic!("one") };
+        assert_eq!((found.name.as_str(), found.uri.to_string().as_str()), ("a", "hep_udp://192.0.2.1:9"));
+        assert_eq!((found.encoding.version, found.encoding.time_order), (Version::V2, TimeOrder::Big));
+        assert_eq!((found.capture_id, found.format.clone()), (65_535, EventFormat::Text(';')));
+        assert_eq!(
+            (found.capture_name.as_deref(), found.auth_key.as_deref()),
+            (Some(&b"relay1"[..]), Some(&b"k3y"[..]))
+        );
+        assert_eq!((found.queue_packets, found.max_retries), (7, Some(3)));
+        assert_eq!(
+            (found.send_timeout, found.retry_cooldown),
+            (Duration::from_secs(2), Duration::from_secs(4))
+        );
+        let plain = trace("destinations: { a: { uri: 'hep_udp://192.0.2.1' } }");
+        assert_eq!(
+            plain.destinations,
+            [DestinationSettings::new("a", "hep_udp://192.0.2.1".parse().unwrap())]
+        );
+        assert!(plain.trace_on && !trace("trace_on: false").trace_on);
+    }
+
+    #[test]
+    fn every_condition_of_a_rule_reaches_it() {
+        let all = trace(
+            "destinations: { a: { uri: 'hep_udp://192.0.2.1' } }, protocols: { ws: { events: false } }, trace_filter: [ \
+             { trace: true, remote: 10.0.0.0/8, remote_port: '80-90', local: '::1', local_port: '5', protocol: [sip, wss], \
+             direction: out, listener: 'msrp://127.0.0.1:1', sni: '*.example.com' }, { trace: false } ]",
+        );
+        assert_eq!(all.protocols[&Scheme::Ws], What { events: false, messages: false });
+        let [rule, last] = &all.filter.rules[..] else { panic!("two") };
+        assert_eq!((rule.trace, last.trace), (true, false));
+        assert_eq!(
+            (rule.remote, rule.local),
+            (Some("10.0.0.0/8".parse().unwrap()), Some("::1".parse().unwrap()))
+        );
+        assert_eq!((rule.remote_port.clone(), rule.local_port.clone()), (Some(80..=90), Some(5..=5)));
+        assert_eq!(
+            (&*rule.protocols, rule.direction),
+            (&[Scheme::Sip, Scheme::Wss][..], Some(Direction::Outbound))
+        );
+        assert_eq!(rule.listener.as_deref(), Some("msrp://127.0.0.1:1"));
+        assert_eq!(rule.sni, Some("*.example.com".parse().unwrap()));
+        assert_eq!(format!("{last:?}"), format!("{:?}", Rule::any(false)));
     }
 }

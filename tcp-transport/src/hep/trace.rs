@@ -31,25 +31,6 @@
 //! the nearer ones. Below that each [protocol](Tracer::switch_protocol) says whether its events and its messages are
 //! wanted; who names a single connection or user wants both. Destinations are
 //! [switched](super::Sender::set_enabled) by themselves.
-//!
-//! # Planned configuration
-//! ```yaml
-//! trace:
-//!   trace_on: true                      # switch of all at start
-//!   destinations:
-//!     homer: { uri: "hep_tcp://homer.example.org:9061", capture_id: 2001, capture_name: relay1 }
-//!     old:   { uri: "hep_udp://10.0.0.9", version: 2, payload: text, delimiter: ":" }
-//!   protocols:                          # default: events of all, messages of none
-//!     msrps: { events: true, messages: true }
-//!   msrp_body: 0                        # octets of each chunk's body
-//!   msrp_payload_type: 100
-//!   trace_filter:                       # first match wins; what none matches is traced
-//!     - { trace: false, remote: 10.0.0.0/8, remote_port: 8000, direction: in }
-//!     - { trace: false, listener: internal }
-//!     - { trace: true, sni: "*.example.org" }
-//!     - { trace: true, user: alice }
-//!     - { trace: false }
-//! ```
 
 use std::collections::HashMap;
 use std::fmt;

@@ -450,3 +450,24 @@ async fn a_client_certificate_in_the_handshake_saves_the_challenge() {
     daemon.log().wait_for(&["session granted", "user=\"alice.test\""]).await;
     assert_eq!(with(None).await, 401);
 }
+
+/// A verified certificate makes a relay of a peer on TCP and TLS, which may take its time; of a browser it does not.
+#[tokio::test]
+async fn a_browser_with_a_certificate_may_not_take_its_time() {
+    let site = Site::new();
+    let hasty = Settings { timeouts: "progress_timeout: 300ms".into(), ..settings("") };
+    let daemon = Daemon::start(RELAY, &site, &hasty).await;
+    let config = tls_config(&site, Some(&site.issue("browser", &["browser.test"])));
+    let mut client = Client::connect_with(&daemon, config, Scheme::Wss).await;
+    let session = client.auth("alice", "alicepw").await;
+    let to = Send::text(&session.to(&session), "m", "");
+    let head = client.tx.head_text(&to, "abcd1234");
+    let Stream::WebSocket(mut websocket) = client.into_stream() else { panic!("a WebSocket") };
+    // The beginning of a frame of 60000 bytes, masked with zeros, and nothing after it.
+    let mut frame = vec![0x82, 0x80 | 126, 0xea, 0x60, 0, 0, 0, 0];
+    frame.extend_from_slice(head.as_bytes());
+    frame.extend_from_slice(b"the rest never comes");
+    websocket.library().get_mut().write_all(&frame).await.unwrap();
+    websocket.library().get_mut().flush().await.unwrap();
+    daemon.log().wait_for(&["connection closed", "too slow"]).await;
+}

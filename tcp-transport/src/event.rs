@@ -85,7 +85,7 @@ pub enum EventKind {
 }
 
 /// What there is to say of a connection that is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ending {
     /// Why it ended.
     pub reason: Arc<str>,

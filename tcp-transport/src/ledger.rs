@@ -32,6 +32,43 @@ pub struct Ledger {
 struct Book {
     entries: HashMap<ConnectionId, Arc<Entry>>,
     accepted_from: HashMap<AddressGroup, usize>,
+    totals: HashMap<(Option<Scheme>, Direction), Totals>,
+    refused: [u64; 3],
+}
+
+/// What the connections of one protocol and direction came to since the start. Each is counted in `begun`, in `opened`
+/// when it comes up, and in one of the others when it is over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Begun to be accepted or opened, those that a limit refused included.
+    pub begun: u64,
+    /// Came up.
+    pub opened: u64,
+    /// Were closed in order, having been up.
+    pub closed: u64,
+    /// Were ended by a time limit, up or not.
+    pub timed_out: u64,
+    /// Were reset by the peer.
+    pub reset: u64,
+    /// Did not come up, or broke.
+    pub failed: u64,
+    /// Bytes received, those of connections that are there included; TLS and lower layers not counted.
+    pub bytes_in: u64,
+    /// Bytes sent, counted likewise.
+    pub bytes_out: u64,
+}
+
+/// How many connections were refused for which limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refused {
+    /// [`LimitReached::Total`]
+    pub total: u64,
+    /// [`LimitReached::Listener`]
+    pub listener: u64,
+    /// [`LimitReached::Address`]
+    pub address: u64,
 }
 
 impl Ledger {
@@ -88,6 +125,30 @@ impl Ledger {
         self.book.lock().entries.values().cloned().collect()
     }
 
+    /// What connections came to since the start, by what they carry and who opened them. Exact at each moment.
+    #[must_use]
+    pub fn totals(&self) -> Vec<((Option<Scheme>, Direction), Totals)> {
+        let book = self.book.lock();
+        let mut totals = book.totals.clone();
+        for entry in book.entries.values() {
+            let totals = totals.entry((entry.scheme, entry.direction)).or_default();
+            totals.bytes_in += entry.bytes_in();
+            totals.bytes_out += entry.bytes_out();
+        }
+        totals.into_iter().collect()
+    }
+
+    /// How many connections were refused by limits since the start.
+    #[must_use]
+    pub fn refused(&self) -> Refused {
+        let [total, listener, address] = self.book.lock().refused;
+        Refused { total, listener, address }
+    }
+
+    fn count(&self, entry: &Entry, count: impl FnOnce(&mut Totals)) {
+        count(self.book.lock().totals.entry((entry.scheme, entry.direction)).or_default());
+    }
+
     /// Enters a connection a listener has accepted, if the limits allow it. Its address is counted by
     /// [`Ticket::count_address`], when it is known.
     pub(crate) fn accepting(self: &Arc<Self>, entry: Entry, slots: &Slots) -> Result<Ticket, LimitReached> {
@@ -112,6 +173,7 @@ impl Ledger {
         let limit = self.limits().max_connections;
         let entry = Arc::new(entry);
         let mut book = self.book.lock();
+        book.totals.entry((entry.scheme, entry.direction)).or_default().begun += 1;
         let full = limit.filter(|max| book.entries.len() >= *max);
         if full.is_none() {
             book.entries.insert(entry.id, entry.clone());
@@ -379,6 +441,7 @@ impl Ticket {
     /// The connection is up.
     pub(crate) fn opened(&self, tls: Option<&TlsInfo>) {
         self.entry.advance(Phase::Open);
+        self.count(|totals| totals.opened += 1);
         self.tell(
             tls,
             match self.entry.direction {
@@ -391,6 +454,7 @@ impl Ticket {
     /// The connection did not come up.
     pub(crate) fn failed(&self, timed_out: bool, reason: &dyn fmt::Display) {
         if self.entry.advance(Phase::Ended) != Phase::Ended {
+            self.count(|totals| if timed_out { totals.timed_out += 1 } else { totals.failed += 1 });
             self.tell_with(None, || {
                 let ending = self.ending(reason);
                 if timed_out { EventKind::TimedOut(ending) } else { EventKind::Failed(ending) }
@@ -401,13 +465,33 @@ impl Ticket {
     /// The connection is over.
     pub(crate) fn ended(&self, reason: &CloseReason, tls: Option<&TlsInfo>) {
         if self.entry.advance(Phase::Ended) != Phase::Ended {
+            self.count(|totals| match EventKind::end(reason, Ending::default()) {
+                EventKind::TimedOut(_) => totals.timed_out += 1,
+                EventKind::Reset(_) => totals.reset += 1,
+                EventKind::Failed(_) => totals.failed += 1,
+                _ => totals.closed += 1,
+            });
             self.tell_with(tls, || EventKind::end(reason, self.ending(reason)));
         }
     }
 
     fn refuse(self, limit: LimitReached) -> LimitReached {
+        if let Some(ledger) = &self.ledger {
+            let place = match limit {
+                LimitReached::Total(_) => 0,
+                LimitReached::Listener(_) => 1,
+                LimitReached::Address(_) => 2,
+            };
+            ledger.book.lock().refused[place] += 1;
+        }
         self.failed(false, &limit);
         limit
+    }
+
+    fn count(&self, count: impl FnOnce(&mut Totals)) {
+        if let Some(ledger) = &self.ledger {
+            ledger.count(&self.entry, count);
+        }
     }
 
     fn ending(&self, reason: &dyn fmt::Display) -> Ending {
@@ -453,7 +537,12 @@ impl Drop for Ticket {
         }
         if let Some(ledger) = &self.ledger {
             let mut book = ledger.book.lock();
-            book.entries.remove(&self.entry.id);
+            if book.entries.remove(&self.entry.id).is_some() {
+                let entry = &self.entry;
+                let totals = book.totals.entry((entry.scheme, entry.direction)).or_default();
+                totals.bytes_in += entry.bytes_in();
+                totals.bytes_out += entry.bytes_out();
+            }
             if let Some(group) = self.group
                 && let Some(count) = book.accepted_from.get_mut(&group)
             {

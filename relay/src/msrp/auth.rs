@@ -24,6 +24,7 @@ use msrp_proto::status::StatusCode;
 use msrp_proto::uri::{MsrpUri, Scheme, UriRef};
 use tracing::{debug, info, warn};
 
+use super::counters::Count;
 use super::link::{Link, LinkKind};
 use super::session::{self, Owner};
 use super::{Relay, millis};
@@ -247,7 +248,8 @@ impl Relay {
             Some(host) => Owner::Relay { host },
             None => Owner::Client(Arc::clone(link)),
         };
-        let session = self.sessions.insert(id, uri, owner, proof.user(), now + lifetime);
+        let time = session::Granted { began: now, unix_millis: self.wall_clock.unix_millis(), lifetime };
+        let session = self.sessions.insert(id, uri, owner, proof.user(), time);
         info!(
             link = link.id(),
             peer = link.address(),
@@ -270,6 +272,13 @@ impl Relay {
         });
         if sent.is_err() {
             self.sessions.remove(id);
+            session.release();
+            return Ok(());
+        }
+        link.count(Count::AuthsGranted, 1);
+        link.count_response(StatusCode::OK);
+        if let Some(observer) = self.observer.get() {
+            observer.began(&session);
         }
         Ok(())
     }
@@ -317,6 +326,15 @@ impl Relay {
                 );
             }
         }
+        let (count, status) = match denial {
+            Denial::Challenge => (Count::AuthsChallenged, StatusCode::UNAUTHORIZED),
+            Denial::Stale => (Count::AuthsStale, StatusCode::UNAUTHORIZED),
+            Denial::WrongCredentials(_) => (Count::AuthsFailed, StatusCode::UNAUTHORIZED),
+            Denial::Status(status, _) => (Count::AuthsRefused, *status),
+            Denial::Expires(..) => (Count::AuthsRefused, StatusCode::OUT_OF_BOUNDS),
+        };
+        link.count(count, 1);
+        link.count_response(status);
         // A connection that is closed needs no answer.
         let _ = link.send_control(|out| match denial {
             Denial::Challenge | Denial::WrongCredentials(_) => self.challenge(out, head, false),

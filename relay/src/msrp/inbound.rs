@@ -33,6 +33,7 @@ use tracing::info;
 
 use self::forward::Forward;
 use super::Relay;
+use super::counters::Count;
 use super::link::Link;
 use super::outbound::LaneKey;
 use super::route::MARGIN;
@@ -299,14 +300,21 @@ impl Inbound {
     fn head(&mut self, head: Head, now: Instant) -> Result<(), CloseReason> {
         match head.kind() {
             Kind::Response(status) => {
+                let count =
+                    if status.is_success() { Count::SuccessesReceived } else { Count::ErrorsReceived };
+                self.link.count(count, 1);
                 self.relay.response(&head, status, &self.link, now);
                 touch(&mut self.touched, &self.link);
                 self.current = Current::Discard;
                 self.decoder.recycle(head);
                 Ok(())
             }
-            Kind::Request(Method::Send) => self.send(head, now),
+            Kind::Request(method @ Method::Send) => {
+                self.link.count_received(method);
+                self.send(head, now)
+            }
             Kind::Request(method) => {
+                self.link.count_received(method);
                 let first = head.to_path().next();
                 let ours = first.is_some_and(|uri| match method {
                     Method::Auth => self.relay.is_us_for_auth(&uri),
@@ -326,6 +334,7 @@ impl Inbound {
             Current::None | Current::Discard => {}
             Current::Whole { body, .. } => body.extend_from_slice(&bytes),
             Current::Forward(forward) => {
+                self.link.count(Count::BodyBytesReceived, bytes.len() as u64);
                 forward.staged_bytes += bytes.len();
                 self.staged.push(bytes);
                 if forward.staged_bytes >= STAGE {
@@ -344,7 +353,7 @@ impl Inbound {
                 result
             }
             Current::Forward(mut forward) => {
-                if now >= forward.expires {
+                if forward.is_over(now) {
                     self.current = Current::Forward(forward);
                     self.session_over();
                     self.current = Current::None;
@@ -395,6 +404,7 @@ impl Inbound {
                 .path(Name::FromPath, [ours.as_str()])
                 .end(Flag::Complete);
         });
+        self.link.count_response(status);
         touch(&mut self.touched, &self.link);
     }
 

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
+use msrp_proto::head::Method;
 use msrp_proto::ident::TransactionId;
 use msrp_proto::status::StatusCode;
 use msrp_proto::uri::Scheme;
@@ -34,6 +35,7 @@ use tcp_transport::connection::CloseReason;
 use tcp_transport::tls::PeerCertificate;
 use tracing::debug;
 
+use super::counters::{Count, Counters};
 use super::origin::Origin;
 use super::outbound::{Outbound, Pushed, QueueSettings};
 use super::transactions::{Failure, Transaction};
@@ -121,6 +123,7 @@ pub struct Link {
     kind: LinkKind,
     settings: LinkSettings,
     random: Arc<dyn Random>,
+    counters: Arc<Counters>,
     peer: OnceLock<Peer>,
     state: Mutex<State>,
     /// The sessions that use the link (its client's own, its peer's, those of the relay it leads to),
@@ -157,12 +160,19 @@ struct Written {
 }
 
 impl Link {
-    pub(crate) fn new(id: u64, kind: LinkKind, settings: LinkSettings, random: Arc<dyn Random>) -> Arc<Self> {
+    pub(crate) fn new(
+        id: u64,
+        kind: LinkKind,
+        settings: LinkSettings,
+        random: Arc<dyn Random>,
+        counters: Arc<Counters>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             id,
             kind,
             settings,
             random,
+            counters,
             peer: OnceLock::new(),
             state: Mutex::new(State {
                 wire: None,
@@ -254,6 +264,21 @@ impl Link {
     /// Whether the link is not closed.
     pub fn is_open(&self) -> bool {
         self.state.lock().open
+    }
+
+    /// Counts something this link has to do with.
+    pub(crate) fn count(&self, count: Count, n: u64) {
+        self.counters.add(self.id, count, n);
+    }
+
+    /// Counts a request that it has brought.
+    pub(crate) fn count_received(&self, method: Method<'_>) {
+        self.counters.received(self.id, method);
+    }
+
+    /// Counts a response of our own that it was given.
+    pub(crate) fn count_response(&self, status: StatusCode) {
+        self.counters.responded(self.id, status);
     }
 
     /// Makes the task that drives the connection look again.
@@ -366,6 +391,7 @@ impl Link {
             let stuck = state.stuck_since.is_some_and(|since| now >= since + self.settings.send_timeout);
             (state.queue.expired(now), stuck)
         };
+        self.count(Count::TransactionsTimedOut, expired.len() as u64);
         for transaction in expired {
             tell_lost(transaction, StatusCode::REQUEST_TIMEOUT, now);
         }
@@ -540,7 +566,10 @@ pub(crate) fn tell_lost(transaction: Transaction, status: StatusCode, now: Insta
         Transaction::Chunk(failure) => tell_failure(failure, status, now),
         Transaction::Path(origin) => {
             // Whatever befell it on the way, nobody answered in time (RFC 4975 §10.4).
-            answer(origin, now, |origin, out| origin.write_path_response(out, StatusCode::REQUEST_TIMEOUT));
+            let status = StatusCode::REQUEST_TIMEOUT;
+            answer(origin, now, Answer::Response(status), |origin, out| {
+                origin.write_path_response(out, status)
+            });
         }
     }
 }
@@ -557,19 +586,31 @@ pub(crate) fn tell_failure(failure: Failure, status: StatusCode, now: Instant) {
     if answered {
         let transaction = origin.source.as_ref().map(|source| source.new_transaction());
         let Some(transaction) = transaction else { return };
-        answer(origin, now, |origin, out| origin.write_report(out, &transaction, status, range));
+        answer(origin, now, Answer::Report, |origin, out| {
+            origin.write_report(out, &transaction, status, range)
+        });
     } else {
-        answer(origin, now, |origin, out| origin.write_hop_response(out, status));
+        answer(origin, now, Answer::Response(status), |origin, out| origin.write_hop_response(out, status));
     }
 }
 
-fn answer(origin: Box<Origin>, now: Instant, write: impl FnOnce(&Origin, &mut Vec<u8>)) {
+/// What a sender is told by, for the counters.
+enum Answer {
+    Response(StatusCode),
+    Report,
+}
+
+fn answer(origin: Box<Origin>, now: Instant, what: Answer, write: impl FnOnce(&Origin, &mut Vec<u8>)) {
     let Some(source) = origin.source.clone() else { return };
     let sent = source.with_queue(|queue| {
         queue.control(|out| write(&origin, out));
         queue.recycle(origin);
     });
     if sent.is_ok() {
+        match what {
+            Answer::Response(status) => source.count_response(status),
+            Answer::Report => source.count(Count::FailuresReported, 1),
+        }
         source.flush(now);
     }
 }

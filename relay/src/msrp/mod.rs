@@ -45,12 +45,14 @@ use tracing::{debug, info};
 
 use crate::config::{Auth, Limits, Timeouts};
 
+pub use self::counters::{Count, Counters};
 pub use self::inbound::Inbound;
 pub use self::link::{Flushed, Link, LinkKind, Peer, Target};
-pub use self::session::{Owner, Session, Sessions};
-pub use self::wire::{Dialer, Random, WallClock, Wire};
+pub use self::session::{Owner, Session, SessionEnd, Sessions, Traffic};
+pub use self::wire::{Dialer, Random, SessionObserver, WallClock, Wire};
 
 mod auth;
+mod counters;
 mod inbound;
 mod link;
 mod origin;
@@ -143,6 +145,8 @@ pub struct Relay {
     random: Arc<dyn Random>,
     wall_clock: Box<dyn WallClock>,
     dialer: OnceLock<Box<dyn Dialer>>,
+    observer: OnceLock<Box<dyn SessionObserver>>,
+    counters: Arc<Counters>,
     nonces: NonceKey,
     replay: Mutex<ReplayGuard>,
 }
@@ -191,6 +195,8 @@ impl Relay {
             random,
             wall_clock,
             dialer: OnceLock::new(),
+            observer: OnceLock::new(),
+            counters: Arc::default(),
             nonces,
             replay: Mutex::new(replay),
         }))
@@ -199,6 +205,16 @@ impl Relay {
     /// Names who opens connections; once, before the first request.
     pub fn set_dialer(&self, dialer: Box<dyn Dialer>) {
         let _ = self.dialer.set(dialer);
+    }
+
+    /// Names who is told of sessions; once, before the first request.
+    pub fn set_observer(&self, observer: Box<dyn SessionObserver>) {
+        let _ = self.observer.set(observer);
+    }
+
+    /// What has been counted since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// What it was made with.
@@ -236,6 +252,7 @@ impl Relay {
         for id in link.owned() {
             if let Some(session) = self.sessions.remove(id) {
                 debug!(link = link.id(), user = session.user(), session = %session.uri(), "session ends with its connection");
+                self.session_ended(&session, SessionEnd::Disconnected);
             }
         }
         link.close(status, now);
@@ -246,7 +263,32 @@ impl Relay {
     pub fn sweep(&self, now: Instant) {
         for session in self.sessions.remove_if(|session| session.expires() <= now) {
             info!(user = session.user(), session = %session.uri(), "session expired");
+            self.session_ended(&session, SessionEnd::Expired);
         }
+    }
+
+    /// Ends one session: what is under way in it ends with `#`, and what comes for it is answered with 481. `false`:
+    /// there is none of that number.
+    pub fn end_session(&self, id: u128) -> bool {
+        let Some(session) = self.sessions.remove(id) else { return false };
+        info!(user = session.user(), session = %session.uri(), "session ended by the operator");
+        self.session_ended(&session, SessionEnd::Terminated);
+        true
+    }
+
+    /// The relay stops: all sessions end, for whoever observes them.
+    pub fn end_all_sessions(&self) {
+        for session in self.sessions.remove_if(|_| true) {
+            self.session_ended(&session, SessionEnd::ShutDown);
+        }
+    }
+
+    fn session_ended(&self, session: &Session, end: SessionEnd) {
+        self.counters.add(session.id() as u64, end.count(), 1);
+        if let Some(observer) = self.observer.get() {
+            observer.ended(session, end);
+        }
+        session.release();
     }
 
     fn new_link(&self, kind: LinkKind) -> Arc<Link> {
@@ -268,7 +310,7 @@ impl Relay {
             },
             send_timeout: self.settings.timeouts.send_timeout,
         };
-        Link::new(id, kind, settings, Arc::clone(&self.random))
+        Link::new(id, kind, settings, Arc::clone(&self.random), Arc::clone(&self.counters))
     }
 
     /// Whether the URI leads to one of our listeners, whatever its session-id.

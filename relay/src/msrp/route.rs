@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::Relay;
 use super::link::{Link, LinkKind, Target};
-use super::session::{Owner, Session};
+use super::session::{Owner, Session, Traffic};
 
 /// Where a request goes.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Route {
     /// The next hop's connection, which may still be being opened.
     pub(crate) link: Arc<Link>,
     /// The sessions that the URIs at the beginning of To-Path name, one for each that is ours.
-    pub(crate) own: SmallVec<[Arc<Session>; 2]>,
+    pub(crate) through: Through,
     /// The session the previous hop addressed: it names the lane.
     pub(crate) session: u128,
     /// When the first of the sessions it goes through ends.
@@ -32,7 +32,29 @@ pub(crate) struct Route {
 impl Route {
     /// Our URIs at the beginning of To-Path, as we handed them out.
     pub(crate) fn own_uris(&self) -> impl DoubleEndedIterator<Item = &str> + ExactSizeIterator {
-        self.own.iter().map(|session| session.uri().as_str())
+        self.through.sessions.iter().map(|session| session.uri().as_str())
+    }
+}
+
+/// The sessions that a request goes through.
+#[derive(Debug)]
+pub(crate) struct Through {
+    sessions: SmallVec<[Arc<Session>; 2]>,
+    /// How many of them, from the first on, it comes from the owner of; to the owner of the others it is on its way.
+    outgoing: usize,
+}
+
+impl Through {
+    /// Whether one of them is over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.sessions.iter().any(|session| session.is_over())
+    }
+
+    /// Counts it in each of them.
+    pub(crate) fn count(&self, count: impl Fn(&Traffic)) {
+        for (index, session) in self.sessions.iter().enumerate() {
+            count(if index < self.outgoing { session.from_owner() } else { session.to_owner() });
+        }
     }
 }
 
@@ -186,7 +208,9 @@ impl Relay {
         for (claimed, peer) in &claims {
             claimed.claim(peer, from, session).map_err(|_| IN_USE)?;
         }
-        Ok(Route { link, own, session, expires: expires.unwrap_or(now) })
+        let outgoing = own.len() - claims.len();
+        let through = Through { sessions: own, outgoing };
+        Ok(Route { link, through, session, expires: expires.unwrap_or(now) })
     }
 
     /// Whether the head keeps to our limits. The decoder takes somewhat more ([`MARGIN`]): what keeps to

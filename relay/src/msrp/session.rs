@@ -1,14 +1,17 @@
 //! Sessions: what one AUTH creates (RFC 4976 §6.3).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
+use msrp_proto::flag::Flag;
 use msrp_proto::uri::{MsrpUri, UriRef};
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 use uuid::Uuid;
 
+use super::counters::Count;
 use super::link::Link;
 use super::wire::Random;
 
@@ -30,6 +33,88 @@ pub enum Owner {
     },
 }
 
+/// Why a session is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// Its time is over.
+    Expired,
+    /// Its client's connection is.
+    Disconnected,
+    /// The operator ended it.
+    Terminated,
+    /// The relay stops.
+    ShutDown,
+}
+
+impl SessionEnd {
+    /// One word, for records and events.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Disconnected => "disconnected",
+            Self::Terminated => "terminated",
+            Self::ShutDown => "shutdown",
+        }
+    }
+
+    pub(crate) fn count(self) -> Count {
+        match self {
+            Self::Expired => Count::SessionsExpired,
+            Self::Disconnected => Count::SessionsDisconnected,
+            Self::Terminated => Count::SessionsTerminated,
+            Self::ShutDown => Count::SessionsShutDown,
+        }
+    }
+}
+
+/// What went through a session one way. All of it was given to the next hop's queue; what of that failed later is
+/// in REPORTs.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    messages: AtomicU64,
+    chunks: AtomicU64,
+    bytes: AtomicU64,
+    reports: AtomicU64,
+}
+
+impl Traffic {
+    /// SENDs that end a message (`$`).
+    pub fn messages(&self) -> u64 {
+        self.messages.load(Ordering::Relaxed)
+    }
+
+    /// Whole SENDs.
+    pub fn chunks(&self) -> u64 {
+        self.chunks.load(Ordering::Relaxed)
+    }
+
+    /// Body bytes of SENDs.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// REPORTs.
+    pub fn reports(&self) -> u64 {
+        self.reports.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_bytes(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_chunk(&self, flag: Flag) {
+        self.chunks.fetch_add(1, Ordering::Relaxed);
+        if flag == Flag::Complete {
+            self.messages.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn count_report(&self) {
+        self.reports.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// One session.
 #[derive(Debug)]
 pub struct Session {
@@ -37,7 +122,12 @@ pub struct Session {
     uri: MsrpUri,
     owner: Owner,
     user: Box<str>,
+    began: Instant,
+    began_unix_millis: u64,
     expires: Instant,
+    over: AtomicBool,
+    from_owner: Traffic,
+    to_owner: Traffic,
     bindings: Mutex<SmallVec<[Binding; 1]>>,
     /// The connections that an owning relay has used for it.
     relay_links: Mutex<SmallVec<[Arc<Link>; 1]>>,
@@ -76,6 +166,36 @@ impl Session {
     /// The user who authenticated.
     pub fn user(&self) -> &str {
         &self.user
+    }
+
+    /// When it was granted.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// When it was granted by the clock on the wall, in milliseconds since the Unix epoch.
+    pub fn began_unix_millis(&self) -> u64 {
+        self.began_unix_millis
+    }
+
+    /// Whether it has ended before its time.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// What its owner has sent.
+    pub fn from_owner(&self) -> &Traffic {
+        &self.from_owner
+    }
+
+    /// What its owner was sent.
+    pub fn to_owner(&self) -> &Traffic {
+        &self.to_owner
+    }
+
+    /// The peers of this moment: who it is in use with, or was in use with last.
+    pub fn peers(&self) -> Vec<MsrpUri> {
+        self.bindings.lock().iter().map(|binding| binding.uri.clone()).collect()
     }
 
     /// When it ends.
@@ -141,8 +261,9 @@ impl Session {
         Ok(())
     }
 
-    /// Lets go of the connections it uses.
-    fn release(&self) {
+    /// Lets go of the connections it uses: it is over.
+    pub(crate) fn release(&self) {
+        self.over.store(true, Ordering::Release);
         if let Owner::Client(link) = &self.owner {
             link.disown(self.id);
         }
@@ -170,6 +291,15 @@ fn bind_in(bindings: &mut SmallVec<[Binding; 1]>, peer: &UriRef<'_>, link: &Arc<
     }
     link.add_session(counted_as);
     bindings.push(Binding { uri: peer.to_uri(), link: Arc::clone(link), counted_as });
+}
+
+/// From when a session lasts, and how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Granted {
+    pub(crate) began: Instant,
+    /// The same by the clock on the wall.
+    pub(crate) unix_millis: u64,
+    pub(crate) lifetime: Duration,
 }
 
 /// All sessions of the process.
@@ -203,7 +333,7 @@ impl Sessions {
         uri: MsrpUri,
         owner: Owner,
         user: &str,
-        expires: Instant,
+        time: Granted,
     ) -> Arc<Session> {
         if let Owner::Client(link) = &owner {
             link.own(id);
@@ -213,7 +343,12 @@ impl Sessions {
             uri,
             owner,
             user: user.into(),
-            expires,
+            began: time.began,
+            began_unix_millis: time.unix_millis,
+            expires: time.began + time.lifetime,
+            over: AtomicBool::new(false),
+            from_owner: Traffic::default(),
+            to_owner: Traffic::default(),
             bindings: Mutex::default(),
             relay_links: Mutex::default(),
         });
@@ -221,7 +356,7 @@ impl Sessions {
         session
     }
 
-    /// Ends the sessions for which `over` holds, and gives them.
+    /// Takes out the sessions for which `over` holds; they are to be [released](Session::release).
     pub(crate) fn remove_if(&self, over: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
         let mut removed = Vec::new();
         for shard in &self.shards {
@@ -233,17 +368,22 @@ impl Sessions {
                 !over
             });
         }
-        for session in &removed {
-            session.release();
-        }
         removed
     }
 
-    /// Ends one session.
+    /// Takes out one session, which is to be [released](Session::release).
     pub(crate) fn remove(&self, id: u128) -> Option<Arc<Session>> {
-        let session = self.shard(id).write().remove(&id)?;
-        session.release();
-        Some(session)
+        self.shard(id).write().remove(&id)
+    }
+
+    /// Those of this moment.
+    pub fn snapshot(&self) -> Vec<Arc<Session>> {
+        self.shards.iter().flat_map(|shard| shard.read().values().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// The session of this number.
+    pub fn get(&self, id: u128) -> Option<Arc<Session>> {
+        self.shard(id).read().get(&id).cloned()
     }
 
     /// How many there are.

@@ -9,6 +9,7 @@ use msrp_proto::uri::Scheme;
 use tcp_transport::connection::CloseReason;
 
 use super::link::Link;
+use super::session::{Session, SessionEnd};
 
 /// The writing side of one connection.
 pub trait Wire: Send + Sync {
@@ -54,6 +55,15 @@ pub trait Dialer: Send + Sync {
         let _ = (scheme, host, port, listener);
         None
     }
+}
+
+/// Is told of sessions. It is called on the traffic's threads, and must not wait for anything.
+pub trait SessionObserver: Send + Sync {
+    /// A session was granted.
+    fn began(&self, session: &Session);
+
+    /// It is over, and was taken out of the table.
+    fn ended(&self, session: &Session, end: SessionEnd);
 }
 
 /// The time of day, in milliseconds since the Unix epoch: nonces carry it, so that relays that share

@@ -63,7 +63,7 @@ async fn a_connection_is_told_of_from_its_first_moment_to_its_last() {
     let mut events = ledger.events().subscribe();
     let dialling = self::ledger(100, Reporting::All);
     let mut dialled = dialling.events().subscribe();
-    let connector = Connector::new(Default::default(), |_, _| true).with_ledger(dialling);
+    let connector = Connector::new(Default::default(), |_, _| true).with_ledger(dialling.clone());
     let target = Target { host: "127.0.0.1".into(), port: address.port(), transport: Transport::Tcp };
     let client = connector.connect_for(&target, None, Some(Scheme::Msrp)).await.unwrap();
     let client_address = client.local_addr();
@@ -93,6 +93,15 @@ async fn a_connection_is_told_of_from_its_first_moment_to_its_last() {
     // The stream had no driver; its end is told all the same.
     assert_eq!(next(&mut dialled).await.kind.name(), "tcp:closed");
     assert!(events.try_next().is_none() && dialled.try_next().is_none());
+
+    // The totals say the same, and each connection's bytes once.
+    let totals = |ledger: &Ledger| <[_; 1]>::try_from(ledger.totals()).unwrap()[0];
+    let ((scheme, direction), accepted) = totals(&ledger);
+    assert_eq!((scheme, direction), (Some(Scheme::Msrp), Direction::Inbound));
+    assert_eq!((accepted.begun, accepted.opened, accepted.closed), (1, 1, 1));
+    assert_eq!((accepted.bytes_in, accepted.bytes_out), (5, 5));
+    let ((_, direction), connected) = totals(&dialling);
+    assert_eq!((direction, connected.opened, connected.closed), (Direction::Outbound, 1, 1));
 }
 
 #[tokio::test]
@@ -117,6 +126,9 @@ async fn ends_are_told_apart() {
         assert_eq!((event.kind.name(), event.id), (name, handle.id()), "{reason}");
         assert_eq!(*ending(&event).reason, *reason.to_string());
     }
+    let [(_, totals)] = ledger.totals()[..] else { panic!("one protocol, one direction") };
+    assert_eq!((totals.begun, totals.opened), (6, 6));
+    assert_eq!((totals.closed, totals.timed_out, totals.reset, totals.failed), (1, 3, 1, 1));
     // A real reset: who closes with unread bytes sends one.
     let client = TcpStream::connect(address).await.unwrap();
     let handle = patiently("accept", handles.recv()).await.unwrap();

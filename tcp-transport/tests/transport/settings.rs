@@ -11,7 +11,7 @@ use tcp_transport::connector::AttemptError;
 use tcp_transport::proxy_protocol::ProxyError;
 use tcp_transport::{
     Acceptor, BindError, BoundListener, ConnectError, ConnectSettings, ConnectionLimits, Connector,
-    DialOptions, Dscp, Events, KeepAlive, Ledger, LimitReached, ListenerSettings, OutboundPolicy,
+    DialOptions, Dscp, Events, KeepAlive, Ledger, LimitReached, ListenerSettings, OutboundPolicy, Refused,
     SocketOptions, Source, Stream, Target, Transport,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -290,6 +290,7 @@ async fn the_number_of_connections_is_limited_in_all_and_for_a_listener() {
     end(&mut four).await;
     let error = connector.connect(&elsewhere, None).await.unwrap_err().to_string();
     assert!(error.ends_with("`max_connections` is reached: 3"), "{error}");
+    assert_eq!(ledger.refused().total, 2);
     drop(first);
     let _five = TcpStream::connect(address).await.unwrap();
     let _fifth = accepted(&mut said).await;
@@ -310,6 +311,7 @@ async fn the_number_of_connections_is_limited_in_all_and_for_a_listener() {
     let mut over = TcpStream::connect(address).await.unwrap();
     assert_eq!(limit(&mut said).await, LimitReached::Listener(2));
     end(&mut over).await;
+    assert_eq!(ledger.refused().listener, 1);
     streams.pop();
     clients.push(TcpStream::connect(address).await.unwrap());
     accepted(&mut said).await;
@@ -331,6 +333,7 @@ async fn the_number_of_connections_from_one_address_is_limited() {
     let _second = accepted(&mut said).await;
     let _c = from("127.0.0.2").await;
     assert_eq!(limit(&mut said).await, LimitReached::Address(2));
+    assert_eq!(ledger.refused(), Refused { address: 1, ..Refused::default() });
     let _d = from("127.0.0.3").await;
     let _fourth = accepted(&mut said).await;
     drop(first);

@@ -13,10 +13,11 @@ use tcp_transport::connection::CloseReason;
 use tracing::info;
 
 use super::{Current, Inbound, Waiting, WaitingOn, foreign, lost, touch};
+use crate::msrp::counters::Count;
 use crate::msrp::link::{Closed, Link};
 use crate::msrp::origin::Origin;
 use crate::msrp::outbound::{ChunkId, Gone, LaneKey, Outbound, Pushed};
-use crate::msrp::route::Refusal;
+use crate::msrp::route::{Refusal, Through};
 
 /// Body slices up to this size are copied when they must wait, since each keeps the whole buffer of
 /// its read alive: a receiver that takes nothing would cost a multiple of what waits for it.
@@ -38,6 +39,8 @@ pub(super) struct Forward {
     pub(super) has_body: bool,
     pub(super) staged_bytes: usize,
     pub(super) expires: Instant,
+    /// The sessions it is counted in.
+    through: Through,
     pub(super) reply: Reply,
 }
 
@@ -56,6 +59,13 @@ pub(super) enum HandOver {
     Closed,
     /// The lane takes nothing: it was full for too long.
     Stalled,
+}
+
+impl Forward {
+    /// Whether a session it goes through has ended.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        now >= self.expires || self.through.is_over()
+    }
 }
 
 impl Inbound {
@@ -93,6 +103,7 @@ impl Inbound {
             has_body: head.has_body(),
             staged_bytes: 0,
             expires: route.expires,
+            through: route.through,
             reply: Reply { wanted, head },
         });
         Ok(())
@@ -104,7 +115,7 @@ impl Inbound {
         if forward.staged_bytes == 0 && forward.chunk.is_some() {
             return;
         }
-        if now >= forward.expires {
+        if forward.is_over(now) {
             self.session_over();
             return;
         }
@@ -122,7 +133,7 @@ impl Inbound {
         let key = forward.key;
         let staged = &mut self.staged;
         let link = &self.link;
-        forward.staged_bytes = 0;
+        let staged_bytes = std::mem::take(&mut forward.staged_bytes);
         let pushed = forward.target.with_queue(|queue| {
             let chunk = match (forward.chunk, forward.origin.take()) {
                 (Some(chunk), _) => chunk,
@@ -151,6 +162,17 @@ impl Inbound {
         touch(&mut self.touched, &forward.target);
         match pushed {
             Ok(Ok(pushed)) => {
+                if staged_bytes > 0 {
+                    self.link.count(Count::BodyBytesForwarded, staged_bytes as u64);
+                    forward.through.count(|traffic| traffic.count_bytes(staged_bytes));
+                }
+                if let Some(flag) = end {
+                    self.link.count(Count::ChunksForwarded, 1);
+                    if flag == Flag::Complete {
+                        self.link.count(Count::MessagesForwarded, 1);
+                    }
+                    forward.through.count(|traffic| traffic.count_chunk(flag));
+                }
                 if pushed.full {
                     // What can go goes now; the question is asked again before the next read.
                     self.waiting = Some(Waiting {
@@ -181,7 +203,7 @@ impl Inbound {
 
     /// The session ended while a chunk was under way (RFC 4976 §6.3).
     pub(super) fn session_over(&mut self) {
-        info!(link = self.link.id(), peer = self.link.address(), "a session expired within a chunk");
+        info!(link = self.link.id(), peer = self.link.address(), "a session ended within a chunk");
         self.refuse_current(StatusCode::NO_SUCH_SESSION);
     }
 
@@ -189,7 +211,11 @@ impl Inbound {
     pub(super) fn abandon(&mut self, forward: &Forward, drop: bool) -> bool {
         let Some(chunk) = forward.chunk else { return true };
         touch(&mut self.touched, &forward.target);
-        forward.target.with_queue(|queue| queue.abandon(forward.key, chunk, drop)) == Ok(true)
+        let open = forward.target.with_queue(|queue| queue.abandon(forward.key, chunk, drop)) == Ok(true);
+        if open {
+            self.link.count(Count::ChunksAbandoned, 1);
+        }
+        open
     }
 
     /// Answers the current chunk with an error and throws away what is left of it.

@@ -13,8 +13,10 @@ use tracing::{debug, info};
 
 use super::{Inbound, Waiting, WaitingOn, foreign, lost, touch};
 use crate::msrp::auth::AuthOutcome;
+use crate::msrp::counters::Count;
 use crate::msrp::link::Closed;
 use crate::msrp::route::Refusal;
+use crate::msrp::session::Traffic;
 
 impl Inbound {
     /// A request other than SEND, complete.
@@ -48,7 +50,9 @@ impl Inbound {
             Err(Refusal::Status(status, reason)) => {
                 let method = method.as_str();
                 info!(link = self.link.id(), peer = self.link.address(), method, %status, reason, to = head.to_path_text(0), "request refused");
-                if method != "REPORT" {
+                if method == "REPORT" {
+                    self.link.count(Count::ReportsDropped, 1);
+                } else {
                     self.respond_along_path(head, status);
                 }
                 return self.count_refusal();
@@ -90,10 +94,17 @@ impl Inbound {
         });
         touch(&mut self.touched, &route.link);
         match pushed {
-            Ok(Some(pushed)) if pushed.full => {
-                self.waiting = Some(Waiting { since: now, on: WaitingOn::Control(route.link) });
+            Ok(Some(pushed)) => {
+                if method == Method::Report {
+                    self.link.count(Count::ReportsForwarded, 1);
+                    route.through.count(Traffic::count_report);
+                } else {
+                    self.link.count(Count::OthersForwarded, 1);
+                }
+                if pushed.full {
+                    self.waiting = Some(Waiting { since: now, on: WaitingOn::Control(route.link) });
+                }
             }
-            Ok(Some(_)) => {}
             Ok(None) => {
                 info!(
                     link = self.link.id(),
@@ -101,12 +112,15 @@ impl Inbound {
                     target = route.link.id(),
                     "request refused: too many wait there"
                 );
-                if method != Method::Report {
+                if method == Method::Report {
+                    self.link.count(Count::ReportsDropped, 1);
+                } else {
                     self.respond_along_path(head, StatusCode::REQUEST_TIMEOUT);
                 }
             }
             Err(Closed) if method == Method::Report => {
                 debug!(link = self.link.id(), "REPORT dropped: the next hop is gone");
+                self.link.count(Count::ReportsDropped, 1);
             }
             Err(Closed) => self.respond_along_path(head, lost(&route.link)),
         }
@@ -132,6 +146,7 @@ impl Inbound {
                 .path(Name::FromPath, [ours.as_str()])
                 .end(Flag::Complete);
         });
+        self.link.count_response(status);
         touch(&mut self.touched, &self.link);
     }
 }

@@ -118,7 +118,13 @@ impl Harness {
             chunk_size,
         };
         let settings = LinkSettings { queue, send_timeout: Duration::from_secs(30) };
-        let source = Link::new(1, LinkKind::Accepted { listener: 0 }, settings, Arc::new(Seeded::new(1)));
+        let source = Link::new(
+            1,
+            LinkKind::Accepted { listener: 0 },
+            settings,
+            Arc::new(Seeded::new(1)),
+            Arc::default(),
+        );
         Self {
             queue: Outbound::new(queue),
             framed: chunk_size.is_some(),

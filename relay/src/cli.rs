@@ -71,7 +71,7 @@ fn run(path: &Path) -> anyhow::Result<ExitCode> {
             tokio::select! {
                 _ = terminate.recv() => break "SIGTERM",
                 _ = interrupt.recv() => break "SIGINT",
-                _ = hangup.recv() => reload(&server, path),
+                _ = hangup.recv() => reload(&server),
             }
         };
         info!(signal, "stopping");
@@ -88,9 +88,8 @@ fn run(path: &Path) -> anyhow::Result<ExitCode> {
 }
 
 /// Reads the configuration again and takes over what can be taken over while running.
-fn reload(server: &Server, path: &Path) {
-    let reloaded = Config::load(path).and_then(|config| server.reload_tls(&config));
-    match reloaded {
+fn reload(server: &Server) {
+    match server.control().reload() {
         Ok(reloaded) => {
             info!("TLS reloaded: {reloaded}");
             if !reloaded.needs_restart.is_empty() {

@@ -29,8 +29,9 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+pub use self::admin::{Admin, AdminAddress};
 pub use self::auth::{Auth, Expires};
-pub use self::connections::{ClosedEvent, Destination, Dial, EventSettings, Tcp};
+pub use self::connections::{ClosedEvent, DEFAULT_KEEPALIVE, Destination, Dial, EventSettings, Tcp};
 pub use self::error::{ConfigError, ConfigErrors, Position};
 pub use self::limits::{Limits, Timeouts};
 pub use self::listener::{Listener, ListenerTransport};
@@ -42,6 +43,7 @@ pub use self::trace::Trace;
 pub use self::value::{ByteSize, Host, HostPort, Secret};
 pub use self::websocket::{CertificateUser, Origin, TokenAuth, WebSocket, WebSocketAuth};
 
+use self::admin::FileAdmin;
 use self::auth::FileAuth;
 use self::connections::FileTcp;
 use self::error::{KeyPath, Problem, Segment, Spot};
@@ -53,6 +55,7 @@ use self::trace::FileTrace;
 use self::value::FileSecret;
 use self::websocket::FileWebSocket;
 
+mod admin;
 mod auth;
 mod connections;
 mod document;
@@ -60,6 +63,7 @@ mod error;
 mod limits;
 mod listener;
 mod log;
+mod masked;
 mod outbound;
 mod read;
 mod sip;
@@ -101,6 +105,8 @@ pub struct Config {
     pub sip: Option<Sip>,
     /// What collectors are told.
     pub trace: Trace,
+    /// How it is managed, if it is.
+    pub admin: Option<Admin>,
     /// How it logs.
     pub log: Log,
     /// What is permitted but probably not meant, to be logged at start.
@@ -115,7 +121,9 @@ impl Config {
         let file_name = path.display().to_string();
         let text =
             value::read_text(path, MAX_FILE).map_err(|err| ConfigErrors::whole_file(&file_name, err))?;
-        Self::parse(&text, path.parent().unwrap_or(Path::new("")), &file_name)
+        let mut config = Self::parse(&text, path.parent().unwrap_or(Path::new("")), &file_name)?;
+        config.source.path = Some(path.into());
+        Ok(config)
     }
 
     /// Reads a configuration from `text`. Files it names are looked for from `base_dir`; errors call it
@@ -124,7 +132,7 @@ impl Config {
         let document = document::parse(file_name, text)?;
         let file: FileConfig =
             read::read(&document).map_err(|problems| ConfigErrors::locate(file_name, text, problems))?;
-        let source = Source { file: file_name.into(), text: text.into() };
+        let source = Source { file: file_name.into(), text: text.into(), path: None };
         file.validate(base_dir, source)
     }
 }
@@ -135,6 +143,8 @@ impl Config {
 pub struct Source {
     file: Arc<str>,
     text: Arc<str>,
+    /// Where it can be read again.
+    path: Option<Arc<Path>>,
 }
 
 impl Source {
@@ -166,6 +176,26 @@ impl Source {
             _ => path.key(segment),
         });
         Problem { path, spot: Spot::Value, message: message.into() }.locate(&self.file, &self.text)
+    }
+
+    /// The configuration as it was read, without its secrets.
+    pub fn masked(&self) -> serde_json::Value {
+        // It has been read before.
+        document::parse(&self.file, &self.text).map_or(serde_json::Value::Null, |node| masked::masked(&node))
+    }
+
+    /// Reads the file again.
+    ///
+    /// # Errors
+    /// What is wrong with it now; or that it was no file.
+    pub fn reload(&self) -> Result<Config, ConfigErrors> {
+        match &self.path {
+            Some(path) => Config::load(path),
+            None => Err(ConfigErrors::whole_file(
+                &self.file,
+                "is not a file, and cannot be read again".to_owned(),
+            )),
+        }
     }
 
     /// The file's name, as it was given.
@@ -205,6 +235,8 @@ struct FileConfig {
     sip: Option<FileSip>,
     #[serde(default)]
     trace: FileTrace,
+    #[serde(default)]
+    admin: Option<FileAdmin>,
     #[serde(default)]
     log: Log,
 }
@@ -249,6 +281,8 @@ impl FileConfig {
             check.warn(KeyPath::new(&["events", "closed_event"]), message);
         }
 
+        let admin = self.admin.map(|admin| admin.validate(&self.domain, &mut check));
+
         let Check { errors, warnings, .. } = check;
         if !errors.is_empty() {
             return Err(ConfigErrors::locate(&source.file, &source.text, errors));
@@ -268,6 +302,7 @@ impl FileConfig {
             dial,
             sip,
             trace,
+            admin,
             log: self.log,
             warnings,
             source,

@@ -9,10 +9,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use parking_lot::Mutex;
 use rand::Rng as _;
 use tcp_transport::connection::CloseReason;
 use tcp_transport::hep::SenderError;
@@ -21,12 +19,15 @@ use tcp_transport::{BindError, BoundListener, Ledger, ListenerSettings, Scheme, 
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::config::{Config, ConfigErrors, Host, Listener, ListenerTransport, WebSocket};
+use crate::admin::{AdminError, AdminServer};
+use crate::config::{AdminAddress, Config, ConfigErrors, Host, Listener, ListenerTransport, WebSocket};
 use crate::msrp::{Advertised, Random, Relay, Settings, SettingsError, WallClock, WebSocketLink};
 use crate::sip::ShortSecret;
 
 mod connection;
+mod control;
 mod network;
+mod observer;
 mod occasion;
 mod pace;
 mod sip;
@@ -34,7 +35,9 @@ pub mod tls;
 mod trace;
 mod websocket;
 
+pub use self::control::{ConnectionInfo, Control, Started};
 use self::network::{ListenerAcceptor, Network, RelayDialer, Serves};
+pub use self::observer::{SessionEvent, SessionEvents, SessionFacts, Way};
 pub use self::tls::Reloaded;
 
 /// How often expired sessions are looked for. They forward nothing from the moment they expire; this
@@ -71,6 +74,9 @@ pub enum StartError {
     /// The names make no URIs.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// The admin interface cannot be opened.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// `sip.flow_secret` is too short.
     #[error(transparent)]
     FlowSecret(#[from] ShortSecret),
@@ -79,15 +85,12 @@ pub enum StartError {
 /// A running relay.
 #[derive(Debug)]
 pub struct Server {
-    network: Arc<Network>,
-    domains: Arc<ServerDomains>,
-    /// `tls.expiry_warning`.
-    expiry_warning: Arc<Mutex<Duration>>,
-    /// What it was started with.
-    config: Config,
+    control: Arc<Control>,
     drain_timeout: Duration,
     addresses: Vec<(Scheme, SocketAddr)>,
     tasks: JoinSet<()>,
+    /// How it is managed, if that is configured.
+    admin: Option<AdminServer>,
     /// What collectors are told, if there are any.
     tracing: Option<trace::Tracing>,
 }
@@ -150,6 +153,8 @@ impl Server {
         let relay = Relay::new(settings, Arc::new(SystemRandom), Box::new(SystemClock))?;
         let network = Arc::new(Network::new(relay, &config, client_domains, sip_advertised)?);
         network.relay.set_dialer(Box::new(RelayDialer::new(&network)));
+        let session_events = SessionEvents::default();
+        network.relay.set_observer(Box::new(session_events.clone()));
 
         let names = bound.iter().map(|(serves, _, socket)| (socket.local_addr(), serves.name.clone()));
         let tracing = trace::start(&config, names.collect(), &network)?;
@@ -170,46 +175,11 @@ impl Server {
                 sweeper.sweep(now());
             }
         });
-        let expiry_warning = Arc::new(Mutex::new(config.tls.expiry_warning));
-        tasks.spawn(remind_of_expiry(domains.clone(), network.clone(), expiry_warning.clone()));
-        Ok(Self { network, domains, expiry_warning, config, drain_timeout, addresses, tasks, tracing })
-    }
-
-    /// Puts the TLS domains of `config`, read again from its file, in the place of those there are:
-    /// connections from now on use them, those there are go on as they are. What else has changed since
-    /// the start is told, not done.
-    ///
-    /// # Errors
-    /// What is wrong, at its line; nothing has changed then.
-    pub fn reload_tls(&self, config: &Config) -> Result<Reloaded, ConfigErrors> {
-        for listener in &self.config.listeners {
-            let ListenerTransport::Tls { domain } = &listener.transport else { continue };
-            if !config.tls.server_domains.contains_key(domain) {
-                let message = format!(
-                    "there is no `{domain}` any more, which the running listener {listener} serves; the relay has \
-                     to be restarted for that"
-                );
-                return Err(config.source.error_at(&["tls", "server_domains"], message).into());
-            }
-        }
-        let (servers, clients) = (tls::server_domains(config)?, tls::client_domains(config)?);
-        for warning in &config.warnings {
-            warn!("{warning}");
-        }
-        tls::warn_of_expiry(&servers, &clients, config.tls.expiry_warning);
-        *self.expiry_warning.lock() = config.tls.expiry_warning;
-        let reuse = &self.network.cert_check_on_conn_reusage;
-        reuse.store(config.tls.cert_check_on_conn_reusage, Ordering::Relaxed);
-        let mut needs_restart = self.config.source.changed_sections(&config.source);
-        needs_restart.retain(|section| section != "tls");
-        if config.tls.tls_handshake_timeout != self.config.tls.tls_handshake_timeout {
-            needs_restart.push("tls.tls_handshake_timeout".to_owned());
-        }
-        Ok(Reloaded {
-            server_domains: self.domains.replace(servers),
-            client_domains: self.network.client_domains.replace(clients),
-            needs_restart,
-        })
+        let control = Arc::new(Control::new(network, domains, config, session_events));
+        tasks.spawn(remind_of_expiry(Arc::clone(&control)));
+        let admin = control.config().admin.as_ref();
+        let admin = admin.map(|admin| AdminServer::start(admin, Arc::clone(&control))).transpose()?;
+        Ok(Self { control, drain_timeout, addresses, tasks, admin, tracing })
     }
 
     /// Where it listens, in the order of the configuration.
@@ -217,21 +187,32 @@ impl Server {
         &self.addresses
     }
 
+    /// Where the admin interface listens.
+    pub fn admin_addresses(&self) -> &[AdminAddress] {
+        self.admin.as_ref().map_or(&[], AdminServer::addresses)
+    }
+
+    /// What can be asked of it and done to it while it runs.
+    pub fn control(&self) -> &Arc<Control> {
+        &self.control
+    }
+
     /// All connections: limits, events, and those that are not up yet.
     pub fn ledger(&self) -> &Arc<Ledger> {
-        self.network.ledger()
+        self.control.ledger()
     }
 
     /// The relay itself.
     pub fn relay(&self) -> &Arc<Relay> {
-        &self.network.relay
+        self.control.relay()
     }
 
     /// Stops: accepts nothing more, lets messages under way finish for up to `drain_timeout` or
     /// until `hurry` is ready, ends what is left with `#`, and closes every connection in order.
     pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
+        self.control.set_stopping();
         self.tasks.shutdown().await;
-        let connections = &self.network.connections;
+        let connections = &self.control.network.connections;
         let all_idle = async {
             while connections.snapshot().iter().any(|(_, carried)| !carried.is_idle()) {
                 tokio::time::sleep(DRAIN_POLL).await;
@@ -245,6 +226,8 @@ impl Server {
         for (_, carried) in connections.snapshot() {
             carried.wind_up();
         }
+        // Before their connections end, so that their end says why.
+        self.control.relay().end_all_sessions();
         let left = connections.close_all(CloseReason::Local("shutdown".into()), CLOSE_TIMEOUT).await;
         if left > 0 {
             info!(left, "connections did not close in time");
@@ -252,19 +235,18 @@ impl Server {
         if let Some(tracing) = self.tracing.take() {
             tracing.stop().await;
         }
+        if let Some(admin) = self.admin.take() {
+            admin.stop().await;
+        }
     }
 }
 
 /// Looks at the certificates once a day, with the domains and the window of that moment. It never completes.
-async fn remind_of_expiry(
-    servers: Arc<ServerDomains>,
-    network: Arc<Network>,
-    expiry_warning: Arc<Mutex<Duration>>,
-) {
+async fn remind_of_expiry(control: Arc<Control>) {
     loop {
         tokio::time::sleep(tls::EXPIRY_INTERVAL).await;
-        let window = *expiry_warning.lock();
-        tls::warn_of_expiry(&servers, &network.client_domains, window);
+        let window = *control.expiry_warning.lock();
+        tls::warn_of_expiry(control.server_domains(), control.client_domains(), window);
     }
 }
 

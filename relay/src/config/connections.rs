@@ -16,11 +16,10 @@ use super::listener::Listener;
 use super::outbound::Network;
 use super::value::{count, duration, one_or_many, optional_count};
 
-/// After how long without a byte the peer's kernel is asked. A phone that is out of reach for some minutes keeps
+/// Keep-alive where nothing else is said: after how long without a byte the peer's kernel is asked. A phone that is out of reach for some minutes keeps
 /// its session; one that is gone for good holds its descriptor for a quarter of an hour.
-const KEEPIDLE: Duration = Duration::from_secs(10 * 60);
-const KEEPINTERVAL: Duration = Duration::from_secs(60);
-const KEEPCOUNT: usize = 5;
+pub const DEFAULT_KEEPALIVE: KeepAlive =
+    KeepAlive { idle: Duration::from_secs(10 * 60), count: 5, interval: Duration::from_secs(60) };
 
 /// The longest queue of events. See [`EventSettings::queue`].
 const MAX_EVENT_QUEUE: usize = 1024 * 1024;
@@ -54,19 +53,14 @@ pub(super) struct FileTcp {
 impl FileTcp {
     /// Of all connections, which may be idle for `idle_timeout` unless it says otherwise.
     pub(super) fn validate(&self, idle_timeout: Duration, check: &mut Check<'_>) -> Tcp {
-        let keepalive = KeepAlive { idle: KEEPIDLE, count: KEEPCOUNT as u32, interval: KEEPINTERVAL };
-        let socket = SocketOptions { nodelay: true, dscp: None, keepalive: Some(keepalive) };
+        let socket = SocketOptions { nodelay: true, dscp: None, keepalive: Some(DEFAULT_KEEPALIVE) };
         let base = Tcp { lifetime: idle_timeout, socket };
         self.over(&base, &KeyPath::new(&["tcp"]), check)
     }
 
     /// `base`, with what is said here.
     pub(super) fn over(&self, base: &Tcp, path: &KeyPath, check: &mut Check<'_>) -> Tcp {
-        let KeepAlive { idle, count, interval } = base.socket.keepalive.unwrap_or(KeepAlive {
-            idle: KEEPIDLE,
-            count: KEEPCOUNT as u32,
-            interval: KEEPINTERVAL,
-        });
+        let KeepAlive { idle, count, interval } = base.socket.keepalive.unwrap_or(DEFAULT_KEEPALIVE);
         for (key, value) in [("keepidle", self.keepidle), ("keepinterval", self.keepinterval)] {
             if value.is_some_and(|value| value.subsec_nanos() > 0 || value.as_secs() > 32_767) {
                 check.error(path.clone().key(key), "goes from 1s to 32767s, in whole seconds");
@@ -323,7 +317,7 @@ mod tests {
         assert_eq!(config.tcp.lifetime, Duration::from_secs(1200));
         assert_eq!(config.tcp.socket.dscp, Dscp::new(26));
         assert_eq!(config.tcp.socket.keepalive.unwrap().idle, Duration::from_secs(30));
-        assert_eq!(config.tcp.socket.keepalive.unwrap().interval, KEEPINTERVAL);
+        assert_eq!(config.tcp.socket.keepalive.unwrap().interval, DEFAULT_KEEPALIVE.interval);
 
         let listener = &config.listeners[0].tcp;
         assert_eq!((listener.lifetime, listener.socket.dscp), (Duration::from_secs(300), Dscp::new(34)));

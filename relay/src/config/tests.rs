@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::credentials::Credentials;
 
-mod known_keys;
+pub(super) mod known_keys;
 mod ranges;
 
 /// As an operator would see them: one line each.

@@ -40,6 +40,14 @@ impl Carried {
         }
     }
 
+    /// How many bytes wait to be written.
+    pub(super) fn queued_bytes(&self) -> usize {
+        match self {
+            Self::Msrp(link) => link.queued_bytes(),
+            Self::Sip(link) => link.queued_bytes(),
+        }
+    }
+
     /// Ends what is under way, before the connection is closed.
     pub(super) fn wind_up(&self) {
         match self {

@@ -12,17 +12,32 @@ use serde::de::{self, DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, V
 use serde::{Deserialize, forward_to_deserialize_any};
 
 /// The paths of `T`'s keys, such as `tls.server_domains.*.certificate`.
-pub(super) fn of<'de, T: Deserialize<'de>>() -> BTreeSet<String> {
+pub(in crate::config) fn of<'de, T: Deserialize<'de>>() -> BTreeSet<String> {
+    explore::<T>().0
+}
+
+/// The paths of those of them that hold secrets: that take `{ file: PATH }` in the place of text.
+pub(in crate::config) fn secrets_of<'de, T: Deserialize<'de>>() -> BTreeSet<String> {
+    explore::<T>().1
+}
+
+fn explore<'de, T: Deserialize<'de>>() -> (BTreeSet<String>, BTreeSet<String>) {
     let found = RefCell::new(BTreeSet::new());
+    let secrets = RefCell::new(BTreeSet::new());
     let mut explored = BTreeSet::new();
     // Each round goes down to one path found in a round before.
     let mut next = Some(String::new());
     while let Some(target) = next {
-        let _ = T::deserialize(Explorer { here: String::new(), target: &target, found: &found });
+        let _ = T::deserialize(Explorer {
+            here: String::new(),
+            target: &target,
+            found: &found,
+            secrets: &secrets,
+        });
         explored.insert(target);
         next = found.borrow().difference(&explored).next().cloned();
     }
-    found.into_inner()
+    (found.into_inner(), secrets.into_inner())
 }
 
 #[derive(Clone)]
@@ -30,6 +45,7 @@ struct Explorer<'a> {
     here: String,
     target: &'a str,
     found: &'a RefCell<BTreeSet<String>>,
+    secrets: &'a RefCell<BTreeSet<String>>,
 }
 
 impl Explorer<'_> {
@@ -62,7 +78,10 @@ impl de::Error for Stop {
 impl<'de> de::Deserializer<'de> for Explorer<'_> {
     type Error = Stop;
 
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Stop> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        if (&visitor as &dyn de::Expected).to_string().contains("{ file: PATH }") {
+            self.secrets.borrow_mut().insert(self.here);
+        }
         Err(Stop)
     }
 

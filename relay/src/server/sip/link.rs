@@ -117,6 +117,11 @@ impl SipLink {
         queue.parts.is_empty() && queue.blocked.is_none()
     }
 
+    /// How many bytes wait.
+    pub(in crate::server) fn queued_bytes(&self) -> usize {
+        self.queue.lock().bytes
+    }
+
     /// Puts a message into the queue. It is written by the next [`flush`](Self::flush).
     pub(super) fn push(&self, slices: &[Bytes], now: Instant) -> Result<(), Unsendable> {
         let len = slices.iter().map(Bytes::len).sum::<usize>();

@@ -1,0 +1,238 @@
+//! The admin interface: HTTP on loopback or a Unix socket, for operators, monitoring and scripts.
+//!
+//! | path | what |
+//! |---|---|
+//! | `POST /mi` | JSON-RPC 2.0: [`mi`] |
+//! | `GET /metrics` | OpenMetrics: [`metrics`] |
+//! | `GET /events` | what happens to connections and sessions, as server-sent events: [`events`] |
+//! | `GET /healthz`, `GET /readyz` | the process lives; it takes new clients (503 while it stops) |
+//!
+//! # Off the traffic
+//! It has a thread and a tokio runtime of its own. What it asks of the relay takes short locks at most, one connection
+//! or shard at a time. It holds at most [`MAX_CONNECTIONS`] connections, a request at most [`MAX_BODY`] bytes, and a
+//! head must come within [`HEAD_TIMEOUT`].
+//!
+//! # Who may
+//! Off unless configured. Whoever reaches it may do everything, so it is bound to this machine, or wants the token
+//! (`Authorization: Bearer`; or Basic with the token as password, for browsers). A web page that an operator looks at
+//! must not use it in passing: a request from another origin is refused by its `Origin`, a name that is not ours in
+//! `Host` (DNS rebinding) likewise, and `/mi` takes `application/json` only, which no HTML form can send. `/healthz` and
+//! `/readyz` tell nothing, and want no token.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::config::{Admin, AdminAddress};
+use crate::server::Control;
+
+pub mod events;
+mod guard;
+mod http;
+pub mod metrics;
+pub mod mi;
+pub mod statistics;
+
+/// How many connections it holds at once; one more waits.
+pub const MAX_CONNECTIONS: usize = 64;
+
+/// The largest request body: 256 KiB.
+pub const MAX_BODY: usize = 256 * 1024;
+
+/// How long a request's head may take.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long answers under way have when the relay has stopped.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// An admin interface that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open the admin interface at {address}: {source}")]
+pub struct AdminError {
+    /// Where.
+    pub address: AdminAddress,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// The running admin interface.
+#[derive(Debug)]
+pub struct AdminServer {
+    addresses: Vec<AdminAddress>,
+    sockets: Vec<PathBuf>,
+    stop: watch::Sender<bool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+enum Bound {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl AdminServer {
+    /// Opens it. Everything is bound when this returns.
+    ///
+    /// # Errors
+    /// [`AdminError`] for the first address that cannot be listened on; nothing is left open then.
+    pub fn start(settings: &Admin, control: Arc<Control>) -> Result<Self, AdminError> {
+        let mut bound = Vec::new();
+        let mut addresses = Vec::new();
+        let mut sockets = Vec::new();
+        for address in &settings.listen {
+            let failed = |source| AdminError { address: address.clone(), source };
+            match address {
+                AdminAddress::Http(socket) => {
+                    let listener = std::net::TcpListener::bind(socket).map_err(failed)?;
+                    listener.set_nonblocking(true).map_err(failed)?;
+                    addresses.push(AdminAddress::Http(listener.local_addr().map_err(failed)?));
+                    bound.push(Bound::Tcp(listener));
+                }
+                AdminAddress::Unix(path) => {
+                    let listener = bind_unix(path, settings.socket_mode).map_err(failed)?;
+                    listener.set_nonblocking(true).map_err(failed)?;
+                    addresses.push(address.clone());
+                    sockets.push(path.clone());
+                    bound.push(Bound::Unix(listener));
+                }
+            }
+        }
+        let (stop, stopped) = watch::channel(false);
+        let router = http::router(settings, control, stopped.clone());
+        let first = addresses.first().cloned();
+        let failed =
+            move |source| AdminError { address: first.unwrap_or(AdminAddress::Unix(PathBuf::new())), source };
+        let spawned =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+                let run = move || runtime.block_on(serve(bound, router, stopped));
+                thread::Builder::new().name("admin".to_owned()).spawn(run)
+            });
+        let thread = spawned.map_err(failed)?;
+        let told: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        info!(listening = told.join(" "), "admin interface");
+        Ok(Self { addresses, sockets, stop, thread: Some(thread) })
+    }
+
+    /// Where it listens, in the order of the configuration.
+    #[must_use]
+    pub fn addresses(&self) -> &[AdminAddress] {
+        &self.addresses
+    }
+
+    /// Ends it: answers under way have a second.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            // It ends by a panic at worst, which has been logged.
+            let _ = tokio::task::spawn_blocking(|| thread.join()).await;
+        }
+    }
+}
+
+impl Drop for AdminServer {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        for socket in &self.sockets {
+            let _ = std::fs::remove_file(socket);
+        }
+    }
+}
+
+/// Binds a Unix socket. One that a dead process has left behind gives way; one that answers does not.
+fn bind_unix(path: &std::path::Path, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
+    use std::os::unix::net::{UnixListener, UnixStream};
+    if std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
+        match UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+            _ => return Err(io::ErrorKind::AddrInUse.into()),
+        }
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    Ok(listener)
+}
+
+async fn serve(bound: Vec<Bound>, router: Router, mut stopped: watch::Receiver<bool>) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut listeners = JoinSet::new();
+    for bound in bound {
+        let (router, slots, stopped) = (router.clone(), Arc::clone(&slots), stopped.clone());
+        match bound {
+            Bound::Tcp(listener) => match TcpListener::from_std(listener) {
+                Ok(listener) => {
+                    listeners.spawn(accept(router, slots, stopped, async move || {
+                        listener.accept().await.map(|(stream, _)| stream)
+                    }));
+                }
+                Err(error) => warn!(%error, "the admin interface is incomplete"),
+            },
+            Bound::Unix(listener) => match UnixListener::from_std(listener) {
+                Ok(listener) => {
+                    listeners.spawn(accept(router, slots, stopped, async move || {
+                        listener.accept().await.map(|(stream, _)| stream)
+                    }));
+                }
+                Err(error) => warn!(%error, "the admin interface is incomplete"),
+            },
+        }
+    }
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+    listeners.shutdown().await;
+    // Answers under way.
+    let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
+    let _ = tokio::time::timeout(STOP_TIMEOUT, slots.acquire_many(all)).await;
+}
+
+/// Accepts until it is dropped.
+async fn accept<S>(
+    router: Router,
+    slots: Arc<Semaphore>,
+    stopped: watch::Receiver<bool>,
+    next: impl AsyncFn() -> io::Result<S>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let stream = match next().await {
+            Ok(stream) => stream,
+            Err(error) => {
+                // Out of descriptors, mostly: they come back.
+                warn!(%error, "the admin interface cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let mut stopped = stopped.clone();
+        tokio::spawn(async move {
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+            let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+            // What a client does to its own connection is its own business.
+            let stop = async {
+                let _ = stopped.wait_for(|stopped| *stopped).await;
+            };
+            tokio::select! {
+                _ = &mut connection => {}
+                () = stop => {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.await;
+                }
+            }
+            drop(slot);
+        });
+    }
+}

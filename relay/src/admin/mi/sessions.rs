@@ -1,0 +1,94 @@
+//! Sessions, and the users who have them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Answer, Command, Error, Params, shown};
+use crate::msrp::Session;
+use crate::server::{Control, SessionFacts};
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command {
+        names: &["session:list", "session_list"],
+        params: &["user?", "limit?"],
+        help: "the sessions, those granted last first",
+        run: list,
+    },
+    Command { names: &["session:show", "session_show"], params: &["id"], help: "one session", run: show },
+    Command {
+        names: &["session:end", "session_end"],
+        params: &["id"],
+        help: "ends one session: its client gets 481 from then on",
+        run: end,
+    },
+    Command {
+        names: &["user:list", "user_list"],
+        params: &[],
+        help: "users who have sessions, and how many",
+        run: users,
+    },
+    Command {
+        names: &["user:end", "user_end"],
+        params: &["user"],
+        help: "ends all sessions of a user",
+        run: end_user,
+    },
+];
+
+fn list(control: &Arc<Control>, params: &Params) -> Answer {
+    let user = params.text("user")?;
+    let limit = params.number("limit")?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let mut sessions = control.relay().sessions().snapshot();
+    sessions.retain(|session| user.as_deref().is_none_or(|user| session.user() == user));
+    sessions.sort_unstable_by_key(|session| std::cmp::Reverse(session.began()));
+    let count = sessions.len();
+    sessions.truncate(limit);
+    let shown: Vec<_> = sessions.iter().map(|session| facts(control, session)).collect();
+    Ok(json!({ "Sessions": shown, "Count": count }))
+}
+
+fn facts(control: &Control, session: &Session) -> Value {
+    shown::session(&SessionFacts::of(session, control.now()))
+}
+
+fn find(control: &Control, params: &Params) -> Result<Arc<Session>, Error> {
+    let text = params.text("id")?.unwrap_or_default();
+    let id = u128::from_str_radix(&text, 16)
+        .map_err(|_| Error::bad_value(format!("`{text}` is not a session-id")))?;
+    control.relay().sessions().get(id).ok_or_else(|| Error::not_found(format!("there is no session {text}")))
+}
+
+fn show(control: &Arc<Control>, params: &Params) -> Answer {
+    let session = find(control, params)?;
+    Ok(facts(control, &session))
+}
+
+fn end(control: &Arc<Control>, params: &Params) -> Answer {
+    let session = find(control, params)?;
+    // It may have ended meanwhile, which is all that was wanted.
+    control.relay().end_session(session.id());
+    Ok("OK".into())
+}
+
+fn users(control: &Arc<Control>, _: &Params) -> Answer {
+    let mut users: BTreeMap<String, u64> = BTreeMap::new();
+    for session in control.relay().sessions().snapshot() {
+        *users.entry(session.user().to_owned()).or_default() += 1;
+    }
+    let users: Vec<_> =
+        users.into_iter().map(|(user, sessions)| json!({ "user": user, "sessions": sessions })).collect();
+    Ok(json!({ "Users": users }))
+}
+
+fn end_user(control: &Arc<Control>, params: &Params) -> Answer {
+    let user = params.text("user")?.unwrap_or_default();
+    let sessions = control.relay().sessions().snapshot();
+    let ended =
+        sessions.iter().filter(|session| session.user() == user && control.relay().end_session(session.id()));
+    match ended.count() {
+        0 => Err(Error::not_found(format!("{user} has no session"))),
+        count => Ok(json!({ "Ended": count })),
+    }
+}

@@ -1,0 +1,76 @@
+//! A configuration that can be shown: as it was read, without its secrets.
+
+use serde_json::Value;
+
+use super::document::Node;
+
+/// The keys whose values are secrets, wherever they stand. A test compares them with the types.
+const SECRETS: &[&str] = &[
+    "password",
+    "ha1",
+    "ha1_sha256",
+    "nonce_secret",
+    "flow_secret",
+    "auth_key",
+    "token",
+    "secret",
+    "secrets",
+];
+
+/// The tree with `***` in the place of secrets. The name of a file that holds one is shown.
+pub(super) fn masked(node: &Node) -> Value {
+    match node {
+        Node::Null => Value::Null,
+        Node::Bool(value) => (*value).into(),
+        Node::Integer(value) => i64::try_from(*value).map_or_else(|_| value.to_string().into(), Value::from),
+        Node::Float(value) => (*value).into(),
+        Node::Text(text) => text.as_str().into(),
+        Node::List(items) => items.iter().map(masked).collect(),
+        Node::Map(entries) => {
+            let entry = |(key, value): &(String, Node)| {
+                let value = if SECRETS.contains(&key.as_str()) { secret(value) } else { masked(value) };
+                (key.clone(), value)
+            };
+            Value::Object(entries.iter().map(entry).collect())
+        }
+    }
+}
+
+fn secret(node: &Node) -> Value {
+    match node {
+        Node::Null => Value::Null,
+        // `{ file: PATH }`, or sections that are called so.
+        Node::Map(_) => masked(node),
+        Node::List(items) => items.iter().map(secret).collect(),
+        _ => "***".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{FileConfig, document, tests::known_keys};
+    use super::*;
+
+    #[test]
+    fn no_secret_is_shown_and_the_rest_is() {
+        let text = "auth: { nonce_secret: HUSH, users: { alice: { password: HUSH }, token: { ha1: HUSH, ha1_sha256: HUSH } } }\n\
+                    websocket: { auth: { token: { secret: HUSH, issuer: shown } } }\n\
+                    sip: { flow_secret: HUSH }\nadmin: { token: HUSH, listen: [shown] }\n\
+                    trace: { destinations: { a: { auth_key: { file: shown.txt } }, b: { auth_key: 12 } } }\n";
+        let shown = masked(&document::parse("a", text).unwrap()).to_string();
+        assert!(!shown.contains("HUSH") && !shown.contains("12"), "{shown}");
+        assert!(shown.contains(r#""issuer":"shown""#) && shown.contains(r#""file":"shown.txt""#), "{shown}");
+        assert!(shown.contains(r#""listen":["shown"]"#), "{shown}");
+    }
+
+    #[test]
+    fn every_secret_of_the_configuration_is_known() {
+        let secrets = known_keys::secrets_of::<FileConfig>();
+        assert!(secrets.contains("auth.nonce_secret") && secrets.len() > 5, "{secrets:?}");
+        let is_known = |path: &&String| {
+            path.rsplit('.').find(|part| *part != "*").is_some_and(|key| SECRETS.contains(&key))
+        };
+        let unknown: Vec<_> = secrets.iter().filter(|path| !is_known(path)).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+}

@@ -1,0 +1,229 @@
+//! What can be asked of a running relay, and done to it, from outside of its traffic.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+use tcp_transport::ledger::{Entry, Phase};
+use tcp_transport::tls::{ClientDomains, ServerDomains};
+use tcp_transport::{ConnectionId, KeepAlive, Ledger, State};
+use tracing::warn;
+
+use super::network::{Carried, Network};
+use super::now;
+use super::observer::SessionEvents;
+use super::tls::{self, Reloaded};
+use crate::config::{Config, ConfigErrors, ListenerTransport};
+use crate::msrp::Relay;
+
+/// A running relay, for whoever manages it: the command line, the admin interface. It may be asked from any thread,
+/// and nothing here waits for traffic.
+#[derive(Debug)]
+pub struct Control {
+    pub(super) network: Arc<Network>,
+    pub(super) domains: Arc<ServerDomains>,
+    /// `tls.expiry_warning`.
+    pub(super) expiry_warning: Arc<Mutex<Duration>>,
+    /// What it was started with.
+    config: Config,
+    sessions: SessionEvents,
+    started: Started,
+    stopping: AtomicBool,
+}
+
+/// When the relay was started.
+#[derive(Debug, Clone, Copy)]
+pub struct Started {
+    /// By the clock of its connections.
+    pub at: Instant,
+    /// By the clock on the wall.
+    pub time: SystemTime,
+}
+
+/// What is known of one connection.
+#[derive(Debug, Clone)]
+pub struct ConnectionInfo {
+    /// What the ledger knows.
+    pub entry: Arc<Entry>,
+    /// Its state in tcpops' words.
+    pub state: State,
+    /// How many bytes wait to be written; of one that is up.
+    pub queued_bytes: Option<usize>,
+    /// The number of its MSRP link, by which log lines name it.
+    pub link: Option<u64>,
+    /// How many MSRP sessions use it.
+    pub sessions: Option<usize>,
+}
+
+impl Control {
+    pub(super) fn new(
+        network: Arc<Network>,
+        domains: Arc<ServerDomains>,
+        config: Config,
+        sessions: SessionEvents,
+    ) -> Self {
+        Self {
+            network,
+            domains,
+            expiry_warning: Arc::new(Mutex::new(config.tls.expiry_warning)),
+            config,
+            sessions,
+            started: Started { at: now(), time: SystemTime::now() },
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// What it was started with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// When it was.
+    pub fn started(&self) -> Started {
+        self.started
+    }
+
+    /// The clock of its connections and sessions.
+    pub fn now(&self) -> Instant {
+        now()
+    }
+
+    /// Whether it takes new connections and sessions: not while it stops.
+    pub fn is_ready(&self) -> bool {
+        !self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// The relay itself: its sessions and counters.
+    pub fn relay(&self) -> &Arc<Relay> {
+        &self.network.relay
+    }
+
+    /// All connections: limits, events, totals, and those that are not up yet.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        self.network.ledger()
+    }
+
+    /// The TLS domains of listeners.
+    pub fn server_domains(&self) -> &ServerDomains {
+        &self.domains
+    }
+
+    /// The TLS domains of connections that the relay opens.
+    pub fn client_domains(&self) -> &ClientDomains {
+        &self.network.client_domains
+    }
+
+    /// What happens to sessions, for whoever wants to hear of it.
+    pub fn session_events(&self) -> &SessionEvents {
+        &self.sessions
+    }
+
+    /// All connections of this moment, by number.
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        let mut entries = self.ledger().snapshot();
+        entries.retain(|entry| entry.phase() != Phase::Ended);
+        entries.sort_unstable_by_key(|entry| entry.id());
+        entries.into_iter().map(|entry| self.info(entry)).collect()
+    }
+
+    /// One connection, if it is there.
+    pub fn connection(&self, id: ConnectionId) -> Option<ConnectionInfo> {
+        self.ledger().entry(id).filter(|entry| entry.phase() != Phase::Ended).map(|entry| self.info(entry))
+    }
+
+    fn info(&self, entry: Arc<Entry>) -> ConnectionInfo {
+        let connections = &self.network.connections;
+        let carried = connections.by_id(entry.id()).map(|(_, carried)| carried);
+        let link = match &carried {
+            Some(Carried::Msrp(link)) => Some(link),
+            _ => None,
+        };
+        ConnectionInfo {
+            state: connections.state(entry.id()),
+            queued_bytes: carried.as_ref().map(Carried::queued_bytes),
+            link: link.map(|link| link.id()),
+            sessions: link.map(|link| link.sessions()),
+            entry,
+        }
+    }
+
+    /// Closes a connection in order; its sessions end. `false`: there is none of that number.
+    pub fn close_connection(&self, id: ConnectionId) -> bool {
+        self.network.connections.close(id)
+    }
+
+    /// Sets how long a connection may be idle; `None`: for ever. `false`: there is none of that number.
+    pub fn set_connection_lifetime(&self, id: ConnectionId, lifetime: Option<Duration>) -> bool {
+        self.network.connections.set_lifetime(id, lifetime)
+    }
+
+    /// Turns TCP keep-alive of a connection on, or off with `None`.
+    ///
+    /// # Errors
+    /// [`std::io::ErrorKind::NotFound`]: there is no such connection. Else what the system says.
+    pub fn set_connection_keepalive(
+        &self,
+        id: ConnectionId,
+        keepalive: Option<KeepAlive>,
+    ) -> std::io::Result<()> {
+        match keepalive {
+            Some(keepalive) => self.network.connections.keepalive_enable(id, keepalive),
+            None => self.network.connections.keepalive_disable(id),
+        }
+    }
+
+    /// Has the events of a connection told where only those of marked ones are. `false`: there is none of that number.
+    pub fn mark_connection(&self, id: ConnectionId) -> bool {
+        self.network.connections.enable_closed_event(id)
+    }
+
+    /// Reads the configuration again, and takes over of it what can be taken over while running: the TLS domains.
+    ///
+    /// # Errors
+    /// What is wrong, at its line; nothing has changed then.
+    pub fn reload(&self) -> Result<Reloaded, ConfigErrors> {
+        self.reload_tls(&self.config.source.reload()?)
+    }
+
+    /// Puts the TLS domains of `config`, read again from its file, in the place of those there are:
+    /// connections from now on use them, those there are go on as they are. What else has changed since
+    /// the start is told, not done.
+    ///
+    /// # Errors
+    /// What is wrong, at its line; nothing has changed then.
+    pub fn reload_tls(&self, config: &Config) -> Result<Reloaded, ConfigErrors> {
+        for listener in &self.config.listeners {
+            let ListenerTransport::Tls { domain } = &listener.transport else { continue };
+            if !config.tls.server_domains.contains_key(domain) {
+                let message = format!(
+                    "there is no `{domain}` any more, which the running listener {listener} serves; the relay has \
+                     to be restarted for that"
+                );
+                return Err(config.source.error_at(&["tls", "server_domains"], message).into());
+            }
+        }
+        let (servers, clients) = (tls::server_domains(config)?, tls::client_domains(config)?);
+        for warning in &config.warnings {
+            warn!("{warning}");
+        }
+        tls::warn_of_expiry(&servers, &clients, config.tls.expiry_warning);
+        *self.expiry_warning.lock() = config.tls.expiry_warning;
+        let reuse = &self.network.cert_check_on_conn_reusage;
+        reuse.store(config.tls.cert_check_on_conn_reusage, Ordering::Relaxed);
+        let mut needs_restart = self.config.source.changed_sections(&config.source);
+        needs_restart.retain(|section| section != "tls");
+        if config.tls.tls_handshake_timeout != self.config.tls.tls_handshake_timeout {
+            needs_restart.push("tls.tls_handshake_timeout".to_owned());
+        }
+        Ok(Reloaded {
+            server_domains: self.domains.replace(servers),
+            client_domains: self.network.client_domains.replace(clients),
+            needs_restart,
+        })
+    }
+}

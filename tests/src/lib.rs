@@ -24,6 +24,7 @@
 
 use std::time::Duration;
 
+mod admin;
 mod certificates;
 mod client;
 mod content;
@@ -38,6 +39,7 @@ mod sip;
 mod stream;
 mod websocket;
 
+pub use self::admin::{Admin, Events, HttpResponse};
 pub use self::certificates::{Identity, Site};
 pub use self::client::{Client, Listener, Receiver, Sender, Session};
 pub use self::content::Content;

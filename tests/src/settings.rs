@@ -44,6 +44,8 @@ pub struct Settings {
     pub websocket: String,
     /// `trace`.
     pub trace: String,
+    /// `admin`; none: there is no admin interface.
+    pub admin: Option<String>,
     /// `log`.
     pub log: String,
 }
@@ -72,6 +74,7 @@ impl Default for Settings {
             outbound: String::new(),
             websocket: String::new(),
             trace: String::new(),
+            admin: None,
             log: "level: info, format: text".into(),
         }
     }
@@ -124,6 +127,9 @@ impl Settings {
         }
         if let Some(sip) = &self.sip {
             let _ = writeln!(yaml, "sip: {{ {sip} }}");
+        }
+        if let Some(admin) = &self.admin {
+            let _ = writeln!(yaml, "admin: {{ {admin} }}");
         }
         yaml
     }

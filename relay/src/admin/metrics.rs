@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -51,22 +51,23 @@ impl Collector for Statistics {
             let unit = family.unit.map(|unit| Unit::Other(unit.to_owned()));
             let mut encoder = encoder.encode_descriptor(&family.name, family.help, unit.as_ref(), kind)?;
             for sample in &family.samples {
-                let mut encoder = encoder.encode_family(&sample.labels)?;
-                match (family.kind, sample.value) {
-                    (Kind::Counter, Value::Count(value)) => {
-                        encoder.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
-                    }
-                    (Kind::Counter, Value::Real(value)) => {
-                        encoder.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
-                    }
-                    (Kind::Gauge, Value::Count(value)) => {
-                        // Beyond 2^63 there is nothing to count.
-                        encoder.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?;
-                    }
-                    (Kind::Gauge, Value::Real(value)) => encoder.encode_gauge(&value)?,
+                if sample.labels.is_empty() {
+                    write(&mut encoder, family.kind, sample.value)?;
+                } else {
+                    write(&mut encoder.encode_family(&sample.labels)?, family.kind, sample.value)?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+fn write(encoder: &mut MetricEncoder<'_>, kind: Kind, value: Value) -> fmt::Result {
+    match (kind, value) {
+        (Kind::Counter, Value::Count(value)) => encoder.encode_counter::<NoLabelSet, _, f64>(&value, None),
+        (Kind::Counter, Value::Real(value)) => encoder.encode_counter::<NoLabelSet, _, f64>(&value, None),
+        // Beyond 2^63 there is nothing to count.
+        (Kind::Gauge, Value::Count(value)) => encoder.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX)),
+        (Kind::Gauge, Value::Real(value)) => encoder.encode_gauge(&value),
     }
 }

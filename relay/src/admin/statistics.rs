@@ -133,8 +133,7 @@ pub fn collect(control: &Control) -> Vec<Family> {
 fn core(control: &Control) -> Vec<Family> {
     let started = control.started().time;
     vec![
-        Family::gauge("core", "build", "What runs: always 1.")
-            .unit("info")
+        Family::gauge("core", "build_info", "What runs: always 1.")
             .with(&[("version", env!("CARGO_PKG_VERSION"))], 1_u64),
         Family::gauge("core", "start_time", "When the relay was started, since the epoch.")
             .unit("seconds")

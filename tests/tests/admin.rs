@@ -1,0 +1,262 @@
+//! The admin interface of a running daemon.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tests::{Admin, Client, Daemon, Scheme, Send, Settings, Site, within};
+
+const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
+
+fn settings(admin: &str) -> Settings {
+    Settings { admin: Some(admin.into()), ..Settings::default() }
+}
+
+async fn start(site: &Site) -> (Daemon, Admin) {
+    let daemon = Daemon::start(RELAY, site, &settings("listen: 'http://127.0.0.1:0'")).await;
+    let admin = Admin::of(&daemon).await.remove(0);
+    (daemon, admin)
+}
+
+#[tokio::test]
+async fn what_is_counted_is_what_happened() {
+    let site = Site::new();
+    let (daemon, admin) = start(&site).await;
+    let metric = async |name: &str| admin.metric(name).await as u64;
+    assert_eq!(metric("msrp_relay_msrp_sessions").await, 0);
+
+    let (mut alice, from_alice) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
+    let (mut bob, from_bob) = Client::with_session(&daemon, &site, Scheme::Msrp, "bob").await;
+    assert_eq!(metric("msrp_relay_msrp_sessions").await, 2);
+    let to_bob = from_alice.to(&from_bob);
+    for number in 0..7 {
+        let text = "x".repeat(100);
+        let message = Send::text(&to_bob, &format!("m{number}"), &text).with("Success-Report: yes");
+        assert_eq!(alice.send(&message).await.status(), 200);
+        let message = bob.receive().await;
+        bob.tx.report(&message, 200).await;
+        alice.receive_report().await;
+    }
+    assert_eq!(alice.send(&Send::text(&to_bob, "bad", "unwanted")).await.status(), 200);
+    let unwanted = bob.rx.next().await;
+    bob.tx.respond(&unwanted, 413).await;
+    assert_eq!(alice.receive_report().await.reported(), 413);
+    let mut mallory = Client::connect(&daemon, &site, Scheme::Msrps).await;
+    assert_eq!(mallory.send(&Send::text(&to_bob, "no", "let me in")).await.status(), 403);
+    let refused = mallory.try_auth_at(&[mallory.relay_uri().to_owned()], "alice", "wrong").await;
+    assert_eq!(refused.status(), 401);
+
+    for (name, expected) in [
+        (r#"msrp_relay_msrp_auths_total{result="granted"}"#, 2),
+        (r#"msrp_relay_msrp_auths_total{result="challenged"}"#, 3),
+        (r#"msrp_relay_msrp_auths_total{result="failed"}"#, 1),
+        (r#"msrp_relay_msrp_requests_received_total{method="AUTH"}"#, 6),
+        (r#"msrp_relay_msrp_requests_received_total{method="SEND"}"#, 9),
+        (r#"msrp_relay_msrp_requests_received_total{method="REPORT"}"#, 7),
+        (r#"msrp_relay_msrp_requests_forwarded_total{method="REPORT"}"#, 7),
+        (r#"msrp_relay_msrp_responses_received_total{result="success"}"#, 7),
+        (r#"msrp_relay_msrp_responses_received_total{result="error"}"#, 1),
+        (r#"msrp_relay_msrp_responses_sent_total{status="200"}"#, 10),
+        (r#"msrp_relay_msrp_responses_sent_total{status="401"}"#, 4),
+        (r#"msrp_relay_msrp_responses_sent_total{status="403"}"#, 1),
+        ("msrp_relay_msrp_chunks_forwarded_total", 8),
+        ("msrp_relay_msrp_messages_forwarded_total", 8),
+        ("msrp_relay_msrp_body_received_bytes_total", 708),
+        ("msrp_relay_msrp_body_forwarded_bytes_total", 708),
+        ("msrp_relay_msrp_failures_reported_total", 1),
+        ("msrp_relay_msrp_reports_dropped_total", 0),
+        (r#"msrp_relay_connections_opened_total{protocol="msrps",direction="in"}"#, 2),
+        (r#"msrp_relay_connections_opened_total{protocol="msrp",direction="in"}"#, 1),
+        (r#"msrp_relay_connections_current{protocol="msrps",direction="in",state="open"}"#, 2),
+        ("msrp_relay_connections_queued_bytes", 0),
+    ] {
+        assert_eq!(metric(name).await, expected, "{name}");
+    }
+
+    let list = admin.mi("session:list", Value::Null).await;
+    assert_eq!(list["Count"], 2);
+    let session = |user: &str| {
+        let all = list["Sessions"].as_array().unwrap();
+        all.iter().find(|session| session["user"] == user).unwrap().clone()
+    };
+    let (of_alice, of_bob) = (session("alice"), session("bob"));
+    assert_eq!(of_alice["sent"], json!({ "messages": 8, "chunks": 8, "bytes": 708, "reports": 0 }));
+    assert_eq!(of_alice["received"], json!({ "messages": 0, "chunks": 0, "bytes": 0, "reports": 7 }));
+    assert_eq!(of_bob["received"], json!({ "messages": 8, "chunks": 8, "bytes": 708, "reports": 0 }));
+    assert_eq!(of_bob["sent"]["reports"], 7);
+    assert_eq!(of_alice["uri"], from_alice.use_path[0].as_str());
+    assert_eq!(of_alice["owner"], alice.address());
+}
+
+#[tokio::test]
+async fn sessions_and_connections_are_ended_by_hand() {
+    let site = Site::new();
+    let (daemon, admin) = start(&site).await;
+    let mut events = admin.events("").await;
+    let (mut alice, from_alice) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
+    let accepted = events.until(|name, data| name == "connection" && data["event"] == "tcp:accepted").await;
+    assert_eq!((&accepted["remote"], &accepted["protocol"]), (&json!(alice.address()), &json!("msrps")));
+    assert_eq!(accepted["tls"]["domain"], "main");
+    let began = events.until(|name, data| name == "session" && data["event"] == "began").await;
+    let id = began["session"]["id"].as_str().unwrap();
+    assert_eq!(
+        admin.mi("user:list", Value::Null).await["Users"],
+        json!([{ "user": "alice", "sessions": 1 }])
+    );
+
+    assert_eq!(admin.mi("session:end", json!([id])).await, "OK");
+    let ended = events.until(|name, data| name == "session" && data["event"] == "ended").await;
+    assert_eq!((&ended["reason"], &ended["session"]["id"]), (&json!("terminated"), &json!(id)));
+    let to_self = from_alice.to(&from_alice);
+    assert_eq!(alice.send(&Send::text(&to_self, "m", "too late")).await.status(), 481);
+    assert_eq!(admin.call("session:end", json!([id])).await.unwrap_err().0, 404);
+
+    // The connection goes on, and takes another session.
+    alice.auth("alice", "alicepw").await;
+    assert_eq!(admin.mi("user:end", json!(["alice"])).await, json!({ "Ended": 1 }));
+    let connections = admin.mi("connection:list", json!({ "protocol": "msrps" })).await;
+    let [connection] = &connections["Connections"].as_array().unwrap()[..] else { panic!("{connections}") };
+    assert_eq!((&connection["remote"], &connection["state"]), (&json!(alice.address()), &json!(1)));
+    assert_eq!(connection["sessions"], 0);
+    let number = connection["id"].as_u64().unwrap();
+    assert_eq!(accepted["connection"], number);
+    let listed = admin.mi("list_tcp_conns", Value::Null).await;
+    assert_eq!(listed["Connections"][0]["ID"], number);
+
+    admin.mi("connection:lifetime", json!([number, 77])).await;
+    admin.mi("connection:keepalive", json!({ "id": number, "mode": "on", "idle": 30 })).await;
+    admin.mi("connection:mark", json!([number])).await;
+    assert_eq!(admin.mi("connection:show", json!([number])).await["lifetime"], 77);
+    assert_eq!(admin.mi("tcp_close", json!([number.to_string()])).await, "OK");
+    alice.rx.end().await.unwrap();
+    let closed = events.until(|name, data| name == "connection" && data["event"] == "tcp:closed").await;
+    assert_eq!(
+        (&closed["connection"], &closed["reason"]),
+        (&json!(number), &json!("closed locally: by an operator"))
+    );
+    assert_eq!(admin.call("tcp_close", json!([number])).await.unwrap_err().0, 404);
+}
+
+#[tokio::test]
+async fn only_who_may_gets_in() {
+    let site = Site::new();
+    let socket = site.path("admin.sock");
+    let admin = format!(
+        "listen: ['http://127.0.0.1:0', 'unix:{}'], token: 0123456789abcdef, allow_hosts: admin.example, socket_mode: '0660'",
+        socket.display()
+    );
+    let mut daemon = Daemon::start(RELAY, &site, &settings(&admin)).await;
+    let [http, unix] = &Admin::of(&daemon).await[..] else { panic!("two") };
+    let call = r#"{"jsonrpc":"2.0","method":"version","id":1}"#;
+    let json = "Content-Type: application/json\r\n";
+    let bearer = "Authorization: Bearer 0123456789abcdef\r\n";
+    for admin in [http, unix] {
+        let post = async |headers: String| admin.request("POST", "/mi", &headers, call).await.status;
+        assert_eq!(post(json.to_owned()).await, 401);
+        assert_eq!(post(format!("{json}Authorization: Bearer wrong\r\n")).await, 401);
+        assert_eq!(post(format!("{json}{bearer}")).await, 200);
+        assert_eq!(post(format!("{json}{bearer}Host: admin.example\r\n")).await, 200);
+        assert_eq!(post(format!("{json}{bearer}Host: evil.example\r\n")).await, 421);
+        assert_eq!(post(format!("{json}{bearer}Origin: http://evil.example\r\n")).await, 403);
+        assert_eq!(post(bearer.to_owned()).await, 415);
+        assert_eq!(post(format!("{bearer}Content-Type: text/plain\r\n")).await, 415);
+        for path in ["/metrics", "/events", "/nothing"] {
+            assert_eq!(admin.get(path).await.status, 401, "{path}");
+        }
+        for path in ["/healthz", "/readyz"] {
+            let answer = admin.get(path).await;
+            assert_eq!(answer.status, 200, "{path}");
+            assert!(answer.head.contains("cache-control: no-store"), "{answer:?}");
+        }
+        assert_eq!(admin.request("GET", "/nothing", bearer, "").await.status, 404);
+        assert_eq!(admin.request("GET", "/mi", bearer, "").await.status, 405);
+        // One byte over the limit, and one at it, which is no JSON.
+        let body = |len: usize| "x".repeat(len);
+        let sized = async |len: usize| {
+            admin.request("POST", "/mi", &format!("{json}{bearer}"), &body(len)).await.status
+        };
+        assert_eq!((sized(256 * 1024).await, sized(256 * 1024 + 1).await), (200, 413));
+    }
+    daemon.log().wait_for(&["admin request refused: wrong token", "path=\"/mi\""]).await;
+    use std::os::unix::fs::PermissionsExt as _;
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
+    daemon.signal(Signal::TERM);
+    assert!(daemon.exit().await.success());
+    assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn a_socket_left_behind_is_taken_over_and_one_in_use_is_not() {
+    let site = Site::new();
+    let unix = format!("listen: 'unix:{}'", site.path("admin.sock").display());
+    let mut killed = Daemon::start(RELAY, &site, &settings(&unix)).await;
+    killed.signal(Signal::KILL);
+    killed.exit().await;
+    let daemon = Daemon::start(RELAY, &site, &settings(&unix)).await;
+    let admin = Admin::of(&daemon).await.remove(0);
+    assert_eq!(admin.get("/healthz").await.body, "ok\n");
+    let config = site.write("second.yaml", &settings(&unix).to_yaml());
+    let mut second = Daemon::spawn(std::process::Command::new(RELAY), &config);
+    assert!(!second.exit().await.success());
+    second.log().wait_for(&["cannot open the admin interface", "in use"]).await;
+    assert_eq!(admin.get("/healthz").await.body, "ok\n");
+}
+
+#[tokio::test]
+async fn the_log_level_changes_while_the_relay_runs() {
+    let site = Site::new();
+    let (daemon, admin) = start(&site).await;
+    assert_eq!(
+        admin.mi("log_level", Value::Null).await,
+        json!({ "Log level": "info", "Configured": "info" })
+    );
+    let (alice, _) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
+    admin.mi("log_level", json!(["debug"])).await;
+    let (bob, _) = Client::with_session(&daemon, &site, Scheme::Msrps, "bob").await;
+    daemon.log().wait_for(&["DEBUG", "accepted", &bob.address()]).await;
+    assert!(daemon.log().with(&["DEBUG", &alice.address()]).is_empty());
+    admin.mi("log_level", json!(["reset"])).await;
+    assert_eq!(admin.mi("log_level", Value::Null).await["Log level"], "info");
+}
+
+#[tokio::test]
+async fn certificates_are_listed_and_read_again() {
+    let site = Site::new();
+    let (daemon, admin) = start(&site).await;
+    let domains = async || {
+        let list = admin.mi("tls_list", Value::Null).await;
+        list["Domains"].as_array().unwrap().clone()
+    };
+    let main = domains().await.into_iter().find(|domain| domain["ID"] == "main").unwrap();
+    assert_eq!(main["TYPE"], "TLS_DOMAIN_SRV");
+    let serial = main["certificate"]["serial"].clone();
+    assert!(main["certificate"]["days_left"].as_i64().unwrap() > 0);
+    assert!(admin.get("/metrics").await.body.contains(
+        r#"msrp_relay_tls_expiry_timestamp_seconds{role="server",domain="main",kind="certificate""#
+    ));
+
+    site.issue("relay", &["relay.test"]);
+    let reloaded = admin.mi("tls_reload", Value::Null).await;
+    assert!(reloaded["Reloaded"].as_str().unwrap().contains("main"), "{reloaded}");
+    let main = domains().await.into_iter().find(|domain| domain["ID"] == "main").unwrap();
+    assert_ne!(main["certificate"]["serial"], serial);
+    site.write("relay.crt", "no certificate");
+    let (code, message) = admin.call("tls_reload", Value::Null).await.unwrap_err();
+    assert!(code == 500 && message.contains("everything stays as it was"), "{message}");
+    Client::connect(&daemon, &site, Scheme::Msrps).await;
+}
+
+#[tokio::test]
+async fn streams_end_when_the_relay_stops() {
+    let site = Site::new();
+    let (mut daemon, admin) = start(&site).await;
+    let mut events = admin.events("?kind=session").await;
+    let (_alice, _) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
+    let (name, data) = events.next().await.unwrap();
+    assert_eq!((name.as_str(), &data["event"]), ("session", &json!("began")));
+    daemon.signal(Signal::TERM);
+    let ended = events.until(|_, data| data["event"] == "ended").await;
+    assert_eq!(ended["reason"], "shutdown");
+    while within("the end of the stream", events.next()).await.is_some() {}
+    assert!(daemon.exit().await.success());
+}

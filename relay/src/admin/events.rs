@@ -26,6 +26,7 @@ use tokio::sync::broadcast;
 use super::http::App;
 use super::mi::shown::session;
 use super::statistics::unix_seconds;
+use crate::msrp::SessionEnd;
 use crate::server::SessionEvent;
 
 /// How often something comes at least.
@@ -141,7 +142,7 @@ fn session_json(event: &SessionEvent) -> Value {
     json!({
         "time": unix_seconds(event.time),
         "event": if event.end.is_some() { "ended" } else { "began" },
-        "reason": event.end.map(|end| end.as_str()),
+        "reason": event.end.map(SessionEnd::as_str),
         "session": session(&event.session),
     })
 }

@@ -134,10 +134,10 @@ impl Params {
 /// Answers what a request's body asks; `None` if nothing wants an answer.
 pub async fn answer(control: &Arc<Control>, body: &[u8]) -> Option<Value> {
     match serde_json::from_slice(body) {
-        Err(error) => Some(failure(Value::Null, &Error::new(-32700, format!("not JSON: {error}")))),
+        Err(error) => Some(failure(&Value::Null, &Error::new(-32700, format!("not JSON: {error}")))),
         Ok(Value::Array(calls)) if calls.is_empty() || calls.len() > MAX_BATCH => {
             let message = format!("a batch has 1 to {MAX_BATCH} calls");
-            Some(failure(Value::Null, &Error::new(-32600, message)))
+            Some(failure(&Value::Null, &Error::new(-32600, message)))
         }
         Ok(Value::Array(calls)) => {
             let mut answers = Vec::new();
@@ -151,7 +151,7 @@ pub async fn answer(control: &Arc<Control>, body: &[u8]) -> Option<Value> {
 }
 
 async fn call(control: &Arc<Control>, call: Value) -> Option<Value> {
-    let invalid = |message: &str| Some(failure(Value::Null, &Error::new(-32600, message)));
+    let invalid = |message: &str| Some(failure(&Value::Null, &Error::new(-32600, message)));
     let Value::Object(mut call) = call else { return invalid("a call is an object") };
     if call.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
         return invalid("`jsonrpc` is not \"2.0\"");
@@ -165,11 +165,11 @@ async fn call(control: &Arc<Control>, call: Value) -> Option<Value> {
     let id = id?;
     Some(match result {
         Ok(result) => json!({ "jsonrpc": "2.0", "result": result, "id": id }),
-        Err(error) => failure(id, &error),
+        Err(error) => failure(&id, &error),
     })
 }
 
-fn failure(id: Value, error: &Error) -> Value {
+fn failure(id: &Value, error: &Error) -> Value {
     json!({ "jsonrpc": "2.0", "error": { "code": error.code, "message": error.message }, "id": id })
 }
 

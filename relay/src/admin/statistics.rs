@@ -181,21 +181,18 @@ fn connections(control: &Control) -> Vec<Family> {
             family.with(&labels, value(totals))
         })
     };
-    let ends: [(&str, fn(&Totals) -> u64); 4] = [
-        ("closed", |totals| totals.closed),
-        ("timeout", |totals| totals.timed_out),
-        ("reset", |totals| totals.reset),
-        ("failed", |totals| totals.failed),
-    ];
     let mut ended = Family::counter("connections", "ended", "Connections that are over, by how they ended.");
     for ((scheme, direction), totals) in &totals {
-        for (result, value) in ends {
+        let Totals { closed, timed_out, reset, failed, .. } = *totals;
+        for (result, count) in
+            [("closed", closed), ("timeout", timed_out), ("reset", reset), ("failed", failed)]
+        {
             let labels = [
                 ("protocol", scheme_name(*scheme)),
                 ("direction", direction_name(*direction)),
                 ("result", result),
             ];
-            ended = ended.with(&labels, value(totals));
+            ended = ended.with(&labels, count);
         }
     }
     let refused = ledger.refused();

@@ -568,7 +568,7 @@ pub(crate) fn tell_lost(transaction: Transaction, status: StatusCode, now: Insta
             // Whatever befell it on the way, nobody answered in time (RFC 4975 §10.4).
             let status = StatusCode::REQUEST_TIMEOUT;
             answer(origin, now, Answer::Response(status), |origin, out| {
-                origin.write_path_response(out, status)
+                origin.write_path_response(out, status);
             });
         }
     }
@@ -587,7 +587,7 @@ pub(crate) fn tell_failure(failure: Failure, status: StatusCode, now: Instant) {
         let transaction = origin.source.as_ref().map(|source| source.new_transaction());
         let Some(transaction) = transaction else { return };
         answer(origin, now, Answer::Report, |origin, out| {
-            origin.write_report(out, &transaction, status, range)
+            origin.write_report(out, &transaction, status, range);
         });
     } else {
         answer(origin, now, Answer::Response(status), |origin, out| origin.write_hop_response(out, status));
@@ -595,6 +595,7 @@ pub(crate) fn tell_failure(failure: Failure, status: StatusCode, now: Instant) {
 }
 
 /// What a sender is told by, for the counters.
+#[derive(Clone, Copy)]
 enum Answer {
     Response(StatusCode),
     Report,

@@ -32,6 +32,8 @@ enum NoConnection {
     Connect(#[from] ConnectError),
     #[error("the server's WebSocket does not carry SIP")]
     Protocol,
+    #[error("the server's certificate names {0} by a wildcard alone, which stands for nobody in SIP (RFC 5922 §7.2)")]
+    Wildcard(String),
 }
 
 impl SipEdge {
@@ -55,6 +57,8 @@ impl SipEdge {
         };
         let mut pause = FIRST_PAUSE;
         let mut told = false;
+        // When a connection was last opened again without a pause.
+        let mut at_once: Option<Instant> = None;
         loop {
             match self.dial(&network, &uri).await {
                 Ok((stream, opened)) => {
@@ -66,6 +70,14 @@ impl SipEdge {
                     // A task of its own: it takes leave in order when this one is ended.
                     let reason = tokio::spawn(self.connected(index, stream, opened)).await;
                     debug!(upstream = %uri, ?reason, "SIP upstream disconnected");
+                    // It is there, and only what it has sent was not understood.
+                    let ended = now();
+                    if matches!(reason, Ok(CloseReason::Protocol(_)))
+                        && at_once.is_none_or(|then| ended.saturating_duration_since(then) >= GOOD)
+                    {
+                        at_once = Some(ended);
+                        continue;
+                    }
                     if now().saturating_duration_since(since) >= GOOD {
                         pause = FIRST_PAUSE;
                     }
@@ -101,11 +113,13 @@ impl SipEdge {
         let domains = Some(&domains as &dyn ChooseClientDomain);
         if !matches!(uri.scheme, Scheme::Ws | Scheme::Wss) {
             let stream = self.connector.connect_for(&target, domains, Some(uri.scheme)).await?;
+            check_certificate(&stream, &target)?;
             return Ok((stream, None));
         }
         let mut offer = Offer::to(&target, uri.path.clone());
         offer.protocols.push(PROTOCOL.to_owned());
         let (stream, opened) = self.connector.connect_ws(&target, domains, &offer).await?;
+        check_certificate(&stream, &target)?;
         if opened.protocol.as_deref() != Some(PROTOCOL) {
             return Err(NoConnection::Protocol);
         }
@@ -117,7 +131,10 @@ impl SipEdge {
         let (mut probes, mut changes, mut scratch) = (Vec::new(), Vec::new(), Scratch::default());
         loop {
             let Some(next) = self.upstreams.read().deadline() else { return };
-            tokio::time::sleep_until(next.into()).await;
+            tokio::select! {
+                () = tokio::time::sleep_until(next.into()) => {}
+                () = self.probe.notified() => {}
+            }
             let now = now();
             self.upstreams.write().poll(now, &mut probes, &mut changes);
             for change in changes.drain(..) {
@@ -144,6 +161,16 @@ impl SipEdge {
         {
             link.flush(now);
         }
+    }
+}
+
+/// TLS takes a wildcard for any name that it covers; SIP does not (RFC 5922 §7.2).
+fn check_certificate(stream: &Stream, target: &Target) -> Result<(), NoConnection> {
+    match stream.tls().map(|tls| tls.peer()) {
+        Some(peer) if peer.is_verified() && !peer.matches_host(&target.host) => {
+            Err(NoConnection::Wildcard(target.host.clone()))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -40,6 +40,8 @@ mod clock;
 mod connection;
 pub(super) mod link;
 mod peer;
+#[cfg(test)]
+mod tests;
 mod upstream;
 
 /// The subprotocol that carries SIP (RFC 7118 §4).

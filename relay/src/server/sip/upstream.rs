@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tcp_transport::connection::CloseReason;
-use tcp_transport::tls::ChooseClientDomain;
+use tcp_transport::tls::{ChooseClientDomain, PeerCertificate};
 use tcp_transport::ws::{Offer, Opened};
 use tcp_transport::{ConnectError, Scheme, Stream, Target, Transport};
 use tracing::{debug, info, warn};
@@ -166,12 +166,18 @@ impl SipEdge {
 
 /// TLS takes a wildcard for any name that it covers; SIP does not (RFC 5922 §7.2).
 fn check_certificate(stream: &Stream, target: &Target) -> Result<(), NoConnection> {
-    match stream.tls().map(|tls| tls.peer()) {
-        Some(peer) if peer.is_verified() && !peer.matches_host(&target.host) => {
+    match stream.tls() {
+        Some(tls) if is_wildcard(tls.peer(), &target.host) => {
             Err(NoConnection::Wildcard(target.host.clone()))
         }
         _ => Ok(()),
     }
+}
+
+/// Whether this certificate, which was taken for that of `host`, does not name it. Of one that nobody was to look at
+/// nothing is known.
+fn is_wildcard(certificate: &PeerCertificate, host: &str) -> bool {
+    certificate.is_verified() && !certificate.matches_host(host)
 }
 
 enum Task {
@@ -184,6 +190,28 @@ impl Task {
         match self {
             Self::Connection { sip, network, index } => sip.keep_connected(network, index).await,
             Self::Health(sip) => sip.watch_health().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod unit_tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_stands_for_no_upstream() {
+        let verified = |names: &[&str]| PeerCertificate::Verified {
+            dns_names: names.iter().map(|&name| name.to_owned()).collect(),
+            ip_addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        };
+        for (certificate, host, expected) in [
+            (verified(&["*.example.com"]), "proxy.example.com", true),
+            (verified(&["*.example.com", "proxy.example.com"]), "PROXY.example.com", false),
+            (verified(&[]), "192.0.2.1", false),
+            (verified(&[]), "[2001:db8::1]", false),
+            (PeerCertificate::Unverified { reason: "verify_cert is off".into() }, "a.test", false),
+        ] {
+            assert_eq!(is_wildcard(&certificate, host), expected, "{certificate:?} {host}");
         }
     }
 }

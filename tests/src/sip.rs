@@ -8,10 +8,10 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::{Error, Message as Frame};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
+use tokio_tungstenite::tungstenite::{Error, Message as Frame};
 
 use crate::stream::tls_accept;
 use crate::{Daemon, Identity, Scheme, Site, Stream, tls_config, tls_handshake, within};
@@ -162,7 +162,11 @@ impl SipPeer {
     ///
     /// # Panics
     /// When it fails in another way.
-    pub async fn open_websocket(stream: Stream, url: &str, headers: &[(&str, &str)]) -> Result<Self, Refused> {
+    pub async fn open_websocket(
+        stream: Stream,
+        url: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, Refused> {
         let mut request = url.into_client_request().unwrap();
         for (name, value) in [("Sec-WebSocket-Protocol", "sip")].iter().chain(headers) {
             let name = HeaderName::try_from(*name).unwrap();

@@ -30,7 +30,7 @@ pub struct Sip {
     pub flow_secret: Option<Secret>,
     /// Whether a double CRLF is answered with a single one. Default true.
     pub crlf_pingpong: bool,
-    /// How much a client's message may be, and in how many reads it may come.
+    /// How much a client's message may be, and in how many small reads it may come.
     pub limits: Limits,
     /// How long a message may take from its first byte to its last; then the connection is closed. Default 4 s, as
     /// OpenSIPS' `tcp_max_msg_time`.

@@ -324,7 +324,8 @@ impl Edge {
         use tcp_transport::sip::{Name, Via};
         head.values(Name::Via).filter_map(Result::ok).any(|(range, _)| {
             Via::parse(head, range).is_ok_and(|via| {
-                self.is_own_via(via.host(), via.port()) && via.branch().is_some_and(|it| it.ends_with(loop_hash))
+                self.is_own_via(via.host(), via.port())
+                    && via.branch().is_some_and(|it| it.ends_with(loop_hash))
             })
         })
     }

@@ -7,9 +7,7 @@ use smallvec::SmallVec;
 use tcp_transport::sip::{Address, Head, Message, Name, SipUri, Start, Via, scheme};
 
 use super::answer::write_source;
-use super::edge::{
-    Advertised, Destination, Edge, Flow, Outcome, Scratch, Settings, Side, Transport, World,
-};
+use super::edge::{Advertised, Destination, Edge, Flow, Outcome, Scratch, Settings, Side, Transport, World};
 use super::keys::{BadToken, Came, Went, write_hex};
 use super::route::Routes;
 
@@ -116,8 +114,7 @@ impl Edge {
             return Err(FORGED);
         }
         let to_us = || {
-            routes.ends_here()
-                && SipUri::parse(uri).is_ok_and(|uri| uri.user.is_none() && self.is_own(&uri))
+            routes.ends_here() && SipUri::parse(uri).is_ok_and(|uri| uri.user.is_none() && self.is_own(&uri))
         };
         if method == b"OPTIONS" && token.is_none() && to_us() {
             return Err(Refusal::Capabilities);
@@ -126,8 +123,9 @@ impl Edge {
         let Settings { listeners, upstreams, .. } = &self.settings;
         let plain_listener =
             |index: usize| sips && !listeners.get(index).is_some_and(|own| own.transport.is_secure());
-        let plain_upstream =
-            |index: usize| sips && !upstreams.get(index).is_some_and(|upstream| upstream.peer.transport.is_secure());
+        let plain_upstream = |index: usize| {
+            sips && !upstreams.get(index).is_some_and(|upstream| upstream.peer.transport.is_secure())
+        };
         match world.from.side {
             Side::Client(listener) => {
                 let named = self.next_upstream(head, routes);

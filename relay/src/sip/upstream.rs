@@ -101,12 +101,12 @@ impl Upstreams {
         self.nodes.get(upstream).is_some_and(Node::takes_requests)
     }
 
-    /// There is a connection to this one. It is probed at once, and what failed before counts no more: one that was
-    /// down is up with its first answer, one that was up takes requests already.
+    /// There is a connection to this one. It is probed at once: one that was down is up with its answer, one that was up
+    /// takes requests already. A connection alone is no success: one that ends as soon as it is there adds to the
+    /// failures.
     pub fn connected(&mut self, upstream: usize, now: Instant) {
         if let Some(node) = self.nodes.get_mut(upstream) {
             node.connected = true;
-            node.failures = 0;
             node.waiting = None;
             node.next = now;
         }

@@ -181,14 +181,7 @@ impl Seen {
     }
 }
 
-fn header_line(
-    bytes: &[u8],
-    start: usize,
-    end: usize,
-    remember: bool,
-    seen: &mut Seen,
-    layout: &mut Layout,
-) {
+fn header_line(bytes: &[u8], start: usize, end: usize, remember: bool, seen: &mut Seen, layout: &mut Layout) {
     let Some(colon) = memchr(b':', &bytes[start..end]).map(|at| start + at) else {
         return note(layout, Defect::HeaderLine);
     };

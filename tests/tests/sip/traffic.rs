@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use tests::{Client, Daemon, Scheme, Settings, SipMessage, SipPeer, SipUpstream, Site, request, response, within};
+use tests::{
+    Client, Daemon, Scheme, Settings, SipMessage, SipPeer, SipUpstream, Site, request, response, within,
+};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 

@@ -100,7 +100,8 @@ async fn an_upstream_may_open_connections_of_its_own_from_its_address() {
     let mut own = SipPeer::connect_from("127.0.0.8", plain).await;
     reaches(&mut own, &mut client, &path, "m1").await;
     daemon.log().wait_for(&["SIP upstream connected to us", "peer=127.0.0.8:"]).await;
-    reaches(&mut SipPeer::connect_tls_from("127.0.0.8", tls, &site, None).await, &mut client, &path, "m2").await;
+    reaches(&mut SipPeer::connect_tls_from("127.0.0.8", tls, &site, None).await, &mut client, &path, "m2")
+        .await;
     // A response of the edge's own connection may come over it, and it opens nothing but flows.
     client.send(&request("MESSAGE", "sip:bob@example.com", "m3", "", "")).await;
     let seen = proxy.expect("MESSAGE").await;
@@ -193,4 +194,13 @@ async fn sips_needs_tls_on_both_sides() {
             }
         }
     }
+    // TLS that a proxy in front has ended is as good.
+    let mut edge = Edge::start_with(Scheme::Sips, |upstream| Settings {
+        ws: Some("127.0.0.1:0, behind_tls: true".into()),
+        ..settings(&[upstream], "")
+    })
+    .await;
+    let mut page = edge.client(Scheme::Ws).await;
+    page.send(&request("INVITE", "sips:bob@example.com", "i", "", "")).await;
+    edge.proxy.expect("INVITE").await;
 }

@@ -36,11 +36,13 @@ impl Accepted<'_> {
         upstreams: &[SipUpstream],
         dialled: impl Fn(usize) -> Option<IpAddr>,
     ) -> Option<usize> {
-        let by_certificate =
-            upstreams.iter().position(|upstream| self.certificate.matches_host(&upstream.uri.host.to_string()));
+        let is_shown = |upstream: &SipUpstream| self.certificate.matches_host(&upstream.uri.host.to_string());
+        let verified = self.certificate.is_verified();
+        let by_certificate = upstreams.iter().position(|upstream| verified && is_shown(upstream));
         by_certificate.or_else(|| {
             let mut all = upstreams.iter().enumerate();
-            all.find(|(index, upstream)| self.comes_from(upstream, || dialled(*index))).map(|(index, _)| index)
+            all.find(|(index, upstream)| self.comes_from(upstream, || dialled(*index)))
+                .map(|(index, _)| index)
         })
     }
 

@@ -147,7 +147,8 @@ async fn sockets_are_set_as_configured_and_one_by_one() {
         let (handle, _) = edge.registry().by_id(id).unwrap();
         assert_eq!(handle.stream().options().tos_v4().unwrap(), 26 << 2, "{scheme:?}");
         assert!(!handle.stream().options().keepalive().unwrap());
-        let keepalive = KeepAlive { idle: Duration::from_secs(60), count: 5, interval: Duration::from_secs(7) };
+        let keepalive =
+            KeepAlive { idle: Duration::from_secs(60), count: 5, interval: Duration::from_secs(7) };
         edge.registry().keepalive_enable(id, keepalive).unwrap();
         assert!(handle.stream().options().keepalive().unwrap());
         edge.registry().keepalive_disable(id).unwrap();

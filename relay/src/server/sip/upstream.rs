@@ -32,7 +32,9 @@ enum NoConnection {
     Connect(#[from] ConnectError),
     #[error("the server's WebSocket does not carry SIP")]
     Protocol,
-    #[error("the server's certificate names {0} by a wildcard alone, which stands for nobody in SIP (RFC 5922 §7.2)")]
+    #[error(
+        "the server's certificate names {0} by a wildcard alone, which stands for nobody in SIP (RFC 5922 §7.2)"
+    )]
     Wildcard(String),
 }
 

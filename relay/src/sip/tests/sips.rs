@@ -54,7 +54,8 @@ fn the_next_route_says_sips_too() {
     assert_eq!(index, 1);
     assert!(values(&up, Name::RecordRoute).iter().all(|record| record.starts_with("<sips:")), "{up}");
     // The one after it is for others to obey.
-    let fields = "Route: <sip:x.test;lr>, <sips:y.test;lr>\r\n".replace("<sip:x", "<sip:10.0.0.1;lr>, <sip:x");
+    let fields =
+        "Route: <sip:x.test;lr>, <sips:y.test;lr>\r\n".replace("<sip:x", "<sip:10.0.0.1;lr>, <sip:x");
     let request = Request { method: "INVITE", fields: &fields, ..Request::default() };
     let (_, up) = net.upwards(&client, &request.text());
     assert!(values(&up, Name::RecordRoute).iter().all(|record| record.starts_with("<sip:")), "{up}");

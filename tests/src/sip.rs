@@ -233,11 +233,21 @@ impl SipPeer {
         Self { answers_probes: true, ..self }
     }
 
+    /// Answers the edge's next probe.
+    ///
+    /// # Panics
+    /// When something else comes.
+    pub async fn probed(&mut self) {
+        let probe = within("a probe", self.read_message()).await.expect("a probe, and not the end");
+        assert!(is_probe(&probe), "{}", probe.0);
+        self.send(&response(&probe, "200 OK", "")).await;
+    }
+
     /// The next message; `None`: the end.
     pub async fn next(&mut self) -> Option<SipMessage> {
         loop {
             let message = within("a SIP message", self.read_message()).await?;
-            if !self.answers_probes || !message.start().starts_with("OPTIONS sip:127.0.0.") {
+            if !self.answers_probes || !is_probe(&message) {
                 return Some(message);
             }
             // The end shows with the next one.
@@ -358,6 +368,10 @@ impl SipPeer {
             },
         }
     }
+}
+
+fn is_probe(message: &SipMessage) -> bool {
+    message.start().starts_with("OPTIONS sip:127.0.0.")
 }
 
 /// A WebSocket that was not opened.

@@ -4,7 +4,7 @@
 //! `probe_timeout`, a connection that fails, a 503) it is down until one succeeds. Any other answer is a sign of life:
 //! a proxy that says 404 or 483 to the probe takes requests all the same. All are up when the edge starts, as nobody
 //! would be served otherwise until the first answer. One without a connection takes no requests meanwhile
-//! ([`Upstreams::disconnected`]); that is no failure by itself. A new connection is probed at once
+//! ([`Upstreams::disconnected`]), and no probes; that is no failure by itself. A new connection is probed at once
 //! ([`Upstreams::connected`]).
 //!
 //! A request goes to an upstream that is up, of those with the lowest `priority`, in proportion to their `weight`, and
@@ -116,13 +116,15 @@ impl Upstreams {
     pub fn disconnected(&mut self, upstream: usize) {
         if let Some(node) = self.nodes.get_mut(upstream) {
             node.connected = false;
+            node.waiting = None;
         }
     }
 
-    /// When [`poll`](Self::poll) has something to do next.
+    /// When [`poll`](Self::poll) has something to do next. `None`: not before one is [`connected`](Self::connected).
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.nodes.iter().map(|node| node.waiting.map_or(node.next, |until| until.min(node.next))).min()
+        let connected = self.nodes.iter().filter(|node| node.connected);
+        connected.map(|node| node.waiting.map_or(node.next, |until| until.min(node.next))).min()
     }
 
     /// What is due: probes to send, and who has come or gone because an answer has not come.
@@ -132,7 +134,8 @@ impl Upstreams {
                 changes.extend(self.failed(upstream));
             }
             let node = &mut self.nodes[upstream];
-            if node.next <= now {
+            // Without a connection there is nothing to ask over; that it cannot be had is told by `failed`.
+            if node.connected && node.next <= now {
                 node.sequence += 1;
                 // Not from when it was due: a process that slept owes no probes.
                 node.next = now + self.settings.probe_interval;

@@ -69,6 +69,8 @@ impl Edge {
 /// The edge's next connection.
 pub(crate) async fn connection(upstream: &SipUpstream) -> SipPeer {
     let mut proxy = upstream.accept().await.answering_probes();
+    // The edge asks at once.
+    proxy.probed().await;
     // The connection is taken in before anything that came over it is answered.
     proxy.send(&request("OPTIONS", "sip:edge.test:5060", "ready", "", "")).await;
     proxy.expect("200").await;

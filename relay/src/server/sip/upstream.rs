@@ -132,9 +132,16 @@ impl SipEdge {
     async fn watch_health(self: Arc<Self>) {
         let (mut probes, mut changes, mut scratch) = (Vec::new(), Vec::new(), Scratch::default());
         loop {
-            let Some(next) = self.upstreams.read().deadline() else { return };
+            let due = async {
+                // Not across the wait.
+                let next = self.upstreams.read().deadline();
+                match next {
+                    Some(next) => tokio::time::sleep_until(next.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep_until(next.into()) => {}
+                () = due => {}
                 () = self.probe.notified() => {}
             }
             let now = now();
@@ -157,7 +164,7 @@ impl SipEdge {
     fn probe(&self, probe: Probe, scratch: &mut Scratch, now: Instant) {
         let mut out: Vec<Bytes> = Vec::new();
         self.edge.probe(probe, scratch, &mut out);
-        // Where nothing can be sent, no answer comes, and that is counted.
+        // What does not fit into its queue is not answered, and that is counted.
         if let Some(link) = self.peer(probe.upstream)
             && link.push(&out, now).is_ok()
         {

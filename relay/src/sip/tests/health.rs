@@ -179,3 +179,14 @@ fn a_probe_of_the_connection_before_is_not_waited_for() {
     assert_eq!(again, [Probe { upstream: 0, sequence: 2 }]);
     assert_eq!(net.upstreams.answered(probes[0], 503), None);
 }
+
+#[test]
+fn nobody_is_asked_without_a_connection() {
+    let mut net = Net::new();
+    net.upstreams.disconnected(0);
+    net.upstreams.disconnected(1);
+    assert_eq!(net.upstreams.deadline(), None);
+    assert_eq!(poll(&mut net), (vec![], vec![]));
+    net.upstreams.connected(1, net.now);
+    assert_eq!(poll(&mut net).0, [Probe { upstream: 1, sequence: 1 }]);
+}

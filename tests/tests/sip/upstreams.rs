@@ -56,8 +56,8 @@ async fn an_upstream_that_comes_back_is_asked_at_once() {
     let site = Site::new();
     let upstream = SipUpstream::bind_at(Scheme::Sip, &site, "127.0.0.9:0").await;
     let (uri, settings) = (upstream.uri(), settings(&[&upstream], "probe_interval: 1h"));
-    drop(upstream);
     let daemon = Daemon::start(RELAY, &site, &settings).await;
+    drop((connection(&upstream).await, upstream));
     daemon.log().wait_for(&["SIP upstream is down"]).await;
     // Its next probe by the interval would come in an hour.
     let upstream = SipUpstream::bind_at(Scheme::Sip, &site, &uri[6..]).await;

@@ -25,6 +25,43 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// A connection that lasted so long was a good one: the pauses begin anew.
 const GOOD: Duration = Duration::from_secs(10);
 
+/// How long to wait before the next connection.
+#[derive(Debug)]
+struct Pauses {
+    next: Duration,
+    /// When there was none the last time.
+    none_at: Option<Instant>,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self { next: FIRST_PAUSE, none_at: None }
+    }
+}
+
+impl Pauses {
+    /// After a connection that did not come up.
+    fn failed(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(LONGEST_PAUSE);
+        pause
+    }
+
+    /// After one that was there from `since` to `now`. None if the upstream is there and only what it has sent was not
+    /// understood, unless that happens again and again.
+    fn ended(&mut self, misread: bool, since: Instant, now: Instant) -> Duration {
+        if now.saturating_duration_since(since) >= GOOD {
+            self.next = FIRST_PAUSE;
+        }
+        let again = self.none_at.is_some_and(|last| now.saturating_duration_since(last) < GOOD);
+        if misread && !again {
+            self.none_at = Some(now);
+            return Duration::ZERO;
+        }
+        self.failed()
+    }
+}
+
 /// No connection.
 #[derive(Debug, thiserror::Error)]
 enum NoConnection {
@@ -57,12 +94,10 @@ impl SipEdge {
         let Some(uri) = self.config.sip_upstream.get(index).map(|upstream| upstream.uri.clone()) else {
             return;
         };
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = Pauses::default();
         let mut told = false;
-        // When a connection was last opened again without a pause.
-        let mut at_once: Option<Instant> = None;
         loop {
-            match self.dial(&network, &uri).await {
+            let pause = match self.dial(&network, &uri).await {
                 Ok((stream, opened)) => {
                     let since = now();
                     let tls = stream.tls().map(tracing::field::display);
@@ -72,17 +107,8 @@ impl SipEdge {
                     // A task of its own: it takes leave in order when this one is ended.
                     let reason = tokio::spawn(self.connected(index, stream, opened)).await;
                     debug!(upstream = %uri, ?reason, "SIP upstream disconnected");
-                    // It is there, and only what it has sent was not understood.
-                    let ended = now();
-                    if matches!(reason, Ok(CloseReason::Protocol(_)))
-                        && at_once.is_none_or(|then| ended.saturating_duration_since(then) >= GOOD)
-                    {
-                        at_once = Some(ended);
-                        continue;
-                    }
-                    if now().saturating_duration_since(since) >= GOOD {
-                        pause = FIRST_PAUSE;
-                    }
+                    let misread = matches!(reason, Ok(CloseReason::Protocol(_)));
+                    pauses.ended(misread, since, now())
                 }
                 Err(error) => {
                     // An outage is told once, however long it is.
@@ -93,11 +119,11 @@ impl SipEdge {
                     }
                     let change = self.upstreams.write().failed(index);
                     self.tell(change);
+                    pauses.failed()
                 }
-            }
+            };
             // Up to a quarter more, drawn at random: edges that lost their upstream together come back one by one.
             tokio::time::sleep(pause.mul_f64(rand::random_range(1.0..1.25))).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -206,6 +232,27 @@ impl Task {
 #[cfg(test)]
 mod unit_tests {
     use super::*;
+
+    #[test]
+    fn an_upstream_that_was_misread_is_connected_to_at_once_but_not_again_and_again() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut pauses = Pauses::default();
+        assert_eq!(pauses.ended(true, start, start + second), Duration::ZERO);
+        assert_eq!(pauses.ended(true, start + second, start + 2 * second), FIRST_PAUSE);
+        assert_eq!(pauses.ended(true, start + 3 * second, start + 4 * second), 2 * FIRST_PAUSE);
+        let later = start + second + GOOD;
+        assert_eq!(pauses.ended(true, later - second, later), Duration::ZERO);
+    }
+
+    #[test]
+    fn pauses_grow_until_a_connection_was_good() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut pauses = Pauses::default();
+        let grown: Vec<_> = (0..9).map(|_| pauses.failed().as_millis()).collect();
+        assert_eq!(grown, [250, 500, 1000, 2000, 4000, 8000, 15_000, 15_000, 15_000]);
+        assert_eq!(pauses.ended(false, start, start + GOOD - second), LONGEST_PAUSE);
+        assert_eq!(pauses.ended(false, start, start + GOOD), FIRST_PAUSE);
+    }
 
     #[test]
     fn a_wildcard_stands_for_no_upstream() {

@@ -39,6 +39,7 @@ fuzz_target!(|input: &[u8]| {
     let small = Limits { head_bytes: 200, message_bytes: 220, headers: 9, ..Limits::default() };
     for limits in [Limits::default(), small] {
         let limits = Limits { max_msg_chunks: None, crlf_drop: count & 8 != 0, ..limits };
+        let limits = Limits { lenient: count & 16 != 0, ..limits };
         let expected = frame(stream, &[], limits);
         assert_eq!(frame(stream, &sizes, limits), expected);
         assert_eq!(frame(stream, &[1], limits), expected);

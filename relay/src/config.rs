@@ -267,7 +267,7 @@ impl FileConfig {
         }
         let dial = self.outbound.dial(&listeners, &tcp, &self.timeouts, &mut check);
         let outbound = self.outbound.validate(&listeners, &mut check);
-        let sip = self.sip.map(|sip| sip.validate(&mut check));
+        let sip = self.sip.map(|sip| sip.validate(&websocket, &mut check));
         if sip.is_some() && !listeners.iter().any(|listener| listener.sip) {
             let message =
                 "has no effect: there is no listener for SIP (`sip://`, `sips://`, `ws://` or `wss://`)";

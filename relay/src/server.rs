@@ -255,6 +255,8 @@ fn sip_transport(listener: &Listener) -> crate::sip::Transport {
     use crate::sip::Transport as Sip;
     match listener.scheme() {
         Scheme::Sips => Sip::Tls,
+        // What clients see, who end their TLS at a proxy in front.
+        Scheme::Ws if listener.is_secure() => Sip::Wss,
         Scheme::Ws => Sip::Ws,
         Scheme::Wss => Sip::Wss,
         _ => Sip::Tcp,

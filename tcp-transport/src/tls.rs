@@ -15,7 +15,7 @@
 //! other way round; `anyExtendedKeyUsage` is not taken for either. A wildcard in a server's certificate
 //! stands for one whole label (RFC 9525 §6.3): MSRP does not forbid it. In a client's certificate it is
 //! nobody's name ([`PeerCertificate::matches_host`]). RFC 5922 §7.2 forbids wildcards for SIP, on either
-//! side.
+//! side: who dials for SIP asks [`PeerCertificate::matches_host`] too.
 
 use std::sync::{Arc, LazyLock};
 

@@ -50,7 +50,7 @@ pub use self::neighbours::Neighbours;
 pub use self::process::Resources;
 pub use self::proxy::Proxy;
 pub use self::settings::Settings;
-pub use self::sip::{SipMessage, SipPeer, SipUpstream, request, response};
+pub use self::sip::{Refused, SipMessage, SipPeer, SipUpstream, request, response};
 pub use self::stream::{Socket, Stream, tls_config, tls_handshake, tls_record_by_record};
 pub use self::websocket::WebSocket;
 

@@ -2,15 +2,16 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message as Frame;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
-use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
+use tokio_tungstenite::tungstenite::{Error, Message as Frame};
 
 use crate::stream::tls_accept;
 use crate::{Daemon, Identity, Scheme, Site, Stream, tls_config, tls_handshake, within};
@@ -125,6 +126,81 @@ impl SipPeer {
         Self::over(wire)
     }
 
+    /// A connection from this address to an address, of TCP.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn connect_from(source: &str, to: SocketAddr) -> Self {
+        Self::over_stream(Stream::Plain(socket_from(source, to).await))
+    }
+
+    /// The same of TLS, with a certificate or none.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn connect_tls_from(
+        source: &str,
+        to: SocketAddr,
+        site: &Site,
+        identity: Option<&Identity>,
+    ) -> Self {
+        let socket = socket_from(source, to).await;
+        let handshake = tls_handshake(tls_config(site, identity), socket, "relay.test");
+        Self::over_stream(within("TLS", handshake).await.unwrap())
+    }
+
+    /// Over a stream that is there.
+    #[must_use]
+    pub fn over_stream(stream: Stream) -> Self {
+        Self::over(Wire::Stream(stream))
+    }
+
+    /// Over a WebSocket to be opened on a stream, with more header fields than the subprotocol.
+    ///
+    /// # Errors
+    /// The status with which it is refused.
+    ///
+    /// # Panics
+    /// When it fails in another way.
+    pub async fn open_websocket(
+        stream: Stream,
+        url: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, Refused> {
+        let mut request = url.into_client_request().unwrap();
+        for (name, value) in [("Sec-WebSocket-Protocol", "sip")].iter().chain(headers) {
+            let name = HeaderName::try_from(*name).unwrap();
+            request.headers_mut().append(name, HeaderValue::try_from(*value).unwrap());
+        }
+        match within("a WebSocket", tokio_tungstenite::client_async(request, stream)).await {
+            Ok((socket, response)) => {
+                assert_eq!(response.headers()["Sec-WebSocket-Protocol"], "sip");
+                Ok(Self::over(Wire::WebSocket(Box::new(socket))))
+            }
+            Err(Error::Http(response)) => Err(Refused {
+                status: response.status().as_u16(),
+                challenges: response
+                    .headers()
+                    .get_all("WWW-Authenticate")
+                    .iter()
+                    .map(|value| value.to_str().expect("text").to_owned())
+                    .collect(),
+            }),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The library's view of its WebSocket.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub fn websocket(&mut self) -> &mut WebSocketStream<Stream> {
+        match &mut self.wire {
+            Wire::WebSocket(socket) => socket,
+            Wire::Stream(_) => panic!("no WebSocket"),
+        }
+    }
+
     fn over(wire: Wire) -> Self {
         Self { wire, read: Vec::new(), keep_alives: VecDeque::new(), answers_probes: false }
     }
@@ -157,11 +233,21 @@ impl SipPeer {
         Self { answers_probes: true, ..self }
     }
 
+    /// Answers the edge's next probe.
+    ///
+    /// # Panics
+    /// When something else comes.
+    pub async fn probed(&mut self) {
+        let probe = within("a probe", self.read_message()).await.expect("a probe, and not the end");
+        assert!(is_probe(&probe), "{}", probe.0);
+        self.send(&response(&probe, "200 OK", "")).await;
+    }
+
     /// The next message; `None`: the end.
     pub async fn next(&mut self) -> Option<SipMessage> {
         loop {
             let message = within("a SIP message", self.read_message()).await?;
-            if !self.answers_probes || !message.start().starts_with("OPTIONS sip:127.0.0.1:") {
+            if !self.answers_probes || !is_probe(&message) {
                 return Some(message);
             }
             // The end shows with the next one.
@@ -284,6 +370,27 @@ impl SipPeer {
     }
 }
 
+fn is_probe(message: &SipMessage) -> bool {
+    message.start().starts_with("OPTIONS sip:127.0.0.")
+}
+
+/// A WebSocket that was not opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The status of the answer.
+    pub status: u16,
+    /// Its values of WWW-Authenticate.
+    pub challenges: Vec<String>,
+}
+
+async fn socket_from(source: &str, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::new(source.parse().expect("an address"), 0)).expect("an address of this machine");
+    let socket = within("a connection", socket.connect(to)).await.expect("a connection");
+    socket.set_nodelay(true).expect("TCP_NODELAY");
+    socket
+}
+
 /// What waits in the socket with these ports of 127.0.0.1, to be sent and to be read; `None`: it is gone.
 fn queue((local, remote): (u16, u16)) -> Option<(u32, u32)> {
     let table = std::fs::read_to_string("/proc/net/tcp").expect("the table of sockets");
@@ -310,7 +417,15 @@ impl SipUpstream {
     /// # Panics
     /// When there is none.
     pub async fn bind(scheme: Scheme, site: &Site) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::bind_at(scheme, site, "127.0.0.1:0").await
+    }
+
+    /// At an address.
+    ///
+    /// # Panics
+    /// When it is taken.
+    pub async fn bind_at(scheme: Scheme, site: &Site, address: &str) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port");
         Self { listener, scheme, identity: scheme.is_secure().then(|| site.identity("relay")) }
     }
 

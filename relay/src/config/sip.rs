@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use tcp_transport::Scheme;
+use tcp_transport::proxy_protocol::IpNetwork;
 use tcp_transport::sip::Limits;
 
 use super::Check;
 use super::connections::optional_duration;
 use super::error::KeyPath;
-use super::value::{FileSecret, Host, HostPort, Secret, count, duration, from_text, size};
+use super::value::{FileSecret, Host, HostPort, Secret, count, duration, from_text, one_or_many, size};
+use super::websocket::WebSocket;
 use crate::sip::{Advertised, HealthSettings, MIN_SECRET_LEN, Transport, UpstreamSettings};
 
 /// The most upstreams: many times what a cluster has, and what a probe each second still reaches.
@@ -23,12 +25,12 @@ const MAX_UPSTREAMS: usize = 64;
 pub struct Sip {
     /// Where requests of clients go; never empty.
     pub sip_upstream: Vec<SipUpstream>,
-    /// What flow tokens are signed with, 16 bytes or more. Default: drawn at start, so that requests along tokens of
-    /// the process before get 403 rather than 430.
+    /// What flow tokens are signed with, 16 bytes or more, the same on each of several edges. Default: drawn at start; then
+    /// a forged token cannot be told from one of the process before, and either gets 430.
     pub flow_secret: Option<Secret>,
     /// Whether a double CRLF is answered with a single one. Default true.
     pub crlf_pingpong: bool,
-    /// How much a client's message may be, and in how many reads it may come.
+    /// How much a client's message may be, and in how many small reads it may come.
     pub limits: Limits,
     /// How long a message may take from its first byte to its last; then the connection is closed. Default 4 s, as
     /// OpenSIPS' `tcp_max_msg_time`.
@@ -41,6 +43,8 @@ pub struct Sip {
     /// How long it may take to answer that; then the connection is closed and opened anew. Default 10 s (RFC 5626
     /// §4.4.1).
     pub crlf_pong_timeout: Duration,
+    /// The section `websocket`. To upstreams over WebSocket its `handshake_timeout`, `ping_interval` and `pong_timeout` apply.
+    pub websocket: WebSocket,
 }
 
 /// One upstream.
@@ -54,6 +58,9 @@ pub struct SipUpstream {
     pub priority: u16,
     /// Its share among those of the same priority. Default 1.
     pub weight: u16,
+    /// From where it opens connections of its own. Default: from its address, if it is reached without TLS and that is
+    /// not an address of the edge.
+    pub connects_from: Option<Vec<IpNetwork>>,
 }
 
 impl SipUpstream {
@@ -175,6 +182,12 @@ struct FileUpstream {
     priority: u16,
     #[serde(default = "default_weight", deserialize_with = "count")]
     weight: usize,
+    #[serde(default, deserialize_with = "some_networks")]
+    connects_from: Option<Vec<IpNetwork>>,
+}
+
+fn some_networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IpNetwork>>, D::Error> {
+    one_or_many(deserializer).map(Some)
 }
 
 fn yes() -> bool {
@@ -222,7 +235,8 @@ fn default_failures() -> usize {
 }
 
 impl FileSip {
-    pub(super) fn validate(self, check: &mut Check<'_>) -> Sip {
+    /// `websocket` is the section of that name.
+    pub(super) fn validate(self, websocket: &WebSocket, check: &mut Check<'_>) -> Sip {
         let path = KeyPath::new(&["sip"]);
         let flow_secret = self.flow_secret.and_then(|secret| {
             let path = path.clone().key("flow_secret");
@@ -271,6 +285,7 @@ impl FileSip {
                 headers: self.headers,
                 max_msg_chunks: Some(self.max_msg_chunks),
                 crlf_drop: self.crlf_drop,
+                lenient: false,
             },
             max_msg_time: self.max_msg_time,
             health: HealthSettings {
@@ -280,6 +295,7 @@ impl FileSip {
             },
             crlf_ping_interval: self.crlf_ping_interval,
             crlf_pong_timeout: self.crlf_pong_timeout,
+            websocket: websocket.clone(),
         }
     }
 }
@@ -293,7 +309,7 @@ fn validate_upstreams(list: Vec<FileUpstream>, path: &KeyPath, check: &mut Check
     let mut first_use = BTreeMap::new();
     let upstreams = list.into_iter().enumerate().map(|(index, upstream)| {
         let path = path.clone().index(index);
-        let FileUpstream { uri, advertise, priority, weight } = upstream;
+        let FileUpstream { uri, advertise, priority, weight, connects_from } = upstream;
         // A Route names an upstream by host and port.
         if let Some(first) = first_use.insert((uri.host.clone(), uri.port), index) {
             check.error(path.clone().key("uri"), format!("sip_upstream[{first}] has the same address"));
@@ -304,7 +320,8 @@ fn validate_upstreams(list: Vec<FileUpstream>, path: &KeyPath, check: &mut Check
         if weight > 1000 {
             check.error(path.key("weight"), format!("is {weight}, and goes from 1 to 1000"));
         }
-        SipUpstream { uri, advertise, priority, weight: u16::try_from(weight).unwrap_or(u16::MAX) }
+        let weight = u16::try_from(weight).unwrap_or(u16::MAX);
+        SipUpstream { uri, advertise, priority, weight, connects_from }
     });
     upstreams.collect()
 }
@@ -353,6 +370,7 @@ mod tests {
         assert_eq!((sip.crlf_ping_interval, sip.crlf_pong_timeout), (None, Duration::from_secs(10)));
         let upstream = &sip.sip_upstream[0];
         assert_eq!((upstream.priority, upstream.weight, &upstream.advertise), (0, 1, &None));
+        assert_eq!((&upstream.connects_from, &sip.websocket), (&None, &WebSocket::default()));
         let settings = upstream.settings(&"relay.test".parse().unwrap());
         assert_eq!((&*settings.peer.host, settings.peer.port), ("10.0.0.1", 5060));
         assert_eq!((&*settings.local.host, settings.local.port), ("relay.test", 5060));
@@ -362,7 +380,7 @@ mod tests {
     #[test]
     fn every_setting_is_taken() {
         let sip = accepted(
-            "  sip_upstream:\n    - { uri: \"wss://[2001:db8::1]:8443/sip\", advertise: \"edge.test:9\", priority: 2, weight: 1000 }\n    \
+            "  sip_upstream:\n    - { uri: \"wss://[2001:db8::1]:8443/sip\", advertise: \"edge.test:9\", priority: 2, weight: 1000, connects_from: 10.0.0.0/8 }\n    \
              - { uri: \"SIPS://proxy.test\" }\n  flow_secret: 0123456789abcdef\n  crlf_pingpong: false\n  crlf_drop: true\n  \
              max_msg_chunks: 7\n  max_msg_time: 2s\n  head_size: 1KiB\n  message_size: 2KiB\n  headers: 16\n  \
              probe_interval: 5s\n  probe_timeout: 5s\n  probe_failures: 1\n  crlf_ping_interval: 95s\n  \
@@ -374,6 +392,7 @@ mod tests {
             headers: 16,
             max_msg_chunks: Some(7),
             crlf_drop: true,
+            lenient: false,
         };
         assert_eq!(
             (sip.limits, sip.crlf_pingpong, sip.max_msg_time),
@@ -390,6 +409,7 @@ mod tests {
         let [first, second] = &sip.sip_upstream[..] else { panic!() };
         assert_eq!(first.uri.to_string(), "wss://[2001:db8::1]:8443/sip");
         assert_eq!((first.priority, first.weight), (2, 1000));
+        assert_eq!(first.connects_from, Some(vec!["10.0.0.0/8".parse().unwrap()]));
         let settings = first.settings(&"relay.test".parse().unwrap());
         assert_eq!((&*settings.peer.host, settings.peer.transport), ("[2001:db8::1]", Transport::Wss));
         assert_eq!((&*settings.local.host, settings.local.port), ("edge.test", 9));
@@ -418,6 +438,7 @@ mod tests {
             ("  sip_upstream: [ { uri: \"sip://10.0.0.1:0\" } ]\n", "port 0"),
             ("  sip_upstream: [ { uri: \"sip://a\", advertise: \"b:0\" } ]\n", "port 0"),
             ("  sip_upstream: [ { uri: \"sip://a\", weight: 0 } ]\n", "weight"),
+            ("  sip_upstream: [ { uri: \"sip://a\", connects_from: here } ]\n", "connects_from"),
             ("  sip_upstream: [ { uri: \"sip://a\", weight: 1001 } ]\n", "from 1 to 1000"),
             ("  sip_upstream: [ { uri: \"sip://a\", priorty: 1 } ]\n", "did you mean `priority`"),
             (

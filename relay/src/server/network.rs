@@ -20,7 +20,7 @@ use super::occasion::Occasion;
 use super::sip::SipEdge;
 use super::sip::link::SipLink;
 use super::{now, sip, websocket};
-use crate::config::{Config, Dial, Listener, WebSocket};
+use crate::config::{Config, Dial, Listener, Sip, WebSocket};
 use crate::msrp::{Dialer, Inbound, Link, Peer, Relay};
 use crate::sip::ShortSecret;
 
@@ -91,7 +91,7 @@ impl Network {
         let ledger = Ledger::new(limits, events);
         let connections = Arc::new(Registry::with_ledger(Arc::clone(&ledger)));
         let edge = |sip| {
-            let connector = upstream_connector(config).with_ledger(Arc::clone(&ledger));
+            let connector = upstream_connector(config, sip).with_ledger(Arc::clone(&ledger));
             SipEdge::new(config, sip, sip_listeners, Arc::clone(&connections), connector).map(Arc::new)
         };
         let sip = config.sip.as_ref().map(edge).transpose()?;
@@ -190,13 +190,17 @@ fn connector(config: &Config) -> Connector {
 /// Opens connections to the SIP upstreams. The rules of `outbound` are about what others may make this relay connect
 /// to; upstreams are named by the configuration alone, so they are always permitted. How they are connected to
 /// (addresses, ports, socket options, times) is as for all.
-fn upstream_connector(config: &Config) -> Connector {
+fn upstream_connector(config: &Config, sip: &Sip) -> Connector {
     let always = |dial: &DialOptions| DialOptions { no_new_connections: false, ..dial.clone() };
     let mut dial = config.dial.clone();
     for destination in &mut dial.destinations {
         destination.dial = Arc::new(always(&destination.dial));
     }
-    Connector::new(connect_settings(config, always(&config.dial.default)), UpstreamPolicy(dial))
+    let settings = ConnectSettings {
+        ws_handshake_timeout: sip.websocket.handshake_timeout,
+        ..connect_settings(config, always(&config.dial.default))
+    };
+    Connector::new(settings, UpstreamPolicy(dial))
 }
 
 fn connect_settings(config: &Config, dial: DialOptions) -> ConnectSettings {

@@ -3,6 +3,7 @@
 //! * [`link`]: the writing side of one connection, for whoever has something for it;
 //! * [`connection`]: what arrives on one, for `tcp-transport`'s driver;
 //! * [`clock`]: how long a peer may take;
+//! * [`peer`]: who has opened a connection: a client or an upstream;
 //! * [`upstream`]: connections to the upstreams, kept open, and their health.
 //!
 //! A message is written where it was read: what a read brings is decided message by message, put into the queues it
@@ -10,21 +11,25 @@
 //! up to the limits in [`link`]; beyond them a request is refused with 480 or 503 and a response dropped, and whoever sends
 //! is never waited for.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
 use rand::Rng as _;
+use tcp_transport::tls::PeerCertificate;
 use tcp_transport::ws::{self, Opened, Role};
 use tcp_transport::{ConnectionId, Connector, DriverSettings, Registry, Stream, connection as driver};
+use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
 use self::clock::Clock;
 use self::connection::SipConnection;
 use self::link::{Framing, QueueLimits, SipLink};
+use self::peer::Accepted;
 use super::network::Carried;
-use super::now;
+use super::{now, websocket};
 use crate::config::{Config, Sip};
 use crate::sip::{
     Advertised, Change, Destination, Edge, Flow, Flows, Keys, Settings, ShortSecret, Side, Unsendable,
@@ -34,6 +39,9 @@ use crate::sip::{
 mod clock;
 mod connection;
 pub(super) mod link;
+mod peer;
+#[cfg(test)]
+mod tests;
 mod upstream;
 
 /// The subprotocol that carries SIP (RFC 7118 §4).
@@ -49,6 +57,10 @@ pub(super) struct SipEdge {
     upstreams: RwLock<Upstreams>,
     /// The connection to each upstream.
     peers: Vec<RwLock<Option<Arc<SipLink>>>>,
+    /// Where each was last reached.
+    dialled: Vec<RwLock<Option<IpAddr>>>,
+    /// A probe is due that was not when [`Upstreams::deadline`] was last asked.
+    probe: Notify,
     connections: Arc<Registry<Carried>>,
     connector: Connector,
     config: Sip,
@@ -78,6 +90,7 @@ impl SipEdge {
         let drawn: [u8; 32] = rand::random();
         let secret = sip.flow_secret.as_ref().map_or(&drawn[..], |secret| secret.reveal().as_bytes());
         let keys = Keys::new(secret, rand::rng().next_u64())?;
+        let keys = if sip.flow_secret.is_none() { keys.drawn() } else { keys };
         let seconds = sip.health.probe_interval.as_secs().max(1);
         let settings = Settings {
             listeners,
@@ -87,10 +100,12 @@ impl SipEdge {
         };
         let mut upstreams = Upstreams::new(&settings.upstreams, sip.health, now());
         for index in 0..settings.upstreams.len() {
-            upstreams.set_connected(index, false);
+            upstreams.disconnected(index);
         }
         Ok(Self {
             peers: settings.upstreams.iter().map(|_| RwLock::default()).collect(),
+            dialled: settings.upstreams.iter().map(|_| RwLock::default()).collect(),
+            probe: Notify::new(),
             edge: Edge::new(settings, keys),
             upstreams: RwLock::new(upstreams),
             connections,
@@ -105,27 +120,54 @@ impl SipEdge {
         })
     }
 
-    /// Takes a client's connection in, which came over the listener of this index; with `websocket` one of those.
+    /// Takes a connection in that came over the listener of this index, a client's or an upstream's; with `websocket` one
+    /// of those.
     pub(super) fn accept(
         self: &Arc<Self>,
         listener: usize,
         stream: Stream,
         websocket: Option<(ws::Settings, Opened)>,
     ) {
+        let upstream = self.upstream_of(&stream);
+        let limits = if upstream.is_some() { self.config.limits.shared() } else { self.config.limits };
         let (incoming, rest) = match websocket {
             None => (None, BytesMut::new()),
             Some((settings, opened)) => {
-                let settings = frame_limits(&settings, self.config.limits.message_bytes);
+                let settings = frame_limits(&settings, limits.message_bytes);
                 (Some(ws::Incoming::new(Role::Server, settings, now())), opened.rest)
             }
         };
         let framing = if incoming.is_some() { Framing::WebSocket(Role::Server) } else { Framing::Stream };
-        let clock = Clock::of_client(now(), self.probation, self.config.max_msg_time);
-        let (link, driver, protocol) =
-            self.open(stream, rest, Side::Client(listener), framing, incoming, self.queue, clock);
+        let (side, queue, clock) = match upstream {
+            Some(index) => {
+                let clock = Clock::of_upstream(now(), None, self.config.crlf_pong_timeout);
+                (Side::Upstream(index), self.upstream_queue(), clock)
+            }
+            None => {
+                let clock = Clock::of_client(now(), self.probation, self.config.max_msg_time);
+                (Side::Client(listener), self.queue, clock)
+            }
+        };
+        let (link, driver, protocol) = self.open(stream, rest, side, framing, incoming, queue, clock);
+        let (connection, peer) = (link.handle().id(), link.flow().remote);
         let tls = link.handle().stream().tls().map(tracing::field::display);
-        debug!(connection = %link.handle().id(), peer = %link.flow().remote, tls, "accepted for SIP");
+        match upstream {
+            Some(index) => {
+                info!(upstream = self.name(index), %connection, %peer, tls, "SIP upstream connected to us");
+            }
+            None => debug!(%connection, %peer, tls, "accepted for SIP"),
+        }
         tokio::spawn(driver.run(protocol));
+    }
+
+    /// The upstream that has opened this connection.
+    fn upstream_of(&self, stream: &Stream) -> Option<usize> {
+        let accepted = Accepted {
+            remote: stream.entry().remote().ip(),
+            local: stream.local_addr().ip(),
+            certificate: stream.tls().map_or(&PeerCertificate::None, |tls| tls.peer()),
+        };
+        accepted.upstream(&self.config.sip_upstream, |index| *self.dialled.get(index)?.read())
     }
 
     /// Takes in the connection that was opened to an upstream. It ends with the future that is returned.
@@ -137,21 +179,32 @@ impl SipEdge {
     ) -> impl Future<Output = tcp_transport::CloseReason> + use<> {
         let rest = opened.as_ref().map(|opened| opened.rest.clone()).unwrap_or_default();
         let incoming = opened.map(|_| {
-            let settings = frame_limits(&ws::Settings::default(), self.config.limits.shared().message_bytes);
+            // However many reads a message takes, as over TCP.
+            let own = ws::Settings { max_msg_chunks: None, ..websocket::session(&self.config.websocket) };
+            let most = (self.config.limits.shared().message_bytes as u64).saturating_mul(2);
+            let settings = ws::Settings { max_frame: most, max_message: most, ..own };
             ws::Incoming::new(Role::CLIENT, settings, now())
         });
         let framing = if incoming.is_some() { Framing::WebSocket(Role::CLIENT) } else { Framing::Stream };
-        let queue = QueueLimits { bytes: self.queue.bytes.saturating_mul(UPSTREAM_SHARE), ..self.queue };
         // A WebSocket is asked by its own pings.
         let interval = self.config.crlf_ping_interval.filter(|_| incoming.is_none());
         let clock = Clock::of_upstream(now(), interval, self.config.crlf_pong_timeout);
+        if let Some(dialled) = self.dialled.get(upstream) {
+            *dialled.write() = Some(stream.peer_addr().ip());
+        }
+        let side = Side::Upstream(upstream);
         let (link, driver, protocol) =
-            self.open(stream, rest, Side::Upstream(upstream), framing, incoming, queue, clock);
+            self.open(stream, rest, side, framing, incoming, self.upstream_queue(), clock);
         if let Some(peer) = self.peers.get(upstream) {
             *peer.write() = Some(link);
         }
-        self.upstreams.write().set_connected(upstream, true);
+        self.upstreams.write().connected(upstream, now());
+        self.probe.notify_one();
         driver.run(protocol)
+    }
+
+    fn upstream_queue(&self) -> QueueLimits {
+        QueueLimits { bytes: self.queue.bytes.saturating_mul(UPSTREAM_SHARE), ..self.queue }
     }
 
     #[expect(clippy::too_many_arguments, reason = "what a connection consists of")]
@@ -208,22 +261,23 @@ impl SipEdge {
         if peer.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
             *peer = None;
             let mut upstreams = self.upstreams.write();
-            upstreams.set_connected(index, false);
+            upstreams.disconnected(index);
             let change = upstreams.failed(index);
             drop((upstreams, peer));
             self.tell(change);
         }
     }
 
+    fn name(&self, upstream: usize) -> String {
+        self.config.sip_upstream.get(upstream).map(|upstream| upstream.uri.to_string()).unwrap_or_default()
+    }
+
     /// Says in the log who has come or gone.
     fn tell(&self, change: impl IntoIterator<Item = Change>) {
-        let name = |index: usize| {
-            self.config.sip_upstream.get(index).map(|upstream| upstream.uri.to_string()).unwrap_or_default()
-        };
         for change in change {
             match change {
-                Change::Up(index) => info!(upstream = name(index), "SIP upstream is up"),
-                Change::Down(index) => warn!(upstream = name(index), "SIP upstream is down"),
+                Change::Up(index) => info!(upstream = self.name(index), "SIP upstream is up"),
+                Change::Down(index) => warn!(upstream = self.name(index), "SIP upstream is down"),
             }
         }
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use tcp_transport::sip::{Head, Name};
 
-use super::edge::{Edge, Flow, Outcome, Reason, Scratch};
+use super::edge::{Edge, Flow, Outcome, Reason, Scratch, Side};
 use super::keys::write_hex;
 use super::upstream::Probe;
 
@@ -36,6 +36,23 @@ impl Edge {
     ) -> Outcome {
         let fields = format!("Retry-After: {}\r\n", self.settings.retry_after);
         self.respond_with(head, from, 503, "Service Unavailable", &fields, scratch, out)
+    }
+
+    /// 480: a SIPS request came, or would go on, without TLS. 416 would say that the scheme is not known here; the
+    /// warning says what it is (RFC 5630).
+    pub(super) fn sips_not_allowed(
+        &self,
+        head: &Head,
+        from: &Flow,
+        scratch: &mut Scratch,
+        out: &mut Vec<Bytes>,
+    ) -> Outcome {
+        let host = match from.side {
+            Side::Client(listener) => self.settings.listeners.get(listener).map(|own| &*own.host),
+            Side::Upstream(index) => self.settings.upstreams.get(index).map(|upstream| &*upstream.local.host),
+        };
+        let fields = format!("Warning: 380 {} \"SIPS Not Allowed\"\r\n", host.unwrap_or("edge.invalid"));
+        self.respond_with(head, from, 480, "Temporarily Unavailable", &fields, scratch, out)
     }
 
     /// 420: none of the extensions of Proxy-Require is ours (RFC 3261 §16.3 step 5).

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use tcp_transport::sip::{Defect, Event, Head, Message, Refused, Rewrite};
+use tcp_transport::sip::{Defect, Event, Head, Message, Refused, Rewrite, SipUri};
 
 use super::keys::Keys;
 use super::upstream::{Probe, Upstreams};
@@ -31,6 +31,12 @@ impl Transport {
             Self::Ws => "WS",
             Self::Wss => "WSS",
         }
+    }
+
+    /// Whether it is protected by TLS, as a SIPS URI demands (RFC 3261 §26.2.2, RFC 7118 §9.2).
+    #[must_use]
+    pub fn is_secure(self) -> bool {
+        matches!(self, Self::Tls | Self::Wss)
     }
 
     /// As it stands in the `transport` parameter of a `sip` URI; `ws` is that of both kinds (RFC 7118 §5.2).
@@ -287,13 +293,28 @@ impl Edge {
         if forgivable && !last { Outcome::Drop(reason) } else { Outcome::Close(reason) }
     }
 
-    /// Whether a host and port are of this edge.
-    pub(super) fn is_own(&self, host: &[u8], port: Option<u16>) -> bool {
-        let upstreams = self.settings.upstreams.iter().map(|upstream| &upstream.local);
-        self.settings.listeners.iter().chain(upstreams).any(|own| own.is(host, port))
+    /// Whether a Via's host and port are of this edge, which writes both.
+    pub(super) fn is_own_via(&self, host: &[u8], port: Option<u16>) -> bool {
+        self.own().any(|own| own.is(host, port))
     }
 
-    /// The upstream with this host and port.
+    /// Whether a URI leads to this edge. Without a port it leads to the default port of its scheme and transport
+    /// (RFC 3261 §19.1.2): on the same host, another one may be somebody else's.
+    pub(super) fn is_own(&self, uri: &SipUri<'_>) -> bool {
+        let ports = match uri.port {
+            Some(port) => [port; 2],
+            None => default_ports(uri),
+        };
+        self.own().any(|own| ports.contains(&own.port) && own.host.as_bytes().eq_ignore_ascii_case(uri.host))
+    }
+
+    fn own(&self) -> impl Iterator<Item = &Advertised> {
+        let upstreams = self.settings.upstreams.iter().map(|upstream| &upstream.local);
+        self.settings.listeners.iter().chain(upstreams)
+    }
+
+    /// The upstream with this host and port. Without a port it is by its host alone: where it leads is for the upstream to
+    /// say, as all that a client sends.
     pub(super) fn upstream_at(&self, host: &[u8], port: Option<u16>) -> Option<usize> {
         self.settings.upstreams.iter().position(|upstream| upstream.peer.is(host, port))
     }
@@ -303,17 +324,29 @@ impl Edge {
         use tcp_transport::sip::{Name, Via};
         head.values(Name::Via).filter_map(Result::ok).any(|(range, _)| {
             Via::parse(head, range).is_ok_and(|via| {
-                self.is_own(via.host(), via.port()) && via.branch().is_some_and(|it| it.ends_with(loop_hash))
+                self.is_own_via(via.host(), via.port())
+                    && via.branch().is_some_and(|it| it.ends_with(loop_hash))
             })
         })
     }
 }
 
 impl Advertised {
-    /// Whether this is its host and port. Without a port it is by its host alone: one host with two edges, one of
-    /// them on the default port, is nothing to be guarded against.
+    /// Whether this is its host, and its port if there is one.
     fn is(&self, host: &[u8], port: Option<u16>) -> bool {
         port.is_none_or(|port| port == self.port) && self.host.as_bytes().eq_ignore_ascii_case(host)
+    }
+}
+
+/// Where a URI without a port leads. JsSIP writes `sip:host;transport=ws` for `wss://host` too, whose port is 443.
+fn default_ports(uri: &SipUri<'_>) -> [u16; 2] {
+    let transport = uri.param("transport").unwrap_or_default();
+    match (uri.secure, transport) {
+        (true, ws) if ws.eq_ignore_ascii_case(b"ws") => [443; 2],
+        (false, ws) if ws.eq_ignore_ascii_case(b"ws") => [80, 443],
+        (false, wss) if wss.eq_ignore_ascii_case(b"wss") => [443; 2],
+        (false, tls) if !tls.eq_ignore_ascii_case(b"tls") => [5060; 2],
+        _ => [5061; 2],
     }
 }
 

@@ -29,6 +29,8 @@ pub struct ShortSecret;
 pub struct Keys {
     mac: Hmac<Sha256>,
     instance: [u8; 8],
+    /// The secret was drawn for this process, and nobody else has it.
+    drawn: bool,
 }
 
 impl std::fmt::Debug for Keys {
@@ -42,7 +44,8 @@ impl std::fmt::Debug for Keys {
 pub(super) enum BadToken {
     /// This edge has not signed it.
     Forged,
-    /// It was signed with this secret by another process, or before this one.
+    /// It was signed with this secret by another process, or before this one; or it may have been, as the secret was
+    /// [drawn](Keys::drawn).
     OtherProcess,
 }
 
@@ -76,7 +79,15 @@ impl Keys {
             return Err(ShortSecret);
         }
         let mac = Hmac::new_from_slice(secret).map_err(|_| ShortSecret)?;
-        Ok(Self { mac, instance: instance.to_be_bytes() })
+        Ok(Self { mac, instance: instance.to_be_bytes(), drawn: false })
+    }
+
+    /// The secret was drawn at random for this process. Then nobody can tell a forged token from one of the process
+    /// before, and what looks like the latter is taken for that: its flow is gone either way, and a registrar that is
+    /// told so (430, RFC 5626 §5.3.1) forgets it.
+    #[must_use]
+    pub fn drawn(self) -> Self {
+        Self { drawn: true, ..self }
     }
 
     /// The number of this process.
@@ -111,6 +122,9 @@ impl Keys {
     pub(super) fn read_flow(&self, token: &[u8]) -> Result<u64, BadToken> {
         let bytes: [u8; FLOW_LEN + MAC_LEN] = decode(token).ok_or(BadToken::Forged)?;
         let (token, mac) = bytes.split_at(FLOW_LEN);
+        if self.drawn && token[0] == FLOW && token[1..9] != self.instance {
+            return Err(BadToken::OtherProcess);
+        }
         self.verify("flow", [token], mac)?;
         if token[0] != FLOW {
             return Err(BadToken::Forged);
@@ -225,6 +239,26 @@ mod unit_tests {
             assert_eq!(ours.read_flow(&token.as_bytes()[..at]), Err(BadToken::Forged));
         }
         assert_eq!(ours.read_flow(&[b'A'; 200]), Err(BadToken::Forged));
+    }
+
+    #[test]
+    fn with_a_drawn_secret_a_token_of_another_process_may_be_any() {
+        let ours = keys(SECRET, 7).drawn();
+        let mut token = String::new();
+        keys(b"another secret of another process", 8).write_flow(3, &mut token);
+        assert_eq!(ours.read_flow(token.as_bytes()), Err(BadToken::OtherProcess));
+        token.clear();
+        ours.write_flow(3, &mut token);
+        assert_eq!(ours.read_flow(token.as_bytes()), Ok(3));
+        // Whoever claims to have it from this process has to prove that.
+        let last = token.pop().unwrap();
+        token.push(if last == 'A' { 'B' } else { 'A' });
+        assert_eq!(ours.read_flow(token.as_bytes()), Err(BadToken::Forged));
+        let mut other = String::new();
+        keys(SECRET, 8).write_return(Came::Client(3), Went::Upstream, b"z9hG4bKx", &mut other);
+        for none in [other.as_bytes(), b"alice", &[b'Z'; 39]] {
+            assert_eq!(ours.read_flow(none), Err(BadToken::Forged));
+        }
     }
 
     #[test]

@@ -18,10 +18,14 @@
 //! | request, first Route is somebody else's | 403 | 403 |
 //! | request, first Route is ours with a forged token | 403 | 403 |
 //! | request, its token is of a connection that is gone, or of another process | to an upstream | 430 |
+//! | request for a SIPS URI, and one of the two sides is without TLS | 480 | 480 |
 //! | request without a token | to an upstream | 404 |
 //! | response to a request that went out over this connection | to where the request came from | the same |
 //! | any other response | dropped | dropped |
 //! | malformed request | 400 (413, 505, 513) where that can be built, else close | the same, else dropped |
+//! | what hides where the next message begins | close | close, and a new connection at once |
+//!
+//! A URI is ours by host and port; one without a port leads to the default port of its scheme and transport.
 //!
 //! # Never an open proxy
 //!
@@ -38,7 +42,9 @@
 //! Record-Route, so that later requests find that connection, whatever Contact and Via say: those of browsers end in
 //! `.invalid` (RFC 7118 §5). The *return token* is a parameter of the edge's Via and names the connections that the
 //! request came from and went to. Both are signed by HMAC-SHA-256 with the flow secret and hold the number of this
-//! process, since connection numbers begin anew with each.
+//! process, since connection numbers begin anew with each. A secret that was drawn at start dies with its process; then a
+//! token that names another process is taken for a dead one (430) rather than for a forged one (403), so that a
+//! registrar forgets the flow.
 //!
 //! A token in a client's own request proves only that the Route is one of ours. It goes upstream even when the token's
 //! flow is gone, or is another's: so a client that has come back on a new connection can end its dialogs, and from
@@ -47,7 +53,14 @@
 //! # How an upstream finds the edge
 //!
 //! The edge opens the connections to the upstreams. Its Via towards them says `alias` (RFC 5923), by which Kamailio
-//! and OpenSIPS, with `tcp_accept_aliases`, send what is for the edge's address over that connection.
+//! and OpenSIPS, with `tcp_accept_aliases`, send what is for the edge's address over that connection. One that opens its
+//! own connection is known by certificate or address (`relay::server::sip`), and is an upstream there too.
+//!
+//! # SIPS
+//!
+//! A request whose Request-URI, or next Route, is a SIPS URI goes over TLS alone (RFC 3261 §26.2.2): to the upstreams that
+//! are reached so, to clients that came so, and only from them, as what follows in the dialog goes the other way. What
+//! the edge records of itself is a SIPS URI then (RFC 3261 §16.6 step 4), in Path too.
 //!
 //! # The branch
 //!

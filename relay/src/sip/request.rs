@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use tcp_transport::sip::{Address, Head, Message, Name, SipUri, Start, Via, scheme};
 
 use super::answer::write_source;
-use super::edge::{Advertised, Destination, Edge, Flow, Outcome, Scratch, Side, World};
+use super::edge::{Advertised, Destination, Edge, Flow, Outcome, Scratch, Settings, Side, Transport, World};
 use super::keys::{BadToken, Came, Went, write_hex};
 use super::route::Routes;
 
@@ -38,6 +38,8 @@ struct Way {
     incoming: usize,
     /// As above: an index of listeners or upstreams, by side.
     outgoing: usize,
+    /// Whether it is for a SIPS URI; then both sides are protected by TLS.
+    sips: bool,
 }
 
 /// What is said to a request that goes nowhere.
@@ -46,6 +48,7 @@ enum Refusal {
     Capabilities,
     BadExtension,
     Unavailable,
+    SipsNotAllowed,
 }
 
 impl Edge {
@@ -76,6 +79,7 @@ impl Edge {
             Err(Refusal::Status(status, phrase)) => self.respond(head, from, status, phrase, scratch, out),
             Err(Refusal::Capabilities) => self.capabilities(head, from, scratch, out),
             Err(Refusal::BadExtension) => self.bad_extension(head, from, scratch, out),
+            Err(Refusal::SipsNotAllowed) => self.sips_not_allowed(head, from, scratch, out),
             Err(Refusal::Unavailable) => self.unavailable(head, from, scratch, out),
         }
     }
@@ -110,26 +114,38 @@ impl Edge {
             return Err(FORGED);
         }
         let to_us = || {
-            routes.ends_here()
-                && SipUri::parse(uri).is_ok_and(|uri| uri.user.is_none() && self.is_own(uri.host, uri.port))
+            routes.ends_here() && SipUri::parse(uri).is_ok_and(|uri| uri.user.is_none() && self.is_own(&uri))
         };
         if method == b"OPTIONS" && token.is_none() && to_us() {
             return Err(Refusal::Capabilities);
         }
+        let sips = self.is_sips(head, routes);
+        let Settings { listeners, upstreams, .. } = &self.settings;
+        let plain_listener =
+            |index: usize| sips && !listeners.get(index).is_some_and(|own| own.transport.is_secure());
+        let plain_upstream = |index: usize| {
+            sips && !upstreams.get(index).is_some_and(|upstream| upstream.peer.transport.is_secure())
+        };
         match world.from.side {
             Side::Client(listener) => {
                 let named = self.next_upstream(head, routes);
                 if routes.is_foreign() && named.is_none() {
                     return Err(FORGED);
                 }
+                // What comes back would not be protected either.
+                if plain_listener(listener) || (0..upstreams.len()).all(plain_upstream) {
+                    return Err(Refusal::SipsNotAllowed);
+                }
                 let call_id = head.value(Name::CallId).unwrap_or_default();
-                let index = world.upstreams.choose(call_id, named).ok_or(Refusal::Unavailable)?;
+                let index = world.upstreams.choose(call_id, named, |index| !plain_upstream(index));
+                let index = index.ok_or(Refusal::Unavailable)?;
                 Ok(Way {
                     to: Destination::Upstream { index, over: None },
                     went: Went::Upstream,
                     client: world.from.connection,
                     incoming: listener,
                     outgoing: index,
+                    sips,
                 })
             }
             Side::Upstream(index) => {
@@ -141,12 +157,16 @@ impl Edge {
                 };
                 let listener =
                     world.flows.listener_of(connection).ok_or(Refusal::Status(430, "Flow Failed"))?;
+                if plain_listener(listener) || plain_upstream(index) {
+                    return Err(Refusal::SipsNotAllowed);
+                }
                 Ok(Way {
                     to: Destination::Client(connection),
                     went: Went::Client(connection),
                     client: connection,
                     incoming: index,
                     outgoing: listener,
+                    sips,
                 })
             }
         }
@@ -201,14 +221,14 @@ impl Edge {
         self.write_via(towards, came, way.went, branch, text);
         if !NO_RECORD.contains(&method) {
             // On top what the next hop sees of us, below it what the last one sees (RFC 5658 §5).
-            self.write_flow_uri("Record-Route", towards, way.client, "", text);
+            self.write_flow_uri("Record-Route", towards, way, "", text);
             if towards != backwards {
-                self.write_flow_uri("Record-Route", backwards, way.client, "", text);
+                self.write_flow_uri("Record-Route", backwards, way, "", text);
             }
         } else if method == b"REGISTER" && from_client {
             // The first hop says so by `ob` (RFC 5626 §5.1).
             let ob = if head.values(Name::Via).nth(1).is_none() { ";ob" } else { "" };
-            self.write_flow_uri("Path", towards, way.client, ob, text);
+            self.write_flow_uri("Path", towards, way, ob, text);
         }
         // Above every field there is: a Record-Route or Path of the hop before us may stand above its Via
         // (RFC 3261 §16.6 item 4).
@@ -269,12 +289,17 @@ impl Edge {
         text.push_str("\r\n");
     }
 
-    /// Appends a field whose URI leads to `own` and from there to the client's connection.
-    fn write_flow_uri(&self, name: &str, own: &Advertised, client: u64, params: &str, text: &mut String) {
+    /// Appends a field whose URI leads to `own` and from there to the client's connection: a SIPS URI in a request for
+    /// one (RFC 3261 §16.6 step 4), where `transport=tls` has no place (§26.2.2).
+    fn write_flow_uri(&self, name: &str, own: &Advertised, way: &Way, params: &str, text: &mut String) {
         let Advertised { transport, host, port } = own;
-        let _ = write!(text, "{name}: <sip:");
-        self.keys.write_flow(client, text);
-        let _ = write!(text, "@{host}:{port};transport={};lr{params}>\r\n", transport.in_uri());
+        let _ = write!(text, "{name}: <{}:", if way.sips { "sips" } else { "sip" });
+        self.keys.write_flow(way.client, text);
+        let transport = match transport {
+            Transport::Tls if way.sips => "tcp",
+            transport => transport.in_uri(),
+        };
+        let _ = write!(text, "@{host}:{port};transport={transport};lr{params}>\r\n");
     }
 
     /// Adds Content-Length, which a message over WebSocket need not have and one over a stream must (RFC 7118 §5,

@@ -19,7 +19,7 @@ impl Edge {
     ) -> Outcome {
         let head = &message.head;
         let not_ours = Outcome::Drop(Reason::NotOurs);
-        let Some(via) = head.top_via().filter(|via| self.is_own(via.host(), via.port())) else {
+        let Some(via) = head.top_via().filter(|via| self.is_own_via(via.host(), via.port())) else {
             return not_ours;
         };
         let (Some(token), Some(branch)) = (via.param(RETURN_PARAM), via.branch()) else { return not_ours };

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use smallvec::SmallVec;
-use tcp_transport::sip::{Address, Field, Head, Name, Rewrite, SipUri, Start};
+use tcp_transport::sip::{Address, Field, Head, Name, Rewrite, SipUri, Start, scheme};
 
 use super::edge::Edge;
 use super::keys::BadToken;
@@ -50,7 +50,7 @@ impl Edge {
             if strict.as_ref().is_some_and(|(_, last, _)| *last == range) {
                 break;
             }
-            let ours = uri_of(head, range.clone()).filter(|uri| self.is_own(uri.host, uri.port));
+            let ours = uri_of(head, range.clone()).filter(|uri| self.is_own(uri));
             let belongs = match (ours, routes.token) {
                 (None, _) => false,
                 (Some(SipUri { user: None, .. }), token) => token.is_none(),
@@ -77,9 +77,22 @@ impl Edge {
     /// The flow token in a Request-URI that this edge once put into Record-Route (RFC 3261 §16.4).
     fn own_request_uri<'a>(&self, head: &'a Head) -> Option<&'a [u8]> {
         let Start::Request { uri, .. } = head.start() else { return None };
-        let uri = SipUri::parse(uri).ok().filter(|uri| self.is_own(uri.host, uri.port))?;
+        let uri = SipUri::parse(uri).ok().filter(|uri| self.is_own(uri))?;
         // A user of the domain is none, nor is a forged one, which leads nowhere as an address either.
         uri.user.filter(|user| self.keys.read_flow(user) != Err(BadToken::Forged))
+    }
+
+    /// Whether a request with this Route must go over TLS: where it goes is said by a SIPS URI (RFC 3261 §16.6 step 4,
+    /// §26.2.2).
+    pub(super) fn is_sips(&self, head: &Head, routes: &Routes<'_>) -> bool {
+        let is_sips = |uri: &[u8]| scheme(uri).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"sips"));
+        let target = match (&routes.strict, head.start()) {
+            (Some(strict), _) => &head[strict.target.clone()],
+            (None, Start::Request { uri, .. }) => uri,
+            (None, Start::Response { .. }) => return false,
+        };
+        let next = routes.next.as_ref().and_then(|(range, _)| Address::parse(head, range.clone()).ok());
+        is_sips(target) || next.is_some_and(|next| is_sips(next.uri()))
     }
 
     /// The upstream that the next Route entry names.

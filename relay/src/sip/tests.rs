@@ -7,3 +7,4 @@ mod harness;
 mod health;
 mod properties;
 mod registration;
+mod sips;

@@ -4,7 +4,8 @@
 //! `probe_timeout`, a connection that fails, a 503) it is down until one succeeds. Any other answer is a sign of life:
 //! a proxy that says 404 or 483 to the probe takes requests all the same. All are up when the edge starts, as nobody
 //! would be served otherwise until the first answer. One without a connection takes no requests meanwhile
-//! ([`Upstreams::set_connected`]); that is no failure by itself.
+//! ([`Upstreams::disconnected`]), and no probes; that is no failure by itself. A new connection is probed at once
+//! ([`Upstreams::connected`]).
 //!
 //! A request goes to an upstream that is up, of those with the lowest `priority`, in proportion to their `weight`, and
 //! by its Call-ID: so all of a dialog goes to one, and when one fails only its share goes elsewhere (rendezvous
@@ -100,17 +101,30 @@ impl Upstreams {
         self.nodes.get(upstream).is_some_and(Node::takes_requests)
     }
 
-    /// There is a connection to this one, or none any more. All are taken for connected until this is told.
-    pub fn set_connected(&mut self, upstream: usize, connected: bool) {
+    /// There is a connection to this one. It is probed at once: one that was down is up with its answer, one that was up
+    /// takes requests already. A connection alone is no success: one that ends as soon as it is there adds to the
+    /// failures.
+    pub fn connected(&mut self, upstream: usize, now: Instant) {
         if let Some(node) = self.nodes.get_mut(upstream) {
-            node.connected = connected;
+            node.connected = true;
+            node.waiting = None;
+            node.next = now;
         }
     }
 
-    /// When [`poll`](Self::poll) has something to do next.
+    /// There is no connection to this one, or none any more. All are taken for connected until this is told.
+    pub fn disconnected(&mut self, upstream: usize) {
+        if let Some(node) = self.nodes.get_mut(upstream) {
+            node.connected = false;
+            node.waiting = None;
+        }
+    }
+
+    /// When [`poll`](Self::poll) has something to do next. `None`: not before one is [`connected`](Self::connected).
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.nodes.iter().map(|node| node.waiting.map_or(node.next, |until| until.min(node.next))).min()
+        let connected = self.nodes.iter().filter(|node| node.connected);
+        connected.map(|node| node.waiting.map_or(node.next, |until| until.min(node.next))).min()
     }
 
     /// What is due: probes to send, and who has come or gone because an answer has not come.
@@ -120,7 +134,8 @@ impl Upstreams {
                 changes.extend(self.failed(upstream));
             }
             let node = &mut self.nodes[upstream];
-            if node.next <= now {
+            // Without a connection there is nothing to ask over; that it cannot be had is told by `failed`.
+            if node.connected && node.next <= now {
                 node.sequence += 1;
                 // Not from when it was due: a process that slept owes no probes.
                 node.next = now + self.settings.probe_interval;
@@ -157,14 +172,20 @@ impl Upstreams {
         was_up.then_some(Change::Down(upstream))
     }
 
-    /// The upstream for a Call-ID: `preferred` if it is up, else by priority, weight and Call-ID. `None`: all are
-    /// down.
+    /// The upstream for a Call-ID, of those that may be `asked`: `preferred` if it is up, else by priority, weight and
+    /// Call-ID. `None`: all are down.
     #[must_use]
-    pub fn choose(&self, call_id: &[u8], preferred: Option<usize>) -> Option<usize> {
-        if let Some(upstream) = preferred.filter(|&upstream| self.is_up(upstream)) {
+    pub fn choose(
+        &self,
+        call_id: &[u8],
+        preferred: Option<usize>,
+        asked: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        if let Some(upstream) = preferred.filter(|&upstream| self.is_up(upstream) && asked(upstream)) {
             return Some(upstream);
         }
-        let up = || self.nodes.iter().enumerate().filter(|(_, node)| node.takes_requests());
+        let nodes = || self.nodes.iter().enumerate();
+        let up = || nodes().filter(|(upstream, node)| node.takes_requests() && asked(*upstream));
         let priority = up().map(|(_, node)| node.priority).min()?;
         let hash = call_id.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

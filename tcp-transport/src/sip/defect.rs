@@ -61,17 +61,4 @@ impl Defect {
             _ => (400, "Bad Request"),
         }
     }
-
-    /// Whether nobody can say where the next message of a stream begins: the connection ends with this one.
-    #[must_use]
-    pub(super) fn loses_framing(self) -> bool {
-        matches!(
-            self,
-            Self::BareLineBreak
-                | Self::HeadTooLong
-                | Self::Missing(Name::ContentLength)
-                | Self::Repeated(Name::ContentLength)
-                | Self::Field(Name::ContentLength)
-        )
-    }
 }

@@ -8,6 +8,7 @@
 //! | a message within the limits, its head in order | [`Event::Message`] |
 //! | a message with a [`Defect`] | [`Event::Refused`]; its body is passed over |
 //! | the same, but where it ends is not known | [`Event::Refused`] with `last` set, then no more |
+//! | a head that is too long, with [`Limits::lenient`] | [`Event::Refused`]; the rest of it and its body are passed over |
 //! | CRLF | [`Event::Pong`], or nothing with [`Limits::crlf_drop`] |
 //! | a second CRLF directly after it | [`Event::Ping`] |
 //! | what does not begin like SIP | [`FrameError::NotSip`] |
@@ -17,11 +18,19 @@
 //! a pong: whoever waits for one learns that the peer is alive, and to anybody else it means nothing.
 
 use bytes::{Buf, Bytes, BytesMut};
-use memchr::{memchr, memmem};
+use memchr::{memchr, memrchr};
 
 use super::defect::Defect;
 use super::head::{Head, Layout, Name};
-use super::scan::{StartLine, kind_of, scan};
+use super::scan::{StartLine, head_end, kind_of, length_line, scan};
+
+/// A read that brings so many bytes of a message is no sign of a slow sender: [`Limits::max_msg_chunks`] does not count
+/// it. 512, as no path has smaller packets: the least that a host must take is a segment of 536 bytes (RFC 9293
+/// §3.7.1), options included.
+pub const LARGE_READ: usize = 512;
+
+/// The longest line that is looked at beyond a head's limit; a Content-Length is shorter.
+const LONG_LINE: usize = 4096;
 
 /// How much a message may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +43,19 @@ pub struct Limits {
     pub message_bytes: usize,
     /// Header fields of all names. Default 128. More are refused with 400.
     pub headers: usize,
-    /// In how many reads one message may arrive, `None`: any number. Default 4, as OpenSIPS'
-    /// `tcp_max_msg_chunks`; in more, the connection ends. Not asked over WebSocket.
+    /// In how many small reads one message may arrive, `None`: any number. Default 4, as OpenSIPS'
+    /// `tcp_max_msg_chunks`; in more, the connection ends. A read that brings [`LARGE_READ`] bytes of the
+    /// message or more is not counted: who sends so much at a time is not slow, however long the message is.
+    /// Not asked over WebSocket.
     pub max_msg_chunks: Option<usize>,
     /// Whether a CRLF alone is dropped without an event, as by OpenSIPS' `tcp_crlf_drop`. Two in a row
     /// are a ping nevertheless. Default no.
     pub crlf_drop: bool,
+    /// Whether one bad message less ends the connection, as is right where many share it. LF alone ends a
+    /// line then, as Kamailio and OpenSIPS read it, and the end of a head that is too long is looked for. The
+    /// message is refused all the same, and it is for the next one to be understood. Default no: of a client
+    /// nothing is taken that another reader might take for something else.
+    pub lenient: bool,
 }
 
 impl Default for Limits {
@@ -50,14 +66,15 @@ impl Default for Limits {
             headers: 128,
             max_msg_chunks: Some(4),
             crlf_drop: false,
+            lenient: false,
         }
     }
 }
 
 impl Limits {
     /// Limits for a connection that many users share, such as that to an upstream: twice as much, in
-    /// any number of reads. A message within the limits where it came in grows on its way, and what
-    /// one user sends must not end the connection of all.
+    /// any number of reads, and [lenient](Self::lenient). A message within the limits where it came in grows
+    /// on its way, and what one user sends must not end the connection of all.
     #[must_use]
     pub fn shared(self) -> Self {
         Self {
@@ -66,6 +83,7 @@ impl Limits {
             headers: self.headers.saturating_mul(2),
             max_msg_chunks: None,
             crlf_drop: self.crlf_drop,
+            lenient: true,
         }
     }
 }
@@ -113,8 +131,11 @@ pub enum FrameError {
     #[error("not SIP: it begins with {}", .0.escape_ascii())]
     NotSip(Bytes),
     /// One message arrived in more reads than [`Limits::max_msg_chunks`].
-    #[error("a message in more than {0} reads")]
+    #[error("a message in more than {0} reads of less than {LARGE_READ} bytes")]
     TooManyChunks(usize),
+    /// A message was passed over, and its end cannot be found.
+    #[error("nobody can say where the next message begins: {0}")]
+    Lost(Defect),
 }
 
 /// The framer of one direction of one connection. See [`sip`](super) for how it is driven, and above
@@ -125,7 +146,7 @@ pub struct Framer {
     state: State,
     /// The last thing was a CRLF that has not become a ping.
     after_crlf: bool,
-    /// In how many reads the message came so far, and how much of it was there after the last one.
+    /// In how many small reads the message came so far, and how much of it was there after the last one.
     reads: usize,
     seen: usize,
     /// Kept for the next head: see [`Framer::recycle`].
@@ -143,8 +164,59 @@ enum State {
     Body { layout: Box<Layout>, head_len: usize, len: usize },
     /// A body that nobody takes.
     PassedOver(u64),
+    /// A head that is too long, whose end is looked for.
+    TooLong(LongHead),
     /// Where the next message would begin is not known.
     Lost,
+}
+
+/// What is known of a head that nobody takes.
+#[derive(Debug)]
+struct LongHead {
+    /// Content-Length, as far as it was seen.
+    length: Option<u32>,
+    /// Content-Length is malformed, or there are two that differ.
+    doubt: Option<Defect>,
+    /// The beginning of a long line is gone.
+    within_line: bool,
+}
+
+impl LongHead {
+    /// Takes lines off `buf`. `None`: its end has not come. Else the length of the body.
+    fn pass_over(&mut self, buf: &mut BytesMut) -> Option<Result<u32, Defect>> {
+        while let Some(end) = memchr(b'\n', buf) {
+            let line = buf.split_to(end + 1);
+            if std::mem::take(&mut self.within_line) {
+                continue;
+            }
+            match &line[..] {
+                b"\n" | b"\r\n" => {
+                    let missing = Defect::Missing(Name::ContentLength);
+                    return Some(self.doubt.map_or(self.length.ok_or(missing), Err));
+                }
+                // Belongs to the line before.
+                [b' ' | b'\t', ..] => {}
+                line if line.len() <= LONG_LINE + 1 => self.look_at(line),
+                _ => {}
+            }
+        }
+        if buf.len() > LONG_LINE {
+            self.within_line = true;
+            buf.clear();
+        }
+        None
+    }
+
+    fn look_at(&mut self, line: &[u8]) {
+        match length_line(line) {
+            None => {}
+            Some(None) => self.doubt = Some(Defect::Field(Name::ContentLength)),
+            Some(length) if self.length.is_some() && self.length != length => {
+                self.doubt = Some(Defect::Repeated(Name::ContentLength));
+            }
+            Some(length) => self.length = length,
+        }
+    }
 }
 
 impl Framer {
@@ -185,6 +257,10 @@ impl Framer {
                     if buf.is_empty() || buf[..] == b"\r"[..] {
                         return Ok(None);
                     }
+                    if self.limits.lenient && buf[0] == b'\n' {
+                        buf.advance(1);
+                        continue;
+                    }
                     self.after_crlf = false;
                     let Some(kind) = self.begins(buf)? else { return self.wait(buf) };
                     self.state = State::Searched(kind, 0);
@@ -193,8 +269,8 @@ impl Framer {
                     let kind = *kind;
                     let view = &buf[..buf.len().min(self.limits.head_bytes)];
                     let from = searched.saturating_sub(3);
-                    if let Some(found) = memmem::find(&view[from..], b"\r\n\r\n") {
-                        if let Some(event) = self.head(kind, from + found + 4, buf) {
+                    if let Some(end) = head_end(view, from, self.limits.lenient) {
+                        if let Some(event) = self.head(kind, end, buf) {
                             return Ok(Some(event));
                         }
                     } else if buf.len() >= self.limits.head_bytes {
@@ -223,6 +299,14 @@ impl Framer {
                     }
                     self.state = State::Head;
                 }
+                State::TooLong(head) => match head.pass_over(buf) {
+                    None => return Ok(None),
+                    Some(Ok(length)) => self.state = State::PassedOver(u64::from(length)),
+                    Some(Err(defect)) => {
+                        self.state = State::Lost;
+                        return Err(FrameError::Lost(defect));
+                    }
+                },
                 State::Lost => {
                     buf.clear();
                     return Ok(None);
@@ -245,14 +329,20 @@ impl Framer {
             _ => {}
         }
         let line_end = memchr(b'\n', &bytes).unwrap_or(bytes.len());
-        let kind = kind_of(&bytes[..line_end]).ok_or_else(|| FrameError::NotSip(excerpt(&bytes)))?;
+        let kind = match kind_of(&bytes[..line_end]) {
+            Some(kind) => kind,
+            // It ends with its message, whatever it is; that of nobody's request is dropped without an answer.
+            None if self.limits.lenient => StartLine::Response,
+            None => return Err(FrameError::NotSip(excerpt(&bytes))),
+        };
         let view = &bytes[..bytes.len().min(self.limits.head_bytes)];
-        let end = memmem::find(view, b"\r\n\r\n").map(|found| found + 4);
+        let end = head_end(view, 0, self.limits.lenient);
         let head_len = end.unwrap_or_else(|| whole_lines(view));
         let mut layout = self.spare.take().unwrap_or_default();
-        scan(&bytes[..head_len], kind, self.limits.headers, &mut layout);
+        scan(&bytes[..head_len], kind, self.limits.headers, self.limits.lenient, &mut layout);
         let there = bytes.len() - head_len;
         let defect = match (end, layout.content_length) {
+            _ if layout.defect == Some(Defect::BareLineBreak) => layout.defect,
             (None, _) if bytes.len() >= self.limits.head_bytes => Some(Defect::HeadTooLong),
             (None, _) => Some(Defect::HeadIncomplete),
             _ if bytes.len() > self.limits.message_bytes => Some(Defect::MessageTooLong),
@@ -299,9 +389,9 @@ impl Framer {
     /// A head of `head_len` bytes is there.
     fn head(&mut self, kind: StartLine, head_len: usize, buf: &mut BytesMut) -> Option<Event> {
         let mut layout = self.spare.take().unwrap_or_default();
-        scan(&buf[..head_len], kind, self.limits.headers, &mut layout);
+        scan(&buf[..head_len], kind, self.limits.headers, self.limits.lenient, &mut layout);
         let defect = match (layout.defect, layout.content_length) {
-            (Some(defect), _) if defect.loses_framing() => Some(defect),
+            (Some(defect), _) if layout.lost => Some(defect),
             (_, None) => Some(Defect::Missing(Name::ContentLength)),
             (Some(defect), _) => Some(defect),
             (None, Some(length)) => (head_len as u64 + u64::from(length) > self.limits.message_bytes as u64)
@@ -312,7 +402,7 @@ impl Framer {
             self.state = State::Body { layout, head_len, len: head_len + body as usize };
             return None;
         };
-        let last = defect.loses_framing();
+        let last = layout.lost || layout.content_length.is_none();
         self.ended();
         self.state = if last { State::Lost } else { State::PassedOver(u64::from(body)) };
         let head = Head { bytes: buf.split_to(head_len).freeze(), layout };
@@ -323,18 +413,25 @@ impl Framer {
     fn too_long(&mut self, kind: StartLine, buf: &mut BytesMut) -> Event {
         let head_len = whole_lines(&buf[..self.limits.head_bytes]);
         let mut layout = self.spare.take().unwrap_or_default();
-        scan(&buf[..head_len], kind, self.limits.headers, &mut layout);
+        scan(&buf[..head_len], kind, self.limits.headers, self.limits.lenient, &mut layout);
         self.ended();
-        self.state = State::Lost;
+        let last = !self.limits.lenient;
+        self.state = if last {
+            State::Lost
+        } else {
+            let doubt = layout.defect.filter(|_| layout.lost);
+            State::TooLong(LongHead { length: layout.content_length, doubt, within_line: false })
+        };
+        let defect = layout.defect.filter(|defect| *defect == Defect::BareLineBreak);
         let head = Head { bytes: buf.split_to(head_len).freeze(), layout };
-        Event::Refused(Refused { head, defect: Defect::HeadTooLong, last: true })
+        Event::Refused(Refused { head, defect: defect.unwrap_or(Defect::HeadTooLong), last })
     }
 
     /// More bytes are needed for this message.
     fn wait(&mut self, buf: &[u8]) -> Result<Option<Event>, FrameError> {
         if buf.len() > self.seen {
+            self.reads += usize::from(buf.len() - self.seen < LARGE_READ);
             self.seen = buf.len();
-            self.reads += 1;
             if let Some(max) = self.limits.max_msg_chunks.filter(|&max| self.reads >= max) {
                 return Err(FrameError::TooManyChunks(max));
             }
@@ -350,7 +447,7 @@ impl Framer {
 
 /// How long the whole lines are with which `bytes` begins.
 fn whole_lines(bytes: &[u8]) -> usize {
-    memmem::rfind(bytes, b"\r\n").map_or(0, |at| at + 2)
+    memrchr(b'\n', bytes).map_or(0, |at| at + 1)
 }
 
 fn excerpt(bytes: &[u8]) -> Bytes {

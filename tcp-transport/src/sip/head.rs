@@ -177,6 +177,8 @@ pub(super) struct Layout {
     pub(super) fields: Vec<Field>,
     pub(super) content_length: Option<u32>,
     pub(super) defect: Option<Defect>,
+    /// Nobody can say where the message ends, and the next one of a stream begins.
+    pub(super) lost: bool,
 }
 
 /// A head, from its start line to the empty line; it dereferences to its bytes.

@@ -47,7 +47,7 @@ mod via;
 
 pub use self::address::{Address, SipUri, scheme};
 pub use self::defect::Defect;
-pub use self::framer::{Event, FrameError, Framer, Limits, Message, Refused};
+pub use self::framer::{Event, FrameError, Framer, LARGE_READ, Limits, Message, Refused};
 pub use self::grammar::{Malformed, Param, Params};
 pub use self::head::{CSeq, Field, Head, Name, Start, Values};
 pub use self::rewrite::Rewrite;

@@ -1,6 +1,6 @@
 //! Finds the fields in a head and the first thing that is wrong with it.
 
-use memchr::memchr;
+use memchr::{memchr, memchr_iter, memmem};
 
 use super::address::{Address, scheme};
 use super::defect::Defect;
@@ -30,32 +30,54 @@ pub(super) fn kind_of(line: &[u8]) -> Option<StartLine> {
 }
 
 /// Scans a head, which ends with its empty line, or, if the whole of it did not fit, after the last
-/// whole line. `max_fields` bounds the fields that are remembered.
-pub(super) fn scan(bytes: &[u8], kind: StartLine, max_fields: usize, layout: &mut Layout) {
+/// whole line. `max_fields` bounds the fields that are remembered; with `lenient` LF alone ends a line.
+pub(super) fn scan(bytes: &[u8], kind: StartLine, max_fields: usize, lenient: bool, layout: &mut Layout) {
     let mut fields = std::mem::take(&mut layout.fields);
     fields.clear();
     *layout = Layout { fields, is_request: kind == StartLine::Request, ..Layout::default() };
 
-    line_breaks(bytes, layout);
+    line_breaks(bytes, lenient, layout);
     let first_end = memchr(b'\n', bytes).map_or(bytes.len(), |at| at + 1);
     let line = &bytes[..first_end];
     start_line(line.strip_suffix(b"\n").unwrap_or(line), kind, layout);
     layout.fields_start = first_end as u32;
 
     let mut at = first_end;
-    let mut count = 0;
-    while at < bytes.len() && !bytes[at..].starts_with(b"\r\n") {
+    let (mut count, mut seen) = (0, Seen::default());
+    let ends = |rest: &[u8]| rest.starts_with(b"\r\n") || lenient && rest.starts_with(b"\n");
+    while at < bytes.len() && !ends(&bytes[at..]) {
         let end = field_end(bytes, at);
         count += 1;
         if count > max_fields {
             note(layout, Defect::TooManyFields);
         }
-        header_line(bytes, at, end, count <= max_fields, layout);
+        header_line(bytes, at, end, count <= max_fields, &mut seen, layout);
         at = end;
     }
     layout.fields_end = at as u32;
 
     check(bytes, layout);
+}
+
+/// Where a head ends that begins with these bytes: after its empty line, looked for from `from` on. With `lenient`
+/// LF alone ends a line too.
+pub(super) fn head_end(bytes: &[u8], from: usize, lenient: bool) -> Option<usize> {
+    if !lenient {
+        return memmem::find(&bytes[from..], b"\r\n\r\n").map(|found| from + found + 4);
+    }
+    memchr_iter(b'\n', &bytes[from..]).find_map(|found| match &bytes[from + found + 1..] {
+        [b'\n', ..] => Some(from + found + 2),
+        [b'\r', b'\n', ..] => Some(from + found + 3),
+        _ => None,
+    })
+}
+
+/// The value of a line if it is a Content-Length, `None` within if it is malformed.
+pub(super) fn length_line(line: &[u8]) -> Option<Option<u32>> {
+    let colon = memchr(b':', line)?;
+    let name = line[..colon].trim_ascii_end();
+    (Name::read(name) == Some(Name::ContentLength))
+        .then(|| super::grammar::number(&line[trim(line, colon + 1..line.len())], u32::MAX))
 }
 
 /// Where the field that begins at `at` ends: after the first line break that no fold follows.
@@ -70,10 +92,15 @@ fn field_end(bytes: &[u8], at: usize) -> usize {
     }
 }
 
-/// Remembers what is wrong. What makes the end of the message unknown counts before all else.
+/// Remembers the first thing that is wrong.
 fn note(layout: &mut Layout, defect: Defect) {
-    let graver = defect.loses_framing() && !layout.defect.is_some_and(Defect::loses_framing);
-    if layout.defect.is_none() || graver {
+    layout.defect.get_or_insert(defect);
+}
+
+/// As [`note`], where it makes the end of the message unknown: that counts before all else.
+fn lose(layout: &mut Layout, defect: Defect) {
+    if !layout.lost {
+        layout.lost = true;
         layout.defect = Some(defect);
     }
 }
@@ -140,7 +167,21 @@ fn version_of(version: &[u8]) -> Option<bool> {
     (digits(major) && digits(minor)).then_some(major == b"2" && minor == b"0")
 }
 
-fn header_line(bytes: &[u8], start: usize, end: usize, remember: bool, layout: &mut Layout) {
+/// The fields that may stand in a head once only, as far as they were seen.
+#[derive(Default)]
+struct Seen(u32);
+
+impl Seen {
+    /// Whether this one was seen before.
+    fn again(&mut self, name: Name) -> bool {
+        let bit = 1 << name as u32;
+        let before = self.0;
+        self.0 |= bit;
+        before & bit != 0
+    }
+}
+
+fn header_line(bytes: &[u8], start: usize, end: usize, remember: bool, seen: &mut Seen, layout: &mut Layout) {
     let Some(colon) = memchr(b':', &bytes[start..end]).map(|at| start + at) else {
         return note(layout, Defect::HeaderLine);
     };
@@ -154,36 +195,47 @@ fn header_line(bytes: &[u8], start: usize, end: usize, remember: bool, layout: &
     }
     let Some(name) = Name::read(name) else { return };
     let value = trim(bytes, colon + 1..end);
-    if name.is_single() && layout.fields.iter().any(|field| field.name == name) {
-        note(layout, Defect::Repeated(name));
-    }
+    let again = name.is_single() && seen.again(name);
+    // Where the message ends must be known even if there are too many fields.
     if name == Name::ContentLength {
-        layout.content_length = super::grammar::number(&bytes[value.clone()], u32::MAX);
-        if layout.content_length.is_none() {
-            note(layout, Defect::Field(name));
+        let length = super::grammar::number(&bytes[value.clone()], u32::MAX);
+        match length {
+            None => lose(layout, Defect::Field(name)),
+            // Two that say the same leave no doubt.
+            Some(_) if again && layout.content_length != length => lose(layout, Defect::Repeated(name)),
+            Some(_) => layout.content_length = length,
         }
     }
-    // Where the message ends must be known even if there are too many fields.
-    if remember || name == Name::ContentLength {
+    if again {
+        note(layout, Defect::Repeated(name));
+    }
+    if remember {
         let (line, value) = ((start as u32, end as u32), (value.start as u32, value.end as u32));
         layout.fields.push(Field { name, line, value });
     }
 }
 
 /// CR and LF come together or not at all, and no other control character but HT comes.
-fn line_breaks(bytes: &[u8], layout: &mut Layout) {
+fn line_breaks(bytes: &[u8], lenient: bool, layout: &mut Layout) {
     let mut previous = 0;
     for &byte in bytes {
         match byte {
-            b'\n' if previous != b'\r' => return note(layout, Defect::BareLineBreak),
+            b'\n' if previous != b'\r' => return bare(lenient, layout),
             b'\n' | b'\t' => {}
-            _ if previous == b'\r' => return note(layout, Defect::BareLineBreak),
+            _ if previous == b'\r' => return bare(lenient, layout),
             b'\r' => {}
             0..b' ' | 0x7f => note(layout, Defect::Control),
             _ => {}
         }
         previous = byte;
     }
+}
+
+/// CR or LF stands alone. Who is lenient knows the end nevertheless; that it is so must be known before all else then
+/// too, as such lines cannot be given back in an answer.
+fn bare(lenient: bool, layout: &mut Layout) {
+    layout.defect = Some(Defect::BareLineBreak);
+    layout.lost |= !lenient;
 }
 
 /// What has to be there, and whether it is by the grammar.

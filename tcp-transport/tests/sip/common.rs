@@ -36,7 +36,7 @@ pub(crate) fn message(start: &str, changes: &[(&str, &str)]) -> String {
 }
 
 /// What came out, in a line: `message 5`, `400 malformed To`, `+last`, `+mute` (no answer can be built), `ping`,
-/// `pong`, `waits` if something is not whole, `not SIP` and `too many reads` for a close.
+/// `pong`, `waits` if something is not whole, `not SIP`, `lost` and `too many reads` for a close.
 pub(crate) fn shown(events: &[Event], end: Result<bool, &FrameError>) -> String {
     let mut words: Vec<String> = events
         .iter()
@@ -60,6 +60,7 @@ pub(crate) fn shown(events: &[Event], end: Result<bool, &FrameError>) -> String 
         Ok(true) => {}
         Ok(false) => words.push("waits".into()),
         Err(FrameError::NotSip(_)) => words.push("not SIP".into()),
+        Err(FrameError::Lost(_)) => words.push("lost".into()),
         Err(_) => words.push("too many reads".into()),
     }
     words.join(", ")

@@ -1,7 +1,7 @@
 //! Each limit, at it, below it and above it.
 
 use bytes::{Bytes, BytesMut};
-use tcp_transport::sip::{Event, FrameError, Framer, Limits, Name};
+use tcp_transport::sip::{Event, FrameError, Framer, LARGE_READ, Limits, Name};
 
 use crate::common::{START, frame, message, outcome, patient, shown};
 
@@ -137,4 +137,113 @@ fn heads_are_recycled_without_traces_of_what_they_held() {
     buf.extend_from_slice(message("SIP/2.0 180 Ringing", &[]).as_bytes());
     let Ok(Some(Event::Message(message))) = framer.decode(&mut buf) else { panic!() };
     assert_eq!((message.head.method(), message.head.field(Name::Route)), (None, None));
+}
+
+/// What comes out of a shared connection, in one piece and byte by byte.
+fn of_shared(stream: &str) -> String {
+    let shared = Limits::default().shared();
+    let (events, end) = frame([stream.as_bytes()], shared);
+    let text = shown(&events, end.as_ref().copied());
+    let (again, end) = frame(stream.as_bytes().chunks(1), shared);
+    assert_eq!(shown(&again, end.as_ref().copied()), text, "byte by byte");
+    text
+}
+
+#[test]
+fn on_a_shared_connection_a_bad_message_ends_where_it_can_be_known() {
+    let good = message(START, &[]);
+    let with = |lines: &str| message(START, &[("Content-Length", lines)]);
+    let unix = good.replace("\r\n", "\n");
+    let long = |length: &str| {
+        let fields = format!("X: {}\r\n{length}Y: 1", format!("{}\r\nZ: ", "x".repeat(9000)).repeat(9));
+        with(&fields).replace("To: ", "t: ")
+    };
+    for (name, bad, expected) in [
+        ("LF line ends", unix.clone(), "400 CR or LF alone"),
+        ("one LF", message(START, &[("X", "X: 1\nY: 2")]), "400 CR or LF alone"),
+        ("CR alone", message(START, &[("X", "X: 1\rY: 2")]), "400 CR or LF alone"),
+        ("LF and an empty line of CRLF", unix.replace("\n\n", "\n\r\n"), "400 CR or LF alone"),
+        ("LF between messages", format!("\n\n{good}\n"), "message 5"),
+        ("two equal lengths", with("l: 5\r\nContent-Length: 5"), "400 more than one Content-Length"),
+        ("a long head", long("l: 5\r\n"), "513 head too long"),
+        ("a long head with LF", long("l: 5\r\n").replace("\r\n", "\n"), "400 CR or LF alone"),
+        ("its length twice", long("l: 5\r\nContent-Length : 5\r\n"), "513 head too long"),
+        ("a fold that looks like a length", long("l: 5\r\nX: 1\r\n l: 9\r\n"), "513 head too long"),
+    ] {
+        assert_eq!(of_shared(&(bad + &good)), format!("{expected}, message 5"), "{name}");
+    }
+    // Where it cannot be known, nothing more is taken.
+    for (name, bad, expected) in [
+        ("no length", with(""), "400 no Content-Length +last"),
+        ("two lengths", with("l: 5\r\nContent-Length: 6"), "400 more than one Content-Length +last"),
+        ("a bad length", with("l: five"), "400 malformed Content-Length +last"),
+        ("a long head without", long(""), "513 head too long, lost"),
+        ("a long head with two", long("l: 5\r\nl: 6\r\n"), "513 head too long, lost"),
+        ("a long head with a bad one", long("l: five\r\n"), "513 head too long, lost"),
+    ] {
+        assert_eq!(of_shared(&(bad + &good)), expected, "{name}");
+    }
+    // A client's is not understood that way.
+    assert_eq!(outcome((unix + &good).as_bytes()), "400 CR or LF alone +last");
+}
+
+#[test]
+fn a_long_head_that_is_passed_over_takes_no_memory() {
+    let mut framer = Framer::new(Limits::default().shared());
+    let mut buf = BytesMut::from(&*format!("{START}\r\nX: "));
+    let mut refused = 0;
+    for _ in 0..1000 {
+        buf.extend_from_slice(&[b'x'; 4096]);
+        refused += usize::from(framer.decode(&mut buf).unwrap().is_some());
+        assert_eq!(framer.decode(&mut buf), Ok(None));
+        assert!(buf.len() <= 2 * Limits::default().head_bytes, "{}", buf.len());
+    }
+    assert_eq!(refused, 1);
+    buf.extend_from_slice(b"\r\nl: 3\r\n\r\nabc\r\n\r\n");
+    assert_eq!(framer.decode(&mut buf), Ok(Some(Event::Pong)));
+    assert_eq!(framer.decode(&mut buf), Ok(Some(Event::Ping)));
+}
+
+#[test]
+fn over_a_shared_websocket_what_is_no_sip_is_refused_alone() {
+    let garbage = Bytes::from_static(b"GET / HTTP/1.1\r\n\r\n");
+    let mut framer = Framer::new(Limits::default().shared());
+    let Ok(Some(Event::Refused(refused))) = framer.whole(garbage.clone()) else { panic!() };
+    assert!(!refused.last && !refused.head.is_answerable());
+    assert!(matches!(Framer::default().whole(garbage), Err(FrameError::NotSip(_))));
+}
+
+#[test]
+fn only_small_reads_are_counted() {
+    let body = "x".repeat(100_000);
+    let large = message(START, &[("Content-Length", "l: 100000")]).replace("hello", &body);
+    let limits = Limits { message_bytes: 128 * 1024, ..Limits::default() };
+    for (size, expected) in [
+        (1460, Ok(true)),
+        (536, Ok(true)),
+        (LARGE_READ, Ok(true)),
+        (LARGE_READ - 1, Err(FrameError::TooManyChunks(4))),
+        (1, Err(FrameError::TooManyChunks(4))),
+    ] {
+        assert_eq!(frame(large.as_bytes().chunks(size), limits).1, expected, "{size}");
+    }
+    // Who has sent much, and then drips, is too slow all the same.
+    let (much, rest) = large.as_bytes().split_at(90_000);
+    let pieces = std::iter::once(much).chain(rest.chunks(1));
+    assert_eq!(frame(pieces, limits).1, Err(FrameError::TooManyChunks(4)));
+}
+
+#[test]
+fn many_content_lengths_are_neither_kept_nor_compared_with_each_other() {
+    let lengths = "l: 5\r\n".repeat(2000);
+    let head = message(START, &[("Content-Length", lengths.trim_end())]);
+    let mut framer = Framer::new(Limits { headers: 10, ..patient() });
+    let Ok(Some(Event::Refused(refused))) = framer.decode(&mut BytesMut::from(&*head)) else { panic!() };
+    assert!(refused.head.fields().len() <= 10, "{}", refused.head.fields().len());
+    // In time that grows with the head, and not with its square: 150 000 of them.
+    let lengths = "l:5\r\n".repeat(150_000);
+    let head = message(START, &[("Content-Length", lengths.trim_end())]);
+    let limits = Limits { head_bytes: 1 << 20, message_bytes: 1 << 20, ..patient() };
+    let mut framer = Framer::new(limits);
+    assert!(matches!(framer.decode(&mut BytesMut::from(&*head)), Ok(Some(Event::Refused(_)))));
 }

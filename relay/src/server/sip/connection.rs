@@ -29,6 +29,8 @@ pub(super) struct SipConnection {
 /// What is between the socket and SIP on a WebSocket.
 struct WebSocketFrames {
     incoming: ws::Incoming,
+    /// A message has begun, and some of it is there.
+    within: bool,
     /// What had been written when the socket took no more; none while it does.
     stuck_at: Option<u64>,
 }
@@ -71,7 +73,7 @@ impl SipConnection {
             touched: SmallVec::new(),
             told: SmallVec::new(),
         };
-        let websocket = incoming.map(|incoming| WebSocketFrames { incoming, stuck_at: None });
+        let websocket = incoming.map(|incoming| WebSocketFrames { incoming, within: false, stuck_at: None });
         Self { inbound, websocket }
     }
 }
@@ -141,7 +143,10 @@ impl Inbound {
             Outcome::Send(_) | Outcome::Alive => Flow::Read,
             Outcome::Respond { status, close } => {
                 let why = refusal(event, status);
-                self.tell(status, event, &why);
+                // The end of the connection is told with its reason.
+                if !close {
+                    self.tell(status, event, &why);
+                }
                 self.answer(now);
                 if close { Flow::Close(CloseReason::Protocol(why.into())) } else { Flow::Read }
             }
@@ -239,7 +244,7 @@ fn refusal(event: &Event, status: u16) -> String {
         430 => "the client's connection is gone",
         482 => "it has been here before",
         483 => "Max-Forwards is used up",
-        480 => "its client does not read",
+        480 => "its client does not read, or it is for SIPS and there is no TLS",
         503 => "no upstream takes it, or too much waits already",
         _ => "refused",
     };
@@ -248,13 +253,14 @@ fn refusal(event: &Event, status: u16) -> String {
 
 impl WebSocketFrames {
     fn received(&mut self, inbound: &mut Inbound, buf: &mut BytesMut, now: Instant) -> Flow {
-        let mut partial = false;
-        let flow = self.incoming.received(buf, now, |Payload { buf, end, .. }| {
-            partial = !end;
+        let Self { incoming, within, .. } = self;
+        let flow = incoming.received(buf, now, |Payload { buf, end, .. }| {
+            *within = !end;
             // One message is one message: it is looked at when all of it is there.
             if end { inbound.whole(buf.split().freeze(), now) } else { Flow::Read }
         });
-        inbound.clock.read(0, partial, now);
+        // A read of control frames alone changes nothing about a message that has begun.
+        inbound.clock.read(0, *within, now);
         flow
     }
 

@@ -106,3 +106,35 @@ fn a_return_token_is_of_no_use_as_a_flow_token() {
     let proxy = net.upstream(index);
     assert_eq!(net.answered(&proxy, &Request { fields: &fields, ..Request::default() }.text()).0, 403);
 }
+
+#[test]
+fn a_route_without_a_port_leads_to_the_default_port() {
+    let mut settings = settings();
+    // Not on default ports but for WSS, on 443, and TLS, on 5061.
+    settings.listeners[TCP].port = 5080;
+    settings.upstreams.iter_mut().for_each(|upstream| upstream.local.port = 5090);
+    let mut net = Net::with(settings, 1);
+    let client = net.client(8, TCP);
+    for (entry, own) in [
+        ("<sip:edge.example.com:5080;lr>", true),
+        ("<sip:edge.example.com;lr>", false),
+        ("<sip:edge.example.com;transport=tcp;lr>", false),
+        ("<sip:edge.example.com;transport=tls;lr>", true),
+        ("<sips:edge.example.com;lr>", true),
+        ("<sips:edge.example.com;transport=tcp;lr>", true),
+        ("<sip:edge.example.com;transport=ws;lr>", true),
+        ("<sip:edge.example.com;transport=WSS;lr>", true),
+        ("<sips:edge.example.com;transport=ws;lr>", true),
+        ("<sip:edge.example.com:443;lr>", true),
+        ("<sip:edge.example.com:80;transport=ws;lr>", false),
+    ] {
+        let fields = format!("Route: {entry}\r\n");
+        let request = Request { fields: &fields, ..Request::default() }.text();
+        if own {
+            let (_, up) = net.upwards(&client, &request);
+            assert!(values(&up, Name::Route).is_empty(), "{entry}");
+        } else {
+            assert_eq!(net.answered(&client, &request).0, 403, "{entry}: it is somebody else's");
+        }
+    }
+}

@@ -208,7 +208,7 @@ pub(super) fn branch(text: &str) -> String {
 /// The user of the URI in the first value of a field: the flow token.
 pub(super) fn token(text: &str, name: Name) -> String {
     let value = values(text, name).remove(0);
-    value.split_once("sip:").unwrap().1.split_once('@').unwrap().0.to_owned()
+    value.split_once(':').unwrap().1.split_once('@').unwrap().0.to_owned()
 }
 
 /// A Route line for these entries.

@@ -116,13 +116,13 @@ fn priority_comes_before_weight_and_only_its_own_share_moves() {
     let nodes = [with(1, 1), with(1, 3), with(2, 9)];
     let mut upstreams = Upstreams::new(&nodes, HealthSettings::default(), std::time::Instant::now());
     let choose = |upstreams: &Upstreams| -> Vec<usize> {
-        (0..4000).map(|n| upstreams.choose(format!("call-{n}").as_bytes(), None).unwrap()).collect()
+        (0..4000).map(|n| upstreams.choose(format!("call-{n}").as_bytes(), None, |_| true).unwrap()).collect()
     };
     let count = |chosen: &[usize], which| chosen.iter().filter(|index| **index == which).count();
     let before = choose(&upstreams);
     assert!((800..1200).contains(&count(&before, 0)), "{}", count(&before, 0));
     assert_eq!(count(&before, 2), 0);
-    assert_eq!(upstreams.choose(b"x", Some(2)), Some(2), "unless it is asked for");
+    assert_eq!(upstreams.choose(b"x", Some(2), |_| true), Some(2), "unless it is asked for");
     for _ in 0..3 {
         upstreams.failed(0);
     }
@@ -137,11 +137,56 @@ fn priority_comes_before_weight_and_only_its_own_share_moves() {
 #[test]
 fn an_upstream_without_a_connection_takes_no_requests_and_has_not_failed() {
     let mut net = Net::new();
-    net.upstreams.set_connected(0, false);
+    net.upstreams.disconnected(0);
     assert!(!net.upstreams.is_up(0));
-    assert!((0..50u8).all(|id| net.upstreams.choose(&[id], Some(0)) == Some(1)));
-    net.upstreams.set_connected(1, false);
-    assert_eq!(net.upstreams.choose(b"id", None), None);
-    net.upstreams.set_connected(0, true);
-    assert_eq!(net.upstreams.choose(b"id", None), Some(0), "at once, without a probe");
+    assert!((0..50u8).all(|id| net.upstreams.choose(&[id], Some(0), |_| true) == Some(1)));
+    net.upstreams.disconnected(1);
+    assert_eq!(net.upstreams.choose(b"id", None, |_| true), None);
+    net.upstreams.connected(0, net.now);
+    assert_eq!(net.upstreams.choose(b"id", None, |_| true), Some(0), "at once, without a probe");
+}
+
+#[test]
+fn a_new_connection_is_probed_at_once_and_its_answer_makes_up_for_what_failed() {
+    let mut net = Net::new();
+    // The first probe of each has been answered; then the second one goes down while nothing is due for long.
+    pass(&mut net, 6 * SECOND, |_| Some(200));
+    let downs: Vec<_> = (0..3).filter_map(|_| net.upstreams.failed(1)).collect();
+    assert_eq!(downs, [Change::Down(1)]);
+    net.upstreams.disconnected(1);
+    assert_eq!(poll(&mut net), (vec![], vec![]));
+    net.upstreams.connected(1, net.now);
+    assert_eq!(net.upstreams.deadline(), Some(net.now));
+    let (probes, _) = poll(&mut net);
+    assert_eq!(probes.iter().map(|probe| probe.upstream).collect::<Vec<_>>(), [1]);
+    assert!(!net.upstreams.is_up(1), "not before it has answered");
+    assert_eq!(net.upstreams.answered(probes[0], 200), Some(Change::Up(1)));
+    assert!(net.upstreams.is_up(1));
+    // What failed before counts no more, so it takes as many failures as ever.
+    assert_eq!((net.upstreams.failed(1), net.upstreams.failed(1)), (None, None));
+    // One that accepts connections and closes them is down all the same.
+    net.upstreams.connected(1, net.now);
+    assert_eq!(net.upstreams.failed(1), Some(Change::Down(1)));
+}
+
+#[test]
+fn a_probe_of_the_connection_before_is_not_waited_for() {
+    let mut net = Net::new();
+    let (probes, _) = poll(&mut net);
+    net.now += SECOND;
+    net.upstreams.connected(0, net.now);
+    let (again, _) = poll(&mut net);
+    assert_eq!(again, [Probe { upstream: 0, sequence: 2 }]);
+    assert_eq!(net.upstreams.answered(probes[0], 503), None);
+}
+
+#[test]
+fn nobody_is_asked_without_a_connection() {
+    let mut net = Net::new();
+    net.upstreams.disconnected(0);
+    net.upstreams.disconnected(1);
+    assert_eq!(net.upstreams.deadline(), None);
+    assert_eq!(poll(&mut net), (vec![], vec![]));
+    net.upstreams.connected(1, net.now);
+    assert_eq!(poll(&mut net).0, [Probe { upstream: 1, sequence: 1 }]);
 }

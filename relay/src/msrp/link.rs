@@ -36,6 +36,7 @@ use tracing::debug;
 
 use super::origin::Origin;
 use super::outbound::{Outbound, Pushed, QueueSettings};
+use super::tap::Tap;
 use super::transactions::{Failure, Transaction};
 use super::wire::{Random, Wire};
 
@@ -246,6 +247,7 @@ impl Link {
                 drop(state);
                 return wire.close(CloseReason::Local("not needed any more".into()));
             }
+            state.queue.watch(wire.tap());
             state.wire = Some(Arc::from(wire));
         }
         self.flush(now);
@@ -261,6 +263,11 @@ impl Link {
         if let Some(wire) = self.wire() {
             wire.wake();
         }
+    }
+
+    /// Who sees its messages, while it is open.
+    pub(crate) fn tap(&self) -> Option<Arc<dyn Tap>> {
+        self.wire()?.tap()
     }
 
     fn wire(&self) -> Option<Arc<dyn Wire>> {
@@ -280,9 +287,18 @@ impl Link {
         if state.open { Ok(action(&mut state.queue)) } else { Err(Closed) }
     }
 
-    /// Puts in a whole control message. The caller flushes afterwards.
+    /// Puts in a whole control message of no session. The caller flushes afterwards.
     pub(crate) fn send_control(&self, write: impl FnOnce(&mut Vec<u8>)) -> Result<Pushed, Closed> {
-        self.with_queue(|queue| queue.control(write))
+        self.send_control_of(None, write)
+    }
+
+    /// Puts in a whole control message of this session. The caller flushes afterwards.
+    pub(crate) fn send_control_of(
+        &self,
+        session: Option<u128>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Pushed, Closed> {
+        self.with_queue(|queue| queue.control(session, write))
     }
 
     /// Adds a WebSocket ping or pong, ready to be written, which goes out before any message that is not on the
@@ -566,7 +582,7 @@ pub(crate) fn tell_failure(failure: Failure, status: StatusCode, now: Instant) {
 fn answer(origin: Box<Origin>, now: Instant, write: impl FnOnce(&Origin, &mut Vec<u8>)) {
     let Some(source) = origin.source.clone() else { return };
     let sent = source.with_queue(|queue| {
-        queue.control(|out| write(&origin, out));
+        queue.control(origin.session, |out| write(&origin, out));
         queue.recycle(origin);
     });
     if sent.is_ok() {

@@ -20,15 +20,23 @@ use super::origin::Origin;
 use super::transactions::Transaction;
 
 impl Relay {
-    /// Handles a response that came over `link`.
-    pub(crate) fn response(&self, head: &Head, status: StatusCode, link: &Arc<Link>, now: Instant) {
+    /// Handles a response that came over `link`; gives the session it is traced under.
+    pub(crate) fn response(
+        &self,
+        head: &Head,
+        status: StatusCode,
+        link: &Arc<Link>,
+        now: Instant,
+    ) -> Option<u128> {
         let id = head.transaction_id();
         if !head.to_path().next().is_some_and(|uri| self.is_us(&uri)) {
             debug!(link = link.id(), transaction = %id, "response for another: dropped");
-            return;
+            return None;
         }
+        let mut session = None;
         let transaction = link.with_queue(|queue| {
             let known = queue.response(&id);
+            session = known.as_ref().and_then(|known| known.origin().session);
             match known {
                 Some(Transaction::Chunk(failure)) if status.is_success() => {
                     queue.recycle(failure.origin);
@@ -41,10 +49,14 @@ impl Relay {
             }
         });
         match transaction {
-            Ok(Some(Transaction::Chunk(failure))) => link::tell_failure(failure, status, now),
+            Ok(Some(Transaction::Chunk(failure))) => {
+                session = failure.origin.session;
+                link::tell_failure(failure, status, now);
+            }
             Ok(Some(Transaction::Path(origin))) => self.forward_response(head, status, &origin, now),
             Ok(None) | Err(link::Closed) => {}
         }
+        session
     }
 
     /// Sends the response to an AUTH or an unknown method on to the previous hop, under the
@@ -61,7 +73,7 @@ impl Relay {
             debug!(link = source.id(), "response exceeds our limits: dropped");
             return;
         }
-        let sent = source.send_control(|out| {
+        let sent = source.send_control_of(origin.session, |out| {
             // The one removed last stands first: it is the nearest to the next hop.
             let passed = ours.iter().rev().map(UriRef::as_str);
             HeadWriter::forwarded(out, &origin.transaction, head.after_transaction_id())

@@ -9,6 +9,7 @@ use msrp_proto::uri::Scheme;
 use tcp_transport::connection::CloseReason;
 
 use super::link::Link;
+use super::tap::Tap;
 
 /// The writing side of one connection.
 pub trait Wire: Send + Sync {
@@ -33,6 +34,11 @@ pub trait Wire: Send + Sync {
 
     /// Asks that task to close the connection, in order.
     fn close(&self, reason: CloseReason);
+
+    /// Who sees its messages. Asked once for each direction.
+    fn tap(&self) -> Option<Arc<dyn Tap>> {
+        None
+    }
 }
 
 impl fmt::Debug for dyn Wire {

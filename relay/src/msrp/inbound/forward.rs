@@ -46,6 +46,8 @@ pub(super) struct Forward {
 pub(super) struct Reply {
     pub(super) wanted: FailureReport,
     pub(super) head: Head,
+    /// What it is traced under.
+    pub(super) session: Option<u128>,
 }
 
 /// What handing over came to, if not well.
@@ -63,6 +65,7 @@ impl Inbound {
         let wanted = match check_send(&head) {
             Ok(wanted) => wanted,
             Err(error) => {
+                self.sees(&head);
                 // Who it is for is looked at first: a stranger learns nothing but that.
                 if !head.to_path().next().is_some_and(|uri| self.relay.is_us(&uri)) {
                     return Err(foreign(&head));
@@ -73,7 +76,12 @@ impl Inbound {
                 return self.count_refusal();
             }
         };
-        let route = match self.relay.route(&head, &self.link, now) {
+        let route = self.relay.route(&head, &self.link, now);
+        if route.is_ok() {
+            self.proved();
+        }
+        self.sees(&head);
+        let route = match route {
             Ok(route) => route,
             Err(Refusal::Foreign) => return Err(foreign(&head)),
             Err(Refusal::Status(status, reason)) => {
@@ -82,9 +90,9 @@ impl Inbound {
                 return self.count_refusal();
             }
         };
-        self.probation = None;
         let mut origin = route.link.with_queue(Outbound::spare_origin).unwrap_or_default();
-        origin.set(Arc::clone(&self.link), &head, route.own_uris());
+        let session = route.correlation();
+        origin.set(Arc::clone(&self.link), &head, route.own_uris(), session);
         self.current = Current::Forward(Forward {
             target: route.link,
             key: LaneKey { source: self.link.id(), session: route.session },
@@ -93,7 +101,7 @@ impl Inbound {
             has_body: head.has_body(),
             staged_bytes: 0,
             expires: route.expires,
-            reply: Reply { wanted, head },
+            reply: Reply { wanted, head, session },
         });
         Ok(())
     }
@@ -175,7 +183,7 @@ impl Inbound {
             HandOver::Stalled => StatusCode::REQUEST_TIMEOUT,
         };
         if forward.reply.wanted != FailureReport::No {
-            self.respond(&forward.reply.head, status);
+            self.respond(&forward.reply.head, forward.reply.session, status);
         }
     }
 
@@ -198,7 +206,7 @@ impl Inbound {
             self.staged.clear();
             let open = self.abandon(&forward, true);
             if open && forward.reply.wanted != FailureReport::No {
-                self.respond(&forward.reply.head, status);
+                self.respond(&forward.reply.head, forward.reply.session, status);
             }
         }
     }

@@ -36,6 +36,7 @@ mod websocket;
 
 use self::network::{ListenerAcceptor, Network, RelayDialer, Serves};
 pub use self::tls::Reloaded;
+pub use self::trace::{TraceDestination, TraceSwitches};
 
 /// How often expired sessions are looked for. They forward nothing from the moment they expire; this
 /// only frees what they hold.
@@ -220,6 +221,11 @@ impl Server {
     /// All connections: limits, events, and those that are not up yet.
     pub fn ledger(&self) -> &Arc<Ledger> {
         self.network.ledger()
+    }
+
+    /// What collectors are told, to be read and switched; `None`: there are none.
+    pub fn trace(&self) -> Option<TraceSwitches<'_>> {
+        self.tracing.as_ref().map(trace::Tracing::switches)
     }
 
     /// The relay itself.

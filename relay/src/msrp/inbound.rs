@@ -315,12 +315,13 @@ impl Inbound {
     fn head(&mut self, head: Head, now: Instant) -> Result<(), CloseReason> {
         match head.kind() {
             Kind::Response(status) => {
-                let session = self.relay.response(&head, status, &self.link, now);
-                if let Some(watch) = self.traced() {
-                    // One that answers nothing names a session all the same.
-                    let session = session.or_else(|| self.relay.session_of(head.to_path()));
-                    watch.whole(session, head.as_bytes(), &[]);
-                }
+                self.relay.response(&head, status, &self.link, now, |session| {
+                    if let Some(watch) = self.traced() {
+                        // One that answers nothing names a session all the same.
+                        let session = session.or_else(|| self.relay.session_of(head.to_path()));
+                        watch.whole(session, head.as_bytes(), &[]);
+                    }
+                });
                 touch(&mut self.touched, &self.link);
                 self.current = Current::Discard;
                 self.decoder.recycle(head);

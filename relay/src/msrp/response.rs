@@ -20,18 +20,20 @@ use super::origin::Origin;
 use super::transactions::Transaction;
 
 impl Relay {
-    /// Handles a response that came over `link`; gives the session it is traced under.
+    /// Handles a response that came over `link`. The session it is traced under is `seen`, if it is known, before
+    /// anything is sent that it causes.
     pub(crate) fn response(
         &self,
         head: &Head,
         status: StatusCode,
         link: &Arc<Link>,
         now: Instant,
-    ) -> Option<u128> {
+        seen: impl FnOnce(Option<u128>),
+    ) {
         let id = head.transaction_id();
         if !head.to_path().next().is_some_and(|uri| self.is_us(&uri)) {
             debug!(link = link.id(), transaction = %id, "response for another: dropped");
-            return None;
+            return seen(None);
         }
         let mut session = None;
         let transaction = link.with_queue(|queue| {
@@ -44,19 +46,22 @@ impl Relay {
                 }
                 Some(transaction) => Some(transaction),
                 // An error before the end of the chunk it answers.
-                None if !status.is_success() => queue.fail_current(&id).map(Transaction::Chunk),
+                None if !status.is_success() => {
+                    let failed = queue.fail_current(&id);
+                    session = failed.as_ref().and_then(|failure| failure.origin.session);
+                    failed.map(Transaction::Chunk)
+                }
                 None => None,
             }
         });
+        seen(session);
         match transaction {
             Ok(Some(Transaction::Chunk(failure))) => {
-                session = failure.origin.session;
                 link::tell_failure(failure, status, now);
             }
             Ok(Some(Transaction::Path(origin))) => self.forward_response(head, status, &origin, now),
             Ok(None) | Err(link::Closed) => {}
         }
-        session
     }
 
     /// Sends the response to an AUTH or an unknown method on to the previous hop, under the

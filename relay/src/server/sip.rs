@@ -25,6 +25,7 @@ use self::connection::SipConnection;
 use self::link::{Framing, QueueLimits, SipLink};
 use super::network::Carried;
 use super::now;
+use super::trace::Traces;
 use crate::config::{Config, Sip};
 use crate::sip::{
     Advertised, Change, Destination, Edge, Flow, Flows, Keys, Settings, ShortSecret, Side, Unsendable,
@@ -51,6 +52,7 @@ pub(super) struct SipEdge {
     peers: Vec<RwLock<Option<Arc<SipLink>>>>,
     connections: Arc<Registry<Carried>>,
     connector: Connector,
+    traces: Arc<Traces>,
     config: Sip,
     /// `timeouts.probation`
     probation: Duration,
@@ -74,6 +76,7 @@ impl SipEdge {
         listeners: Vec<Advertised>,
         connections: Arc<Registry<Carried>>,
         connector: Connector,
+        traces: Arc<Traces>,
     ) -> Result<Self, ShortSecret> {
         let drawn: [u8; 32] = rand::random();
         let secret = sip.flow_secret.as_ref().map_or(&drawn[..], |secret| secret.reveal().as_bytes());
@@ -95,6 +98,7 @@ impl SipEdge {
             upstreams: RwLock::new(upstreams),
             connections,
             connector,
+            traces,
             config: sip.clone(),
             probation: config.timeouts.probation,
             send_timeout: config.timeouts.send_timeout,
@@ -165,9 +169,11 @@ impl SipEdge {
         queue: QueueLimits,
         clock: Clock,
     ) -> (Arc<SipLink>, tcp_transport::Driver, SipConnection) {
+        let trace = self.traces.connection(&stream);
         let (handle, driver) = driver::open_with(stream, DriverSettings::default(), rest);
         let flow = Flow { connection: handle.id().as_u64(), side, remote: handle.entry().remote() };
-        let link = Arc::new(SipLink::new(handle.clone(), flow, framing, queue, self.send_timeout));
+        let link =
+            Arc::new(SipLink::new(handle.clone(), flow, framing, queue, self.send_timeout).with_trace(trace));
         self.connections.insert(handle, None, Carried::Sip(Arc::clone(&link)));
         let protocol = SipConnection::new(Arc::clone(self), Arc::clone(&link), incoming, clock);
         (link, driver, protocol)

@@ -331,10 +331,8 @@ async fn messages_are_traced_with_who_sent_them_and_of_the_body_what_is_allowed(
         let net = format!(r#"{{"net":"{}"}}"#, inward.entry().id());
         assert_eq!((chunk.vendor, chunk.kind, text(Some(&chunk.value))), (0, 0x65, &*net));
     }
-    trace.message(SentBy::Peer, time, || Message::Sip {
-        call_id: "call@host",
-        message: &["OPTIONS sip:x SIP/2.0\r\nAuthorization: Digest response=\"a".into(), "b\"\r\n".into()],
-    });
+    let pieces = ["OPTIONS sip:x SIP/2.0\r\nAuthorization: Digest response=\"a".into(), "b\"\r\n".into()];
+    trace.message(SentBy::Peer, time, || Message::Sip { call_id: "call@host", message: &pieces });
     let packet = scene.collector.next().await.packet;
     assert_eq!(packet.payload_type, Some(PayloadType::SIP));
     assert_eq!(text(packet.correlation_id.as_ref()), "call@host");

@@ -531,7 +531,8 @@ async fn a_collector_over_tcp_gets_the_rest_before_the_relay_ends() {
     let mut daemon =
         Daemon::start(RELAY, &site, &settings(&format!("destinations: {{ a: {{ uri: '{uri}' }} }}"))).await;
     let (mut collector, _) = within("the relay", listener.accept()).await.unwrap();
-    let _client = Client::connect(&daemon, &site, Scheme::Msrp).await;
+    // It is accepted for certain, and that is something to be told.
+    let _client = Client::with_session(&daemon, &site, Scheme::Msrp, "alice").await;
     daemon.log().wait_for(&["ready"]).await;
     daemon.signal(Signal::TERM);
     let mut bytes = Vec::new();

@@ -40,6 +40,9 @@ impl Tap for Counting {
     fn body(&self) -> usize {
         10
     }
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
     fn message(&self, _: SentBy, _: SystemTime, _: &str, _: &[u8], _: &[u8]) {
         self.traced.fetch_add(1, Ordering::Relaxed);
     }

@@ -3,19 +3,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
-use relay::config::Config;
-use relay::server::{Server, TraceSwitches};
 use rustix::process::Signal;
 use serde_json::Value;
-use tcp_transport::ConnectionId;
-use tcp_transport::hep::trace::What;
 use tcp_transport::hep::{Packet, PayloadType, TimeOrder, Version};
 use tests::{
-    Client, Daemon, Scheme, Send, Session, Settings, SipMessage, SipPeer, SipUpstream, Site, Stream, request,
-    response, within,
+    Client, Daemon, Listener, Scheme, Send, Session, Settings, SipMessage, SipPeer, SipUpstream, Site,
+    Stream, WebSocket, request, response, within,
 };
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, UdpSocket};
+
+#[path = "trace/switches.rs"]
+mod switches;
+
+/// HS256 over {"sub":"alice","exp":4102444800} with the secret below; the end is in the year 2100.
+const TOKEN: &str = "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSIsImV4cCI6NDEwMjQ0NDgwMH0.\
+                     UwANaTMXAKSHt8g5xDKvpGjOTg_c_DY4S5Gn5hmF3Gs";
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
 
@@ -180,6 +183,55 @@ async fn a_rule_for_a_user_traces_from_the_auth_on_that_decides_it() {
     assert_eq!(payload["Event"], "CLOSED");
 }
 
+#[tokio::test]
+async fn a_user_whom_the_opening_handshake_proves_needs_no_auth_to_be_known() {
+    let site = Site::new();
+    let (collector, uri) = Collector::start().await;
+    let trace = format!(
+        "destinations: {{ a: {{ uri: '{uri}' }} }}, protocols: {{ ws: {{ messages: true }} }}, \
+         trace_filter: [ {{ trace: true, user: alice }}, {{ trace: false }} ]"
+    );
+    let websocket = "auth: { token: { secret: '0123456789abcdef0123456789abcdef', query: t } }".into();
+    let daemon = Daemon::start(RELAY, &site, &Settings { websocket, ..settings(&trace) }).await;
+    let socket = tokio::net::TcpStream::connect(daemon.address(Scheme::Ws)).await.unwrap();
+    let url = format!("{}?t={TOKEN}", daemon.websocket_url(Scheme::Ws));
+    let opened = WebSocket::open(Stream::Plain(socket), &url, &[("Sec-WebSocket-Protocol", "msrp")]);
+    let stream = Stream::WebSocket(Box::new(within("a WebSocket", opened).await.unwrap().0));
+    let mut alice = Client::over(stream, "msrp://alice.invalid:2855/s;ws", &daemon.uri(Scheme::Ws));
+    // Before any AUTH.
+    let nowhere = format!("{}/{};ws", daemon.uri(Scheme::Ws).trim_end_matches(";ws"), "0".repeat(32));
+    let to = [nowhere, "msrp://bob.invalid:2855/s;tcp".into()];
+    assert_eq!(alice.request("NICK", &to, "").await.status(), 481);
+    for wanted in ["NICK", "481"] {
+        let (packet, text) = collector.message().await;
+        assert_eq!((kind(&text), correlation_of(&packet)), (wanted, &*"0".repeat(32)));
+    }
+}
+
+#[tokio::test]
+async fn what_goes_to_a_peer_that_we_connect_to_is_told_from_us() {
+    let site = Site::new();
+    let (collector, uri) = Collector::start().await;
+    // Nobody authenticates there, so the rule does not hold it up.
+    let trace = format!(
+        "destinations: {{ a: {{ uri: '{uri}' }} }}, protocols: {{ msrp: {{ messages: true }} }}, \
+         trace_filter: [ {{ trace: false, user: alice }} ]"
+    );
+    let daemon = Daemon::start(RELAY, &site, &settings(&trace)).await;
+    let (mut alice, from_alice) = Client::with_session(&daemon, &site, Scheme::Msrp, "alice").await;
+    let listener = Listener::bind("127.0.0.1", None).await.unwrap();
+    let peer_uri = listener.uri("127.0.0.1");
+    alice.send(&Send::text(&from_alice.to(&Session::without_relay(&peer_uri)), "m", "hello")).await;
+    let mut peer = listener.accept(&peer_uri).await;
+    peer.receive().await;
+    let (sent, text) = collector.message().await;
+    assert_eq!((kind(&text), ends(&sent).1), ("SEND", format!("127.0.0.1:{}", listener.port())));
+    let (answer, text) = collector.message().await;
+    assert_eq!((kind(&text), ends(&answer)), ("200", (ends(&sent).1, ends(&sent).0)));
+    assert_eq!((correlation_of(&sent), net(&sent)), (correlation_of(&answer), net(&answer)));
+    assert_ne!(sent.source().unwrap().port(), 0);
+}
+
 /// An edge whose SIP is told, with a client of this kind that has registered under the Call-ID
 /// `r1@client.invalid`.
 async fn registered(scheme: Scheme, what: &str) -> (Collector, Daemon, SipUpstream, SipPeer, SipPeer) {
@@ -263,148 +315,6 @@ async fn sip_messages_are_told_whole_by_their_call_id() {
             break;
         }
     }
-}
-
-/// A relay in this process, whose switches are at hand.
-struct Switched {
-    server: Server,
-    collector: Collector,
-    _site: Site,
-}
-
-impl Switched {
-    async fn start(trace: &str) -> Self {
-        let site = Site::new();
-        let (collector, uri) = Collector::start().await;
-        let settings = settings(&format!("destinations: {{ homer: {{ uri: '{uri}' }} }}, {trace}"));
-        let config = Config::parse(&settings.to_yaml(), site.directory(), "relay.yaml").unwrap();
-        let server = Server::start(config).await.unwrap();
-        Self { server, collector, _site: site }
-    }
-
-    fn switches(&self) -> TraceSwitches<'_> {
-        self.server.trace().unwrap()
-    }
-
-    async fn member(&self, user: &str) -> (Client, Session) {
-        let address = self.address();
-        let socket = within("a connection", tokio::net::TcpStream::connect(address)).await.unwrap();
-        let uri = format!("msrp://{user}.invalid:2855/s;tcp");
-        let relay = format!("msrp://relay.test:{};tcp", address.port());
-        let mut client = Client::over(Stream::Plain(socket), &uri, &relay);
-        let session = client.auth(user, &format!("{user}pw")).await;
-        (client, session)
-    }
-
-    fn address(&self) -> std::net::SocketAddr {
-        let listeners = self.server.addresses();
-        listeners.iter().find(|(scheme, _)| *scheme == tcp_transport::Scheme::Msrp).unwrap().1
-    }
-
-    /// The number of a client's connection.
-    fn number(&self, client: &Client) -> ConnectionId {
-        let entries = self.server.ledger().snapshot();
-        entries.iter().find(|entry| entry.remote().to_string() == client.address()).unwrap().id()
-    }
-
-    /// A message there and one back; waits until the relay has read the responses to both.
-    async fn chat(&self, from: &mut (Client, Session), to: &mut (Client, Session), text: &str) {
-        let entry = |client: &Client| self.server.ledger().entry(self.number(client)).unwrap();
-        let entries = [entry(&from.0), entry(&to.0)];
-        let before = entries.each_ref().map(|entry| entry.messages_in());
-        from.0.send(&Send::text(&from.1.to(&to.1), "there", text)).await;
-        to.0.receive().await;
-        to.0.send(&Send::text(&to.1.to(&from.1), "back", "back")).await;
-        from.0.receive().await;
-        let read = async {
-            while entries.iter().zip(before).any(|(entry, before)| entry.messages_in() < before + 2) {
-                tokio::task::yield_now().await;
-            }
-        };
-        within("the responses' reading", read).await;
-    }
-}
-
-#[tokio::test]
-async fn a_user_a_connection_a_protocol_and_a_collector_are_switched_while_the_relay_runs() {
-    let relay = Switched::start("trace_on: false, msrp_body: 10B").await;
-    let mut alice = relay.member("alice").await;
-    let mut bob = relay.member("bob").await;
-    let switches = relay.switches();
-    assert!(!switches.state().on);
-    relay.chat(&mut alice, &mut bob, "before").await;
-
-    // A user, in the middle of a run; both messages and events.
-    switches.switch_user("alice", Some(true));
-    assert_eq!(switches.state().users, [("alice".to_owned(), true)]);
-    relay.chat(&mut alice, &mut bob, "alice").await;
-    let of_alice = alice.0.address();
-    for wanted in ["SEND", "200", "SEND", "200"] {
-        let (packet, text) = relay.collector.message().await;
-        assert_eq!(kind(&text), wanted);
-        assert!(ends(&packet).0 == of_alice || ends(&packet).1 == of_alice);
-    }
-
-    // One connection, nearer than all else: on, and off.
-    switches.switch_user("alice", None);
-    let of_bob = relay.number(&bob.0);
-    assert!(switches.switch_connection(of_bob, Some(true)));
-    assert_eq!(switches.state().connections, [(of_bob, true)]);
-    relay.chat(&mut alice, &mut bob, "bob").await;
-    let (packet, text) = relay.collector.message().await;
-    assert_eq!(net(&packet), of_bob.to_string());
-    assert_eq!((kind(&text), packet.source()), ("SEND", Some(relay.address())));
-    assert!(text.ends_with("\r\n\r\nbob"), "{text}");
-
-    // Everything, and a protocol; what was said of single ones is forgotten.
-    switches.switch_all(true);
-    let state = switches.state();
-    assert!(state.on && state.connections.is_empty());
-    assert!(state.protocols.contains(&(tcp_transport::Scheme::Msrp, What::default())));
-    relay.chat(&mut alice, &mut bob, "nobody").await;
-    let what = What { events: false, messages: true };
-    switches.switch_protocol(tcp_transport::Scheme::Msrp, what);
-    assert!(switches.state().protocols.contains(&(tcp_transport::Scheme::Msrp, what)));
-    assert!(switches.switch_connection(of_bob, Some(false)), "off, while all others are on");
-    relay.chat(&mut alice, &mut bob, "alice alone").await;
-    loop {
-        let (packet, text) = relay.collector.message().await;
-        assert!(!text.contains("nobody"), "{text}");
-        if text.ends_with("alice alon") {
-            assert_eq!(ends(&packet).0, of_alice);
-            break;
-        }
-    }
-
-    // The collector itself.
-    let told = || switches.destinations()[0].counters.submitted;
-    assert!(switches.switch_destination("homer", false) && !switches.switch_destination("nobody", true));
-    let destinations = switches.destinations();
-    assert_eq!((&*destinations[0].name, destinations[0].on), ("homer", false));
-    let before = told();
-    relay.chat(&mut alice, &mut bob, "to no one").await;
-    assert_eq!(told(), before);
-    assert!(switches.switch_destination("homer", true));
-    relay.chat(&mut alice, &mut bob, "again").await;
-    loop {
-        let (packet, text) = relay.collector.message().await;
-        assert!(!text.contains("to no one"), "{text}");
-        assert_ne!(net(&packet), of_bob.to_string(), "his is off");
-        if text.ends_with("again") {
-            break;
-        }
-    }
-    assert!(!switches.switch_connection(ConnectionId::from(u64::MAX), Some(true)), "there is none");
-    relay.server.stop(std::future::ready(())).await;
-}
-
-#[tokio::test]
-async fn there_is_nothing_to_switch_without_a_collector() {
-    let site = Site::new();
-    let config = Config::parse(&Settings::default().to_yaml(), site.directory(), "relay.yaml").unwrap();
-    let server = Server::start(config).await.unwrap();
-    assert!(server.trace().is_none());
-    server.stop(std::future::ready(())).await;
 }
 
 #[tokio::test]

@@ -44,6 +44,9 @@ pub trait Tap: Send + Sync {
     /// How many bytes of a body are traced with its head.
     fn body(&self) -> usize;
 
+    /// The time of day, for what is traced now.
+    fn now(&self) -> SystemTime;
+
     /// A message. `session` is empty where it belongs to none.
     fn message(&self, by: SentBy, time: SystemTime, session: &str, head: &[u8], body: &[u8]);
 
@@ -96,9 +99,9 @@ impl Watch {
         self.end();
         let limit = self.tap.body();
         if limit == 0 || !has_body {
-            return self.send(SystemTime::now(), session, head, &[]);
+            return self.send(self.tap.now(), session, head, &[]);
         }
-        let (time, head) = (SystemTime::now(), head.to_vec());
+        let (time, head) = (self.tap.now(), head.to_vec());
         self.open = Some(Open { time, session, head, body: Vec::new(), limit });
     }
 
@@ -128,7 +131,7 @@ impl Watch {
     #[cold]
     pub(super) fn whole(&self, session: Option<u128>, head: &[u8], body: &[u8]) {
         let body = body.get(..self.tap.body()).unwrap_or(body);
-        self.send(SystemTime::now(), session, head, body);
+        self.send(self.tap.now(), session, head, body);
     }
 
     /// The same, as it goes over the wire, end-line and all.

@@ -85,7 +85,10 @@ impl Tracing {
         }
         let Self { tracer, sender } = self;
         drop(tracer);
-        let Ok(sender) = tokio::time::timeout(CLOSE_TIMEOUT, alone(sender)).await else { return };
+        let Ok(sender) = tokio::time::timeout(CLOSE_TIMEOUT, alone(sender)).await else {
+            warn!("somebody still traces: collectors are not told the rest");
+            return;
+        };
         for (destination, counters) in sender.close(CLOSE_TIMEOUT).await {
             let sent = counters.sent;
             let dropped =
@@ -197,6 +200,10 @@ impl Tap for ConnectionTap {
 
     fn body(&self) -> usize {
         self.trace.as_ref().map_or(0, ConnectionTrace::msrp_body)
+    }
+
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
     }
 
     fn message(&self, by: SentBy, time: SystemTime, session: &str, head: &[u8], body: &[u8]) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tcp_transport::hep::trace::SentBy;
@@ -18,6 +18,7 @@ pub(super) struct Seen {
     session: String,
     head: String,
     body: String,
+    time: u64,
 }
 
 impl Seen {
@@ -38,6 +39,7 @@ struct Recorded {
     only_known: AtomicBool,
     body: AtomicUsize,
     asked: AtomicUsize,
+    clock: AtomicUsize,
     seen: Mutex<Vec<Seen>>,
     users: Mutex<Vec<(usize, Option<String>)>>,
     /// In and out, by connection.
@@ -57,12 +59,17 @@ impl Tap for OneTap {
         self.1.body.load(Ordering::Relaxed)
     }
 
+    fn now(&self) -> SystemTime {
+        // Each is later than the one before.
+        SystemTime::UNIX_EPOCH + Duration::from_secs(self.1.clock.fetch_add(1, Ordering::Relaxed) as u64)
+    }
+
     fn message(&self, by: SentBy, time: SystemTime, session: &str, head: &[u8], body: &[u8]) {
-        assert!(time <= SystemTime::now());
+        let time = time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         let (session, head, body) = (session.to_owned(), text(head), text(body));
         assert!(head.ends_with("\r\n") && !head.ends_with("\r\n\r\n"), "{head:?}");
-        self.1.seen.lock().push(Seen { conn: self.0, by, session, head, body });
+        self.1.seen.lock().push(Seen { conn: self.0, by, session, head, body, time });
     }
 
     fn count(&self, by: SentBy, messages: u64) {
@@ -271,6 +278,7 @@ fn a_chunk_that_comes_slowly_is_traced_when_enough_of_it_is_there_and_one_that_b
     world.hang_up(alice.id);
     let seen = recorder.take();
     assert_eq!((&*seen[0].body, seen[0].by), ("ab", Peer), "{seen:#?}");
+    assert!(seen[1..].iter().all(|later| later.time > seen[0].time), "with the time of its head: {seen:#?}");
 }
 
 #[test]

@@ -13,7 +13,8 @@
 //!
 //! ```json
 //! {"Protocol":"MSRPS","Event":"CLOSED","Status":"SUCCESS","Message":"closed by the peer",
-//!  "Kind":"tcp:closed","Direction":"inbound","BytesIn":1200,"BytesOut":800,"Duration":12.5,
+//!  "Kind":"tcp:closed","Direction":"inbound","BytesIn":1200,"BytesOut":800,"MessagesIn":6,
+//!  "MessagesOut":6,"Duration":12.5,
 //!  "TlsVersion":"TLSv1.3","TlsCipher":"TLS13_AES_256_GCM_SHA384","TlsDomain":"relay","Sni":"relay.test"}
 //! ```
 //!

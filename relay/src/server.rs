@@ -39,6 +39,7 @@ pub use self::control::{ConnectionInfo, Control, Started};
 use self::network::{ListenerAcceptor, Network, RelayDialer, Serves};
 pub use self::observer::{SessionEvent, SessionEvents, SessionFacts, Way};
 pub use self::tls::Reloaded;
+pub use self::trace::{TraceDestination, TraceSwitches};
 
 /// How often expired sessions are looked for. They forward nothing from the moment they expire; this
 /// only frees what they hold.
@@ -200,6 +201,11 @@ impl Server {
     /// All connections: limits, events, and those that are not up yet.
     pub fn ledger(&self) -> &Arc<Ledger> {
         self.control.ledger()
+    }
+
+    /// What collectors are told, to be read and switched; `None`: there are none.
+    pub fn trace(&self) -> Option<TraceSwitches<'_>> {
+        self.tracing.as_ref().map(trace::Tracing::switches)
     }
 
     /// The relay itself.

@@ -93,6 +93,10 @@ pub struct Ending {
     pub bytes_in: u64,
     /// Bytes sent, counted likewise.
     pub bytes_out: u64,
+    /// Messages received, where somebody [counts](crate::ledger::Entry::count_messages_in) them.
+    pub messages_in: u64,
+    /// Messages sent, likewise.
+    pub messages_out: u64,
     /// From accepting it, or beginning to connect.
     pub duration: Duration,
 }
@@ -324,8 +328,9 @@ impl fmt::Display for ConnectionEvent {
             write!(f, " tls={} cipher={} domain={}", tls.version(), tls.cipher(), tls.domain())?;
         }
         if let Some(ending) = self.kind.ending() {
-            let Ending { reason, bytes_in, bytes_out, duration } = ending;
-            write!(f, " in={bytes_in} out={bytes_out} duration={duration:.1?} reason={reason:?}")?;
+            let Ending { reason, bytes_in, bytes_out, messages_in, messages_out, duration } = ending;
+            write!(f, " in={bytes_in} out={bytes_out} messages={messages_in}/{messages_out}")?;
+            write!(f, " duration={duration:.1?} reason={reason:?}")?;
         }
         Ok(())
     }

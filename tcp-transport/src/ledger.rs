@@ -241,6 +241,8 @@ pub struct Entry {
     lifetime: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    messages_in: AtomicU64,
+    messages_out: AtomicU64,
 }
 
 impl Entry {
@@ -265,6 +267,8 @@ impl Entry {
             lifetime: AtomicU64::new(NO_LIFETIME),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            messages_in: AtomicU64::new(0),
+            messages_out: AtomicU64::new(0),
         }
     }
 
@@ -336,6 +340,29 @@ impl Entry {
     #[must_use]
     pub fn bytes_out(&self) -> u64 {
         self.bytes_out.load(Ordering::Relaxed)
+    }
+
+    /// Messages received, as whoever reads them has [counted](Self::count_messages_in) them.
+    #[must_use]
+    pub fn messages_in(&self) -> u64 {
+        self.messages_in.load(Ordering::Relaxed)
+    }
+
+    /// Messages sent, counted likewise.
+    #[must_use]
+    pub fn messages_out(&self) -> u64 {
+        self.messages_out.load(Ordering::Relaxed)
+    }
+
+    /// So many more messages have come, whole. What a message is knows only who reads the bytes; better called once
+    /// for a read than once for each message.
+    pub fn count_messages_in(&self, messages: u64) {
+        self.messages_in.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    /// So many more have left, whole.
+    pub fn count_messages_out(&self, messages: u64) {
+        self.messages_out.fetch_add(messages, Ordering::Relaxed);
     }
 
     /// How long it may be idle.
@@ -499,6 +526,8 @@ impl Ticket {
             reason: reason.to_string().into(),
             bytes_in: self.entry.bytes_in(),
             bytes_out: self.entry.bytes_out(),
+            messages_in: self.entry.messages_in(),
+            messages_out: self.entry.messages_out(),
             duration: self.entry.age(),
         }
     }

@@ -8,10 +8,11 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use tcp_transport::Scheme;
 use tcp_transport::event::Direction;
-use tcp_transport::hep::trace::{Filter, Rule, What};
+use tcp_transport::hep::trace::{DEFAULT_MSRP_PAYLOAD_TYPE, Filter, MAX_MESSAGE, Rule, What};
 use tcp_transport::hep::{
     DEFAULT_CAPTURE_ID, DEFAULT_HEP_SEND_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_QUEUE_PACKETS,
-    DEFAULT_RETRY_COOLDOWN, DestinationSettings, EventFormat, HepTransport, HepUri, TimeOrder, Version,
+    DEFAULT_RETRY_COOLDOWN, DestinationSettings, EventFormat, HepTransport, HepUri, PayloadType, TimeOrder,
+    Version,
 };
 use tcp_transport::proxy_protocol::IpNetwork;
 use tcp_transport::tls::SniPattern;
@@ -21,13 +22,13 @@ use super::error::KeyPath;
 use super::listener::{Listener, normal_uri};
 use super::outbound::port_range;
 use super::tls::Tls;
-use super::value::{FileSecret, count, duration, from_text, one_or_many};
+use super::value::{FileSecret, count, duration, from_text, one_or_many, size_or_zero};
 
 /// The most bytes of a capture name or key: what collectors show.
 const MAX_NAME: usize = 255;
 
 /// What is traced, and where to.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Trace {
     /// Whether tracing is on at start.
     pub trace_on: bool,
@@ -37,6 +38,10 @@ pub struct Trace {
     pub protocols: HashMap<Scheme, What>,
     /// Which connections are traced.
     pub filter: Filter,
+    /// Bytes of an MSRP body that are traced with its head.
+    pub msrp_body: usize,
+    /// The payload type of MSRP messages.
+    pub msrp_payload_type: PayloadType,
 }
 
 #[derive(Debug, Deserialize)]
@@ -46,6 +51,9 @@ pub(super) struct FileTrace {
     destinations: BTreeMap<String, FileDestination>,
     protocols: BTreeMap<String, FileWhat>,
     trace_filter: Vec<FileRule>,
+    #[serde(deserialize_with = "size_or_zero")]
+    msrp_body: usize,
+    msrp_payload_type: u8,
 }
 
 impl Default for FileTrace {
@@ -55,6 +63,8 @@ impl Default for FileTrace {
             destinations: BTreeMap::new(),
             protocols: BTreeMap::new(),
             trace_filter: Vec::new(),
+            msrp_body: 0,
+            msrp_payload_type: DEFAULT_MSRP_PAYLOAD_TYPE.0,
         }
     }
 }
@@ -115,9 +125,17 @@ fn default_cooldown() -> Duration {
 
 /// What of a protocol is traced.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 struct FileWhat {
     events: bool,
+    messages: bool,
+}
+
+impl Default for FileWhat {
+    fn default() -> Self {
+        let What { events, messages } = What::default();
+        Self { events, messages }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -140,6 +158,8 @@ struct FileRule {
     listener: Option<Parsed<FileListenerUri>>,
     #[serde(default)]
     sni: Option<Parsed<SniPattern>>,
+    #[serde(default)]
+    user: Option<String>,
 }
 
 /// A value written as text.
@@ -251,10 +271,14 @@ impl FileTrace {
         });
         let destinations = destinations.collect();
         let mut protocols = HashMap::new();
-        for (name, FileWhat { events }) in self.protocols {
+        for (name, FileWhat { events, messages }) in self.protocols {
             match name.parse() {
                 Ok(FileScheme(scheme)) => {
-                    protocols.insert(scheme, What { events, messages: false });
+                    if scheme == Scheme::Hep && messages {
+                        let at = path.clone().key("protocols").key(&name).key("messages");
+                        check.error(at, "is for what is traced, and HEP is what carries that");
+                    }
+                    protocols.insert(scheme, What { events, messages });
                 }
                 Err(message) => check.error_at_key(path.clone().key("protocols").key(&name), message),
             }
@@ -264,7 +288,16 @@ impl FileTrace {
             rule.validate(listeners, &path, check)
         });
         let filter = Filter { rules: rules.collect() };
-        Trace { trace_on: self.trace_on, destinations, protocols, filter }
+        if self.msrp_body > MAX_MESSAGE {
+            check.error(path.clone().key("msrp_body"), format!("is more than a packet takes, {MAX_MESSAGE}"));
+        }
+        let msrp_payload_type = PayloadType(self.msrp_payload_type);
+        if msrp_payload_type == PayloadType::SIP {
+            let message = "is 1, by which collectors take it for SIP, and throw it away or fail";
+            check.error(path.clone().key("msrp_payload_type"), message);
+        }
+        let Self { trace_on, msrp_body, .. } = self;
+        Trace { trace_on, destinations, protocols, filter, msrp_body, msrp_payload_type }
     }
 }
 
@@ -343,6 +376,7 @@ impl FileRule {
             direction: self.direction.map(|Parsed(FileDirection(direction))| direction),
             listener,
             sni: self.sni.map(|Parsed(pattern)| pattern),
+            user: self.user,
             ..Rule::any(self.trace)
         }
     }
@@ -392,11 +426,16 @@ mod tests {
     #[test]
     fn every_condition_of_a_rule_reaches_it() {
         let all = trace(
-            "destinations: { a: { uri: 'hep_udp://192.0.2.1' } }, protocols: { ws: { events: false } }, trace_filter: [ \
+            "destinations: { a: { uri: 'hep_udp://192.0.2.1' } }, protocols: { ws: { events: false }, sip: { messages: true } }, \
+             msrp_body: 1KiB, msrp_payload_type: 55, trace_filter: [ \
              { trace: true, remote: 10.0.0.0/8, remote_port: '80-90', local: '::1', local_port: '5', protocol: [sip, wss], \
-             direction: out, listener: 'msrp://127.0.0.1:1', sni: '*.example.com' }, { trace: false } ]",
+             direction: out, listener: 'msrp://127.0.0.1:1', sni: '*.example.com', user: alice }, { trace: false } ]",
         );
         assert_eq!(all.protocols[&Scheme::Ws], What { events: false, messages: false });
+        assert_eq!(all.protocols[&Scheme::Sip], What { events: true, messages: true });
+        assert_eq!((all.msrp_body, all.msrp_payload_type), (1024, PayloadType(55)));
+        let plain = trace("trace_on: true");
+        assert_eq!((plain.msrp_body, plain.msrp_payload_type), (0, DEFAULT_MSRP_PAYLOAD_TYPE));
         let [rule, last] = &all.filter.rules[..] else { panic!("two") };
         assert_eq!((rule.trace, last.trace), (true, false));
         assert_eq!(
@@ -410,6 +449,20 @@ mod tests {
         );
         assert_eq!(rule.listener.as_deref(), Some("msrp://127.0.0.1:1"));
         assert_eq!(rule.sni, Some("*.example.com".parse().unwrap()));
+        assert_eq!(rule.user.as_deref(), Some("alice"));
         assert_eq!(format!("{last:?}"), format!("{:?}", Rule::any(false)));
+    }
+
+    #[test]
+    fn a_body_may_be_as_long_as_a_packet_takes() {
+        let with = |size: usize| {
+            let text = format!(
+                "domain: a\nlisteners: [ {{ uri: 'msrp://127.0.0.1:1' }} ]\ntrace: {{ msrp_body: {size}B }}\n"
+            );
+            Config::parse(&text, Path::new(""), "relay.yaml").map(|config| config.trace.msrp_body).ok()
+        };
+        assert_eq!(with(0), Some(0));
+        assert_eq!(with(MAX_MESSAGE), Some(MAX_MESSAGE));
+        assert_eq!(with(MAX_MESSAGE + 1), None);
     }
 }

@@ -59,10 +59,15 @@ pub(super) fn duration_or_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Re
 
 /// `2048B`, `64KiB`, `16MiB`, `1GiB`; for `#[serde(deserialize_with)]`. Zero is refused.
 pub(super) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    match from_text(deserializer, SIZE)? {
-        ByteSize(0) => Err(de::Error::custom("must be larger than zero")),
-        ByteSize(size) => Ok(size),
+    match size_or_zero(deserializer)? {
+        0 => Err(de::Error::custom("must be larger than zero")),
+        size => Ok(size),
     }
+}
+
+/// As [`size`], where zero (`0B`) means "nothing".
+pub(super) fn size_or_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    from_text(deserializer, SIZE).map(|ByteSize(size)| size)
 }
 
 /// A count of at least one; for `#[serde(deserialize_with)]`.

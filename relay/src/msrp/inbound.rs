@@ -29,6 +29,7 @@ use msrp_proto::header::{FailureReport, Name};
 use msrp_proto::status::StatusCode;
 use smallvec::SmallVec;
 use tcp_transport::connection::{CloseReason, Flow};
+use tcp_transport::hep::trace::SentBy;
 use tracing::info;
 
 use self::forward::Forward;
@@ -37,6 +38,7 @@ use super::counters::Count;
 use super::link::Link;
 use super::outbound::LaneKey;
 use super::route::MARGIN;
+use super::tap::Watch;
 
 mod forward;
 mod whole;
@@ -65,6 +67,8 @@ pub struct Inbound {
     staged: Vec<Bytes>,
     /// How many messages have ended since a WebSocket message did.
     ended: usize,
+    /// Where they are counted and traced.
+    watch: Option<Watch>,
 }
 
 #[derive(Debug)]
@@ -88,7 +92,7 @@ enum WaitingOn {
 }
 
 impl Inbound {
-    /// The receiving side of `link`. An accepted connection is on probation (RFC 4976 §6.1).
+    /// The receiving side of `link`, which is attached: its messages are seen by that one's [`Tap`](super::Tap). An accepted connection is on probation (RFC 4976 §6.1).
     pub fn new(relay: Arc<Relay>, link: Arc<Link>, now: Instant) -> Self {
         let limits = &relay.settings.limits;
         let decoder = Decoder::new(Limits {
@@ -98,6 +102,7 @@ impl Inbound {
             other_body: limits.non_send_body_size,
         });
         let probation = link.target().is_none().then(|| now + relay.settings.timeouts.probation);
+        let watch = link.tap().map(|tap| Watch::new(tap, SentBy::Peer));
         Self {
             relay,
             link,
@@ -111,6 +116,7 @@ impl Inbound {
             last_read: now,
             staged: Vec::new(),
             ended: 0,
+            watch,
         }
     }
 
@@ -130,6 +136,9 @@ impl Inbound {
         self.last_read = now;
         let flow = self.take(buf, now);
         self.flush(now);
+        if let Some(watch) = &mut self.watch {
+            watch.tell_count();
+        }
         flow
     }
 
@@ -187,6 +196,9 @@ impl Inbound {
 
     /// The connection is gone: a chunk that is under way ends with `#`, and the sessions end.
     pub fn closed(&mut self, status: StatusCode, now: Instant) {
+        if let Some(watch) = &mut self.watch {
+            watch.end();
+        }
         if let Current::Forward(mut forward) = std::mem::replace(&mut self.current, Current::None) {
             // What came is sent on, so that the receiver learns that the rest will not come.
             let _ = self.hand_over(&mut forward, None);
@@ -220,6 +232,10 @@ impl Inbound {
                 }
                 Event::End(flag) => {
                     self.ended += 1;
+                    if let Some(watch) = &mut self.watch {
+                        watch.count(1);
+                        watch.end();
+                    }
                     self.end(flag, now)
                 }
             };
@@ -303,7 +319,13 @@ impl Inbound {
                 let count =
                     if status.is_success() { Count::SuccessesReceived } else { Count::ErrorsReceived };
                 self.link.count(count, 1);
-                self.relay.response(&head, status, &self.link, now);
+                self.relay.response(&head, status, &self.link, now, |session| {
+                    if let Some(watch) = self.traced() {
+                        // One that answers nothing names a session all the same.
+                        let session = session.or_else(|| self.relay.session_of(head.to_path()));
+                        watch.whole(session, head.as_bytes(), &[]);
+                    }
+                });
                 touch(&mut self.touched, &self.link);
                 self.current = Current::Discard;
                 self.decoder.recycle(head);
@@ -321,6 +343,7 @@ impl Inbound {
                     _ => self.relay.is_us(&uri),
                 });
                 if !ours {
+                    self.saw(&head, &[]);
                     return Err(foreign(&head));
                 }
                 self.current = Current::Whole { head, body: BytesMut::new() };
@@ -330,6 +353,9 @@ impl Inbound {
     }
 
     fn body(&mut self, bytes: Bytes, now: Instant) {
+        if let Some(watch) = self.watch.as_mut().filter(|watch| watch.wants_body()) {
+            watch.body(&bytes);
+        }
         match &mut self.current {
             Current::None | Current::Discard => {}
             Current::Whole { body, .. } => body.extend_from_slice(&bytes),
@@ -349,6 +375,7 @@ impl Inbound {
             Current::None | Current::Discard => Ok(()),
             Current::Whole { head, body } => {
                 let result = self.whole(&head, &body, flag, now);
+                self.saw(&head, &body);
                 self.decoder.recycle(head);
                 result
             }
@@ -361,7 +388,7 @@ impl Inbound {
                 }
                 match self.hand_over(&mut forward, Some(flag)) {
                     Ok(()) if forward.reply.wanted == FailureReport::Yes => {
-                        self.respond(&forward.reply.head, StatusCode::OK);
+                        self.respond(&forward.reply.head, forward.reply.session, StatusCode::OK);
                     }
                     Ok(()) => {}
                     Err(failure) => self.hand_over_failed(&forward, &failure),
@@ -374,7 +401,7 @@ impl Inbound {
 
     fn refuse(&mut self, head: &Head, wanted: FailureReport, status: StatusCode) {
         if wanted != FailureReport::No {
-            self.respond(head, status);
+            self.respond(head, self.relay.session_of(head.to_path()), status);
         }
         self.current = Current::Discard;
     }
@@ -394,11 +421,11 @@ impl Inbound {
     }
 
     /// Answers a SEND, to the previous hop only.
-    fn respond(&mut self, head: &Head, status: StatusCode) {
+    fn respond(&mut self, head: &Head, session: Option<u128>, status: StatusCode) {
         let previous = head.from_path().next();
         let ours = head.to_path().next();
         let (Some(previous), Some(ours)) = (previous, ours) else { return };
-        let _ = self.link.send_control(|out| {
+        let _ = self.link.send_control_of(session, |out| {
             HeadWriter::response(out, &head.transaction_id(), status)
                 .path(Name::ToPath, [previous.as_str()])
                 .path(Name::FromPath, [ours.as_str()])
@@ -406,6 +433,34 @@ impl Inbound {
         });
         self.link.count_response(status);
         touch(&mut self.touched, &self.link);
+    }
+
+    /// Who has been refused until now has done something right.
+    fn proved(&mut self) {
+        if self.probation.take().is_some()
+            && let Some(watch) = &self.watch
+        {
+            watch.tap().anonymous();
+        }
+    }
+
+    /// Who traces, if messages are traced now.
+    fn traced(&self) -> Option<&Watch> {
+        self.watch.as_ref().filter(|watch| watch.is_on())
+    }
+
+    /// Traces a request that is there as a whole.
+    fn saw(&self, head: &Head, body: &[u8]) {
+        if let Some(watch) = self.traced() {
+            watch.whole(self.relay.session_of(head.to_path()), head.as_bytes(), body);
+        }
+    }
+
+    /// Traces a request whose body is to come.
+    fn sees(&mut self, head: &Head) {
+        if let Some(watch) = self.watch.as_mut().filter(|watch| watch.is_on()) {
+            watch.begin(self.relay.session_of(head.to_path()), head.as_bytes(), head.has_body());
+        }
     }
 
     fn flush(&mut self, now: Instant) {

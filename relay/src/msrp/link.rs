@@ -38,6 +38,7 @@ use tracing::debug;
 use super::counters::{Count, Counters};
 use super::origin::Origin;
 use super::outbound::{Outbound, Pushed, QueueSettings};
+use super::tap::Tap;
 use super::transactions::{Failure, Transaction};
 use super::wire::{Random, Wire};
 
@@ -256,6 +257,7 @@ impl Link {
                 drop(state);
                 return wire.close(CloseReason::Local("not needed any more".into()));
             }
+            state.queue.watch(wire.tap());
             state.wire = Some(Arc::from(wire));
         }
         self.flush(now);
@@ -288,6 +290,11 @@ impl Link {
         }
     }
 
+    /// Who sees its messages, while it is open.
+    pub(crate) fn tap(&self) -> Option<Arc<dyn Tap>> {
+        self.wire()?.tap()
+    }
+
     fn wire(&self) -> Option<Arc<dyn Wire>> {
         self.state.lock().wire.clone()
     }
@@ -305,9 +312,18 @@ impl Link {
         if state.open { Ok(action(&mut state.queue)) } else { Err(Closed) }
     }
 
-    /// Puts in a whole control message. The caller flushes afterwards.
+    /// Puts in a whole control message of no session. The caller flushes afterwards.
     pub(crate) fn send_control(&self, write: impl FnOnce(&mut Vec<u8>)) -> Result<Pushed, Closed> {
-        self.with_queue(|queue| queue.control(write))
+        self.send_control_of(None, write)
+    }
+
+    /// Puts in a whole control message of this session. The caller flushes afterwards.
+    pub(crate) fn send_control_of(
+        &self,
+        session: Option<u128>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Pushed, Closed> {
+        self.with_queue(|queue| queue.control(session, write))
     }
 
     /// Adds a WebSocket ping or pong, ready to be written, which goes out before any message that is not on the
@@ -604,7 +620,7 @@ enum Answer {
 fn answer(origin: Box<Origin>, now: Instant, what: Answer, write: impl FnOnce(&Origin, &mut Vec<u8>)) {
     let Some(source) = origin.source.clone() else { return };
     let sent = source.with_queue(|queue| {
-        queue.control(|out| write(&origin, out));
+        queue.control(origin.session, |out| write(&origin, out));
         queue.recycle(origin);
     });
     if sent.is_ok() {

@@ -49,6 +49,7 @@ pub use self::counters::{Count, Counters};
 pub use self::inbound::Inbound;
 pub use self::link::{Flushed, Link, LinkKind, Peer, Target};
 pub use self::session::{Owner, Session, SessionEnd, Sessions, Traffic};
+pub use self::tap::Tap;
 pub use self::wire::{Dialer, Random, SessionObserver, WallClock, Wire};
 
 mod auth;
@@ -60,6 +61,7 @@ mod outbound;
 mod response;
 mod route;
 mod session;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod transactions;
@@ -322,6 +324,12 @@ impl Relay {
                 && own.transport().eq_ignore_ascii_case(uri.transport())
                 && own.same_host(uri)
         })
+    }
+
+    /// The session that a message belongs to whose path begins with these URIs: see [`tap`].
+    fn session_of<'a>(&self, path: impl Iterator<Item = UriRef<'a>>) -> Option<u128> {
+        let ours = path.take_while(|uri| self.is_us(uri));
+        tap::correlation(ours.filter_map(|uri| session::parse_id(uri.session_id()?)))
     }
 
     /// Whether an AUTH for this URI is for us: one of our listeners, or our domain, without a port or

@@ -35,6 +35,8 @@ pub(crate) struct Origin {
     pub(crate) is_auth_attempt: bool,
     /// It came by way of another relay.
     pub(crate) is_relayed: bool,
+    /// The session it is traced under: see [`tap`](super::tap).
+    pub(crate) session: Option<u128>,
     text: Vec<u8>,
     after_transaction: Range<usize>,
     /// To-Path without our URIs.
@@ -56,18 +58,20 @@ pub(crate) struct Origin {
 impl Origin {
     /// Takes over what is needed of `head`. `own` are the URIs at the beginning of its To-Path that are
     /// ours, as we handed them out: clients compare the From-Path they become with their Use-Path as
-    /// text, however the previous hop wrote them.
+    /// text, however the previous hop wrote them. `session` is what it is traced under.
     pub(crate) fn set<'u>(
         &mut self,
         source: Arc<Link>,
         head: &Head,
         own: impl DoubleEndedIterator<Item = &'u str> + ExactSizeIterator,
+        session: Option<u128>,
     ) {
         let own_hops = own.len();
         self.source = Some(source);
         self.transaction = head.transaction_id();
         self.failure_report = head.failure_report().unwrap_or_default();
         self.own_hops = own_hops;
+        self.session = session;
         let range = head.byte_range().ok().flatten();
         self.range = range.unwrap_or(ByteRange::UNKNOWN);
         self.is_auth_attempt =

@@ -51,6 +51,7 @@ use msrp_proto::flag::Flag;
 use msrp_proto::header::ByteRange;
 use msrp_proto::ident::TransactionId;
 use smallvec::SmallVec;
+use tcp_transport::hep::trace::SentBy;
 
 use self::control::Control;
 use self::fragment::Current;
@@ -59,6 +60,7 @@ use self::message::Frames;
 use self::segments::Segments;
 use super::link::Link;
 use super::origin::Origin;
+use super::tap::{Tap, Watch};
 use super::transactions::{Failure, Transaction, Transactions};
 use super::wire::Random;
 
@@ -128,6 +130,8 @@ pub(crate) struct Outbound {
     /// Where each message leaves as one frame.
     frames: Option<Frames>,
     transactions: Transactions,
+    /// Where messages are counted and traced.
+    watch: Option<Watch>,
     wake: Vec<Arc<Link>>,
     #[expect(clippy::vec_box, reason = "chunks and transactions hold them boxed, and pass the box on")]
     spare_origins: Vec<Box<Origin>>,
@@ -146,10 +150,16 @@ impl Outbound {
             wire: Segments::default(),
             frames: Frames::new(&settings),
             transactions: Transactions::new(settings.response_timeout),
+            watch: None,
             wake: Vec::new(),
             spare_origins: Vec::new(),
             spare_chunks: Vec::new(),
         }
+    }
+
+    /// The connection is up, and its messages are seen from now on.
+    pub(crate) fn watch(&mut self, tap: Option<Arc<dyn Tap>>) {
+        self.watch = tap.map(|tap| Watch::new(tap, SentBy::Us));
     }
 
     /// An object to fill for the next request.
@@ -165,9 +175,9 @@ impl Outbound {
         }
     }
 
-    /// Adds a whole control message.
-    pub(crate) fn control(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Pushed {
-        self.control.push(write);
+    /// Adds a whole control message of this session.
+    pub(crate) fn control(&mut self, session: Option<u128>, write: impl FnOnce(&mut Vec<u8>)) -> Pushed {
+        self.control.push(session, write);
         Pushed { full: self.control.is_full() }
     }
 
@@ -175,10 +185,11 @@ impl Outbound {
     /// message may be longer than a TLS record, and an end-line is not to be split.
     pub(crate) fn control_with_end_line(
         &mut self,
+        session: Option<u128>,
         write: impl FnOnce(&mut Vec<u8>),
         write_end_line: impl FnOnce(&mut Vec<u8>),
     ) -> Pushed {
-        self.control.push_with_end_line(write, write_end_line);
+        self.control.push_with_end_line(session, write, write_end_line);
         Pushed { full: self.control.is_full() }
     }
 
@@ -330,6 +341,9 @@ impl Outbound {
         if self.control.is_empty() {
             return false;
         }
+        if let Some(watch) = self.watch.as_ref().filter(|watch| watch.is_on()) {
+            self.control.each(|session, bytes| watch.wire(session, bytes));
+        }
         if self.is_in_message_mode() {
             self.control.place_framed(&mut self.wire);
         } else {
@@ -370,7 +384,11 @@ impl Outbound {
 
     /// The socket took so many bytes.
     pub(crate) fn written(&mut self, len: usize, now: Instant) {
-        self.wire.written(len);
+        let ended = self.wire.written(len);
+        if let Some(watch) = &mut self.watch {
+            watch.count(ended);
+            watch.tell_count();
+        }
         for forgotten in self.transactions.sent(self.wire.taken(), now) {
             if let Transaction::Chunk(failure) = forgotten {
                 self.recycle(failure.origin);
@@ -440,6 +458,9 @@ impl Outbound {
 
     /// The connection is closed: takes everything that will not arrive, and everyone who waits.
     pub(crate) fn close(&mut self) -> (Vec<Transaction>, Vec<Arc<Link>>) {
+        if let Some(watch) = &mut self.watch {
+            watch.end();
+        }
         let mut lost = self.transactions.close();
         for mut lane in self.lanes.drain() {
             for mut chunk in lane.chunks.drain(..) {

@@ -20,15 +20,25 @@ use super::origin::Origin;
 use super::transactions::Transaction;
 
 impl Relay {
-    /// Handles a response that came over `link`.
-    pub(crate) fn response(&self, head: &Head, status: StatusCode, link: &Arc<Link>, now: Instant) {
+    /// Handles a response that came over `link`. The session it is traced under is `seen`, if it is known, before
+    /// anything is sent that it causes.
+    pub(crate) fn response(
+        &self,
+        head: &Head,
+        status: StatusCode,
+        link: &Arc<Link>,
+        now: Instant,
+        seen: impl FnOnce(Option<u128>),
+    ) {
         let id = head.transaction_id();
         if !head.to_path().next().is_some_and(|uri| self.is_us(&uri)) {
             debug!(link = link.id(), transaction = %id, "response for another: dropped");
-            return;
+            return seen(None);
         }
+        let mut session = None;
         let transaction = link.with_queue(|queue| {
             let known = queue.response(&id);
+            session = known.as_ref().and_then(|known| known.origin().session);
             match known {
                 Some(Transaction::Chunk(failure)) if status.is_success() => {
                     queue.recycle(failure.origin);
@@ -36,12 +46,19 @@ impl Relay {
                 }
                 Some(transaction) => Some(transaction),
                 // An error before the end of the chunk it answers.
-                None if !status.is_success() => queue.fail_current(&id).map(Transaction::Chunk),
+                None if !status.is_success() => {
+                    let failed = queue.fail_current(&id);
+                    session = failed.as_ref().and_then(|failure| failure.origin.session);
+                    failed.map(Transaction::Chunk)
+                }
                 None => None,
             }
         });
+        seen(session);
         match transaction {
-            Ok(Some(Transaction::Chunk(failure))) => link::tell_failure(failure, status, now),
+            Ok(Some(Transaction::Chunk(failure))) => {
+                link::tell_failure(failure, status, now);
+            }
             Ok(Some(Transaction::Path(origin))) => self.forward_response(head, status, &origin, now),
             Ok(None) | Err(link::Closed) => {}
         }
@@ -61,7 +78,7 @@ impl Relay {
             debug!(link = source.id(), "response exceeds our limits: dropped");
             return;
         }
-        let sent = source.send_control(|out| {
+        let sent = source.send_control_of(origin.session, |out| {
             // The one removed last stands first: it is the nearest to the next hop.
             let passed = ours.iter().rev().map(UriRef::as_str);
             HeadWriter::forwarded(out, &origin.transaction, head.after_transaction_id())

@@ -15,6 +15,7 @@ use tracing::debug;
 use super::Relay;
 use super::link::{Link, LinkKind, Target};
 use super::session::{Owner, Session, Traffic};
+use super::tap;
 
 /// Where a request goes.
 #[derive(Debug)]
@@ -33,6 +34,11 @@ impl Route {
     /// Our URIs at the beginning of To-Path, as we handed them out.
     pub(crate) fn own_uris(&self) -> impl DoubleEndedIterator<Item = &str> + ExactSizeIterator {
         self.through.sessions.iter().map(|session| session.uri().as_str())
+    }
+
+    /// The session it is traced under.
+    pub(crate) fn correlation(&self) -> Option<u128> {
+        tap::correlation(self.through.sessions.iter().map(|session| session.id()))
     }
 }
 

@@ -326,6 +326,11 @@ impl Sessions {
         (session.expires > now && session.uri.as_ref() == *uri).then_some(session)
     }
 
+    /// The session with this id.
+    pub(crate) fn by_id(&self, id: u128) -> Option<Arc<Session>> {
+        self.shard(id).read().get(&id).cloned()
+    }
+
     /// Adds a session.
     pub(crate) fn insert(
         &self,
@@ -410,7 +415,7 @@ pub(crate) fn write_id(id: u128) -> String {
 }
 
 /// Reads it back; only the form we write is a valid one.
-fn parse_id(text: &str) -> Option<u128> {
+pub(crate) fn parse_id(text: &str) -> Option<u128> {
     let canonical = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     canonical.then(|| u128::from_str_radix(text, 16).ok()).flatten()
 }

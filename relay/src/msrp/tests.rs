@@ -12,5 +12,6 @@ mod queue;
 mod reuse;
 mod reuse_towards_owner;
 mod simulation;
+mod tap;
 mod websocket;
 mod websocket_frames;

@@ -52,7 +52,7 @@ pub(crate) enum Transaction {
 }
 
 impl Transaction {
-    fn origin(&self) -> &Origin {
+    pub(crate) fn origin(&self) -> &Origin {
         match self {
             Self::Chunk(failure) => &failure.origin,
             Self::Path(origin) => origin,

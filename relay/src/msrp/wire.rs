@@ -10,6 +10,7 @@ use tcp_transport::connection::CloseReason;
 
 use super::link::Link;
 use super::session::{Session, SessionEnd};
+use super::tap::Tap;
 
 /// The writing side of one connection.
 pub trait Wire: Send + Sync {
@@ -34,6 +35,11 @@ pub trait Wire: Send + Sync {
 
     /// Asks that task to close the connection, in order.
     fn close(&self, reason: CloseReason);
+
+    /// Who sees its messages. Asked once for each direction.
+    fn tap(&self) -> Option<Arc<dyn Tap>> {
+        None
+    }
 }
 
 impl fmt::Debug for dyn Wire {

@@ -8,35 +8,51 @@ use bytes::BytesMut;
 use msrp_proto::status::StatusCode;
 use tcp_transport::Stream;
 use tcp_transport::connection::{CloseReason, Flow, Handle, Protocol, Transmit};
+use tcp_transport::hep::trace::ConnectionTrace;
 use tcp_transport::ws::{self, Payload};
 use tracing::{info, warn};
 
 use super::network::Network;
 use super::pace::{Pace, Place};
-use crate::msrp::{Flushed, Inbound, Link, Wire};
+use super::trace::ConnectionTap;
+use crate::msrp::{Flushed, Inbound, Link, Tap, Wire};
 
 /// A connection's writing side, for whoever has something to send over it.
-pub(super) struct ConnectionWire(pub(super) Handle);
+pub(super) struct ConnectionWire {
+    handle: Handle,
+    tap: Arc<ConnectionTap>,
+}
+
+impl ConnectionWire {
+    pub(super) fn new(handle: Handle, trace: Option<ConnectionTrace>) -> Self {
+        let tap = ConnectionTap::new(handle.clone(), trace);
+        Self { handle, tap }
+    }
+}
 
 impl Wire for ConnectionWire {
     fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.stream().try_write(bufs)
+        self.handle.stream().try_write(bufs)
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.0.stream().flush()
+        self.handle.stream().flush()
     }
 
     fn write_unit(&self) -> usize {
-        self.0.stream().write_unit()
+        self.handle.stream().write_unit()
     }
 
     fn wake(&self) {
-        self.0.wake();
+        self.handle.wake();
     }
 
     fn close(&self, reason: CloseReason) {
-        self.0.close(reason);
+        self.handle.close(reason);
+    }
+
+    fn tap(&self) -> Option<Arc<dyn Tap>> {
+        Some(self.tap.clone())
     }
 }
 

@@ -19,6 +19,7 @@ use super::connection::{ConnectionWire, MsrpConnection};
 use super::occasion::Occasion;
 use super::sip::SipEdge;
 use super::sip::link::SipLink;
+use super::trace::Traces;
 use super::{now, sip, websocket};
 use crate::config::{Config, Dial, Listener, Sip, WebSocket};
 use crate::msrp::{Dialer, Inbound, Link, Peer, Relay};
@@ -65,6 +66,8 @@ pub(super) struct Network {
     pub(super) connections: Arc<Registry<Carried>>,
     /// The SIP edge, if there is one.
     pub(super) sip: Option<Arc<SipEdge>>,
+    /// Who traces messages.
+    pub(super) traces: Arc<Traces>,
     connector: Connector,
     pub(super) client_domains: Arc<ClientDomains>,
     /// `tls.cert_check_on_conn_reusage`.
@@ -90,9 +93,11 @@ impl Network {
         let events = Events::new(config.events.queue, config.events.closed_event.0);
         let ledger = Ledger::new(limits, events);
         let connections = Arc::new(Registry::with_ledger(Arc::clone(&ledger)));
+        let traces = Arc::new(Traces::default());
         let edge = |sip| {
             let connector = upstream_connector(config, sip).with_ledger(Arc::clone(&ledger));
-            SipEdge::new(config, sip, sip_listeners, Arc::clone(&connections), connector).map(Arc::new)
+            let (connections, traces) = (Arc::clone(&connections), Arc::clone(&traces));
+            SipEdge::new(config, sip, sip_listeners, connections, connector, traces).map(Arc::new)
         };
         let sip = config.sip.as_ref().map(edge).transpose()?;
         let listeners = config.listeners.iter().filter(|listener| listener.serves_msrp());
@@ -100,6 +105,7 @@ impl Network {
             relay,
             connections,
             sip,
+            traces,
             connector: connector(config).with_ledger(ledger),
             client_domains: Arc::new(client_domains),
             cert_check_on_conn_reusage: AtomicBool::new(config.tls.cert_check_on_conn_reusage),
@@ -132,8 +138,13 @@ impl Network {
                 (peer, opened.rest, Some(incoming))
             }
         };
+        let trace = self.traces.connection(&stream);
+        if let (Some(trace), Some(user)) = (&trace, &peer.principal) {
+            trace.authenticated(user);
+        }
         let (handle, driver) = connection::open_with(stream, DriverSettings::default(), rest);
-        let link = self.relay.accepted(listener, peer, Box::new(ConnectionWire(handle.clone())), now);
+        let wire = Box::new(ConnectionWire::new(handle.clone(), trace));
+        let link = self.relay.accepted(listener, peer, wire, now);
         let tls = handle.stream().tls().map(tracing::field::display);
         debug!(link = link.id(), connection = %handle.id(), peer = ?link.peer(), tls, "accepted");
         if let Some(Peer { certificate: PeerCertificate::Unverified { reason }, address, .. }) = link.peer() {
@@ -162,15 +173,17 @@ impl Network {
         match self.connector.connect_for(&to, Some(&domains), Some(scheme)).await {
             Ok(stream) => {
                 let peer = peer_of(&stream);
+                let trace = self.traces.connection(&stream);
                 let (handle, driver) = connection::open(stream, DriverSettings::default());
                 let tls = handle.stream().tls().map(tracing::field::display);
                 info!(link = link.id(), connection = %handle.id(), %target, address = peer.address, tls, "connected");
                 let key = ReuseKey::new(target.scheme.as_str(), &target.host, target.port);
                 self.connections.insert(handle.clone(), Some(key), Carried::Msrp(Arc::clone(&link)));
                 let now = now();
-                let inbound = Inbound::new(Arc::clone(&self.relay), Arc::clone(&link), now);
-                let protocol = MsrpConnection::new(Arc::clone(&self), handle.clone(), inbound);
-                self.relay.connected(&link, peer, Box::new(ConnectionWire(handle)), now);
+                let wire = Box::new(ConnectionWire::new(handle.clone(), trace));
+                self.relay.connected(&link, peer, wire, now);
+                let inbound = Inbound::new(Arc::clone(&self.relay), link, now);
+                let protocol = MsrpConnection::new(Arc::clone(&self), handle, inbound);
                 tokio::spawn(driver.run(protocol));
             }
             Err(error) => {

@@ -29,6 +29,7 @@ use self::connection::SipConnection;
 use self::link::{Framing, QueueLimits, SipLink};
 use self::peer::Accepted;
 use super::network::Carried;
+use super::trace::Traces;
 use super::{now, websocket};
 use crate::config::{Config, Sip};
 use crate::sip::{
@@ -63,6 +64,7 @@ pub(super) struct SipEdge {
     probe: Notify,
     connections: Arc<Registry<Carried>>,
     connector: Connector,
+    traces: Arc<Traces>,
     config: Sip,
     /// `timeouts.probation`
     probation: Duration,
@@ -86,6 +88,7 @@ impl SipEdge {
         listeners: Vec<Advertised>,
         connections: Arc<Registry<Carried>>,
         connector: Connector,
+        traces: Arc<Traces>,
     ) -> Result<Self, ShortSecret> {
         let drawn: [u8; 32] = rand::random();
         let secret = sip.flow_secret.as_ref().map_or(&drawn[..], |secret| secret.reveal().as_bytes());
@@ -110,6 +113,7 @@ impl SipEdge {
             upstreams: RwLock::new(upstreams),
             connections,
             connector,
+            traces,
             config: sip.clone(),
             probation: config.timeouts.probation,
             send_timeout: config.timeouts.send_timeout,
@@ -218,9 +222,11 @@ impl SipEdge {
         queue: QueueLimits,
         clock: Clock,
     ) -> (Arc<SipLink>, tcp_transport::Driver, SipConnection) {
+        let trace = self.traces.connection(&stream);
         let (handle, driver) = driver::open_with(stream, DriverSettings::default(), rest);
         let flow = Flow { connection: handle.id().as_u64(), side, remote: handle.entry().remote() };
-        let link = Arc::new(SipLink::new(handle.clone(), flow, framing, queue, self.send_timeout));
+        let link =
+            Arc::new(SipLink::new(handle.clone(), flow, framing, queue, self.send_timeout).with_trace(trace));
         self.connections.insert(handle, None, Carried::Sip(Arc::clone(&link)));
         let protocol = SipConnection::new(Arc::clone(self), Arc::clone(&link), incoming, clock);
         (link, driver, protocol)

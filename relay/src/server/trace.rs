@@ -1,16 +1,24 @@
-//! HEP: what collectors are told of this process' connections.
+//! HEP: what collectors are told of this process' connections and messages.
+//!
+//! Messages come from where they are read and written: MSRP through a [`ConnectionTap`] (see
+//! [`msrp::Tap`](crate::msrp::Tap)), SIP from `sip::connection` and `sip::link`. A SIP message that leaves is traced when
+//! it takes its place in the queue of its connection: what waits there when the connection ends is traced and was
+//! never sent. What carries neither message, keep-alives and the frames of WebSocket, is not traced.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, SystemTime};
 
-use tcp_transport::hep::trace::{TraceSettings, Tracer};
-use tcp_transport::hep::{Sender, SenderError};
+use tcp_transport::connection::Handle;
+use tcp_transport::hep::trace::{ConnectionTrace, Message, SentBy, TraceSettings, TraceState, Tracer, What};
+use tcp_transport::hep::{Counters, Sender, SenderError};
+use tcp_transport::{ConnectionId, Scheme, Stream};
 use tracing::{info, warn};
 
 use super::network::Network;
 use crate::config::Config;
+use crate::msrp::Tap;
 
 /// How long the end of the process waits for what collectors have not been told.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -18,8 +26,20 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The sender and what gives it something to send.
 #[derive(Debug)]
 pub(super) struct Tracing {
-    tracer: Tracer,
+    tracer: Arc<Tracer>,
     sender: Arc<Sender>,
+}
+
+/// Where new connections find the tracer, once there is one. It keeps none alive.
+#[derive(Debug, Default)]
+pub(super) struct Traces(OnceLock<Weak<Tracer>>);
+
+impl Traces {
+    /// What the messages of a new connection are given to.
+    pub(super) fn connection(&self, stream: &Stream) -> Option<ConnectionTrace> {
+        let tracer = self.0.get()?.upgrade()?;
+        Some(tracer.connection(stream.entry(), stream.tls()))
+    }
 }
 
 /// Begins to trace, if there is a collector. `listeners` are those bound, with their names.
@@ -42,14 +62,22 @@ pub(super) fn start(
         protocols: trace.protocols.clone(),
         filter: trace.filter.clone(),
         listeners,
-        ..TraceSettings::default()
+        msrp_body: trace.msrp_body,
+        msrp_payload_type: trace.msrp_payload_type,
     };
-    Ok(Some(Tracing { tracer: Tracer::start(settings, sender.clone(), network.ledger()), sender }))
+    let tracer = Arc::new(Tracer::start(settings, sender.clone(), network.ledger()));
+    let _ = network.traces.0.set(Arc::downgrade(&tracer));
+    Ok(Some(Tracing { tracer, sender }))
 }
 
 impl Tracing {
+    /// The switches.
+    pub(super) fn switches(&self) -> TraceSwitches<'_> {
+        TraceSwitches(self)
+    }
+
     /// Tells collectors the rest, and the log what they were not told.
-    pub(super) async fn stop(mut self) {
+    pub(super) async fn stop(self) {
         self.tracer.stop().await;
         let lost = self.tracer.lost_events();
         if lost > 0 {
@@ -57,8 +85,10 @@ impl Tracing {
         }
         let Self { tracer, sender } = self;
         drop(tracer);
-        // Nobody else sends any more.
-        let Some(sender) = Arc::into_inner(sender) else { return };
+        let Ok(sender) = tokio::time::timeout(CLOSE_TIMEOUT, alone(sender)).await else {
+            warn!("somebody still traces: collectors are not told the rest");
+            return;
+        };
         for (destination, counters) in sender.close(CLOSE_TIMEOUT).await {
             let sent = counters.sent;
             let dropped =
@@ -69,6 +99,135 @@ impl Tracing {
             } else {
                 info!(destination, sent, "tracing ended");
             }
+        }
+    }
+}
+
+/// The sender, when nobody else has it: a connection that has not closed in time may be about to trace something.
+async fn alone(mut sender: Arc<Sender>) -> Sender {
+    loop {
+        match Arc::try_unwrap(sender) {
+            Ok(sender) => return sender,
+            Err(shared) => sender = shared,
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What is traced, read and switched while the relay runs. The nearest switch counts: that of a connection, then of a
+/// user, then of everything together with `trace_filter` and what is said of the protocol.
+#[derive(Debug, Clone, Copy)]
+pub struct TraceSwitches<'a>(&'a Tracing);
+
+/// A collector, and whether it is told anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceDestination {
+    /// Its name in `trace.destinations`.
+    pub name: String,
+    /// Whether it is switched on.
+    pub on: bool,
+    /// Its figures.
+    pub counters: Counters,
+}
+
+impl TraceSwitches<'_> {
+    /// How everything is switched.
+    #[must_use]
+    pub fn state(&self) -> TraceState {
+        self.0.tracer.state()
+    }
+
+    /// The collectors, in the order of their names.
+    #[must_use]
+    pub fn destinations(&self) -> Vec<TraceDestination> {
+        let sender = &self.0.sender;
+        let counters = sender.counters().into_iter();
+        let one = |(name, counters): (&str, Counters)| {
+            let on = sender.is_destination_enabled(name).unwrap_or(false);
+            TraceDestination { name: name.to_owned(), on, counters }
+        };
+        let mut destinations: Vec<_> = counters.map(one).collect();
+        destinations.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        destinations
+    }
+
+    /// Switches everything, as MI `msrp_trace` does; what was said of single users and connections is forgotten.
+    pub fn switch_all(&self, on: bool) {
+        self.0.tracer.switch_all(on);
+    }
+
+    /// Says what is traced of a protocol.
+    pub fn switch_protocol(&self, protocol: Scheme, what: What) {
+        self.0.tracer.switch_protocol(protocol, what);
+    }
+
+    /// Switches a collector. `false`: there is none of that name.
+    #[must_use]
+    pub fn switch_destination(&self, name: &str, on: bool) -> bool {
+        self.0.sender.set_enabled(name, on)
+    }
+
+    /// Switches a connection, by the number that its events have; `None`: nothing is said about it any more.
+    /// `false`: there is none of that number.
+    #[must_use]
+    pub fn switch_connection(&self, id: ConnectionId, on: Option<bool>) -> bool {
+        self.0.tracer.switch_connection(id, on)
+    }
+
+    /// Switches a user, on all connections there are and will be on which this user authenticates; `None`: nothing is
+    /// said about it any more.
+    pub fn switch_user(&self, user: &str, on: Option<bool>) {
+        self.0.tracer.switch_user(user, on);
+    }
+}
+
+/// Counts the messages of an MSRP connection, and traces them where that is wanted.
+pub(super) struct ConnectionTap {
+    handle: Handle,
+    trace: Option<ConnectionTrace>,
+}
+
+impl ConnectionTap {
+    pub(super) fn new(handle: Handle, trace: Option<ConnectionTrace>) -> Arc<Self> {
+        Arc::new(Self { handle, trace })
+    }
+}
+
+impl Tap for ConnectionTap {
+    fn is_on(&self) -> bool {
+        self.trace.as_ref().is_some_and(ConnectionTrace::is_on)
+    }
+
+    fn body(&self) -> usize {
+        self.trace.as_ref().map_or(0, ConnectionTrace::msrp_body)
+    }
+
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn message(&self, by: SentBy, time: SystemTime, session: &str, head: &[u8], body: &[u8]) {
+        if let Some(trace) = &self.trace {
+            trace.message(by, time, || Message::Msrp { session, head, body });
+        }
+    }
+
+    fn count(&self, by: SentBy, messages: u64) {
+        match by {
+            SentBy::Peer => self.handle.entry().count_messages_in(messages),
+            SentBy::Us => self.handle.entry().count_messages_out(messages),
+        }
+    }
+
+    fn authenticated(&self, user: &str) {
+        if let Some(trace) = &self.trace {
+            trace.authenticated(user);
+        }
+    }
+
+    fn anonymous(&self) {
+        if let Some(trace) = &self.trace {
+            trace.anonymous();
         }
     }
 }

@@ -180,6 +180,12 @@ impl Sender {
         found.map(|destination| destination.enabled.store(enabled, Ordering::Relaxed)).is_some()
     }
 
+    /// Whether the destination of this name is switched on; `None`: there is none.
+    #[must_use]
+    pub fn is_destination_enabled(&self, name: &str) -> Option<bool> {
+        self.destinations().find(|destination| destination.name == name).map(Destination::is_enabled)
+    }
+
     /// The figures of each destination, by name.
     #[must_use]
     pub fn counters(&self) -> Vec<(&str, Counters)> {

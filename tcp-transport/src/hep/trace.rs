@@ -13,7 +13,8 @@
 //!
 //! ```json
 //! {"Protocol":"MSRPS","Event":"CLOSED","Status":"SUCCESS","Message":"closed by the peer",
-//!  "Kind":"tcp:closed","Direction":"inbound","BytesIn":1200,"BytesOut":800,"Duration":12.5,
+//!  "Kind":"tcp:closed","Direction":"inbound","BytesIn":1200,"BytesOut":800,"MessagesIn":6,
+//!  "MessagesOut":6,"Duration":12.5,
 //!  "TlsVersion":"TLSv1.3","TlsCipher":"TLS13_AES_256_GCM_SHA384","TlsDomain":"relay","Sni":"relay.test"}
 //! ```
 //!
@@ -22,15 +23,27 @@
 //! with `FAILURE`. `Kind` tells them apart ([`EventKind::name`](crate::EventKind::name)). No key of TLS is ever in it.
 //!
 //! *MSRP messages*: the head as it went over the wire, and of the body no more than
-//! [`TraceSettings::msrp_body`]; correlation id is the session. *SIP messages*: type 1 as they are; correlation id is
-//! the Call-ID. Both carry chunk 0x65, `{"net":"<number of the connection>"}`.
+//! [`TraceSettings::msrp_body`]; correlation id is the session, or the connection's number for what belongs to none.
+//! *SIP messages*: type 1 as they are; correlation id is the Call-ID. Both carry chunk 0x65,
+//! `{"net":"<number of the connection>"}`. Either is cut at [`MAX_MESSAGE`].
+//!
+//! *Credentials* are masked in both, by as many `x`: the `response` and `rspauth` of Digest, by which passwords can be
+//! guessed, and all that follows any other scheme in Authorization and Proxy-Authorization. Nothing switches that off.
 //!
 //! # What is traced
 //! The switches, the nearest one first: of the [connection](Tracer::switch_connection), of the
 //! [user](Tracer::switch_user), of [all](Tracer::switch_all) together with the [`Filter`]. Switching all forgets
 //! the nearer ones. Below that each [protocol](Tracer::switch_protocol) says whether its events and its messages are
 //! wanted; who names a single connection or user wants both. Destinations are
-//! [switched](super::Sender::set_enabled) by themselves.
+//! [switched](super::Sender::set_enabled) by themselves. [`Tracer::state`] reads it all.
+//!
+//! # Users
+//! Whose a connection is shows only when somebody [authenticates](ConnectionTrace::authenticated) on it. Until then
+//! the rules for users match nothing, as far as *events* go: those are told as the other rules say. *Messages* are
+//! not traced while a rule for a user may still decide. With the authentication the filter decides anew, and
+//! for whoever calls it before handing over the message that authenticated, that message is the first one traced. A
+//! connection that is [used without](ConnectionTrace::anonymous), or that we opened, or that carries SIP or HEP, is
+//! nobody's: rules for users do not match it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -54,6 +67,7 @@ use crate::tls::TlsInfo;
 
 mod connection;
 mod filter;
+mod mask;
 mod payload;
 
 pub use connection::{ConnectionTrace, Message, SentBy};
@@ -116,11 +130,24 @@ impl Default for TraceSettings {
     }
 }
 
+/// How a [`Tracer`] is switched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceState {
+    /// Everything.
+    pub on: bool,
+    /// What is traced of each protocol, of all of them.
+    pub protocols: Vec<(Scheme, What)>,
+    /// The users who are switched by themselves, by name.
+    pub users: Vec<(String, bool)>,
+    /// The connections that are, by number.
+    pub connections: Vec<(ConnectionId, bool)>,
+}
+
 /// Traces the connections of one ledger. See the [module documentation](self).
 #[derive(Debug)]
 pub struct Tracer {
     shared: Arc<Shared>,
-    task: JoinHandle<()>,
+    task: Mutex<Option<JoinHandle<()>>>,
     stop: Arc<Notify>,
 }
 
@@ -159,14 +186,17 @@ impl Tracer {
         let stop = Arc::new(Notify::new());
         let task =
             tokio::spawn(trace_events(shared.clone(), subscription, Arc::downgrade(ledger), stop.clone()));
-        Self { shared, task, stop }
+        Self { shared, task: Mutex::new(Some(task)), stop }
     }
 
     /// Traces what has happened until now, and nothing after that.
-    pub async fn stop(&mut self) {
+    pub async fn stop(&self) {
         self.stop.notify_one();
-        // It ends by a panic at worst, which is logged.
-        let _ = (&mut self.task).await;
+        let task = self.task.lock().take();
+        if let Some(task) = task {
+            // It ends by a panic at worst, which is logged.
+            let _ = task.await;
+        }
     }
 
     /// What a connection's messages are given to. To be asked for once, when it is up, and kept with it.
@@ -181,7 +211,7 @@ impl Tracer {
         );
         let state = self.shared.state(entry.id(), facts);
         state.decide(&self.shared, true);
-        ConnectionTrace::new(state, self.shared.clone())
+        ConnectionTrace::new(state, &self.shared)
     }
 
     /// Switches everything: `trace_on`, MI `msrp_trace`. Switches of single users and connections are forgotten.
@@ -225,6 +255,21 @@ impl Tracer {
         state.inspect(|state| state.switch(on)).map(|state| state.refresh(&self.shared)).is_some()
     }
 
+    /// How everything is switched.
+    #[must_use]
+    pub fn state(&self) -> TraceState {
+        let connections = self.shared.states();
+        let mut connections: Vec<_> =
+            connections.iter().filter_map(|state| Some((state.id(), state.switched()?))).collect();
+        connections.sort_unstable_by_key(|(id, _)| id.as_u64());
+        let switches = self.shared.switches.lock();
+        let mut users: Vec<_> = switches.users.iter().map(|(user, on)| (user.clone(), *on)).collect();
+        users.sort_unstable();
+        let what = |scheme: Scheme| switches.protocols.get(&scheme).copied().unwrap_or_default();
+        let protocols = Scheme::ALL.into_iter().map(|scheme| (scheme, what(scheme))).collect();
+        TraceState { on: switches.all, protocols, users, connections }
+    }
+
     /// Events that were lost before they could be traced, because too many came at once. Packets that the queues of
     /// the destinations did not take are counted [there](super::Counters).
     #[must_use]
@@ -241,7 +286,9 @@ impl Tracer {
 
 impl Drop for Tracer {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = self.task.get_mut() {
+            task.abort();
+        }
     }
 }
 
@@ -296,7 +343,10 @@ impl Shared {
             listeners.get(&local).or_else(|| any(true)).or_else(|| any(false)).cloned()
         });
         let sni = sni.map(|sni| sni.map(str::to_owned));
-        Facts { protocol, direction, remote, local, listener, sni, user: None }
+        // Nobody authenticates to us where we are the client, or where we do not ask.
+        let asks = matches!(protocol, None | Some(Scheme::Msrp | Scheme::Msrps | Scheme::Ws | Scheme::Wss));
+        let user = (direction == Direction::Outbound || !asks).then_some(None);
+        Facts { protocol, direction, remote, local, listener, sni, user }
     }
 
     fn send_event(&self, event: &ConnectionEvent, up: bool) {

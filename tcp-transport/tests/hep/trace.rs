@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use serde_json::Value;
 use tcp_transport::event::{Direction, Subscription};
 use tcp_transport::hep::trace::{
-    ConnectionTrace, Filter, MAX_MESSAGE, Message, Rule, SentBy, TraceSettings, Tracer, What,
+    ConnectionTrace, Filter, MAX_MESSAGE, Message, Rule, SentBy, TraceSettings, TraceState, Tracer, What,
 };
 use tcp_transport::hep::{
     ChunkOrder, DestinationSettings, Encoding, EventFormat, HepTransport, Packet, PayloadType, Sender,
@@ -315,9 +315,9 @@ async fn messages_are_traced_with_who_sent_them_and_of_the_body_what_is_allowed(
     let (client, server) = (out.local_addr(), scene.server);
     let time = SystemTime::now() - Duration::from_secs(5);
     for (by, body, wanted) in [
-        (SentBy::Peer, &b"abc"[..], "HEADabc"),
-        (SentBy::Us, b"abcd", "HEADabcd"),
-        (SentBy::Us, b"abcde", "HEADabcd"),
+        (SentBy::Peer, &b"abc"[..], "HEAD\r\nabc"),
+        (SentBy::Us, b"abcd", "HEAD\r\nabcd"),
+        (SentBy::Us, b"abcde", "HEAD\r\nabcd"),
     ] {
         trace.message(by, time, || msrp("session-1", b"HEAD", body));
         let packet = scene.collector.next().await.packet;
@@ -331,14 +331,19 @@ async fn messages_are_traced_with_who_sent_them_and_of_the_body_what_is_allowed(
         let net = format!(r#"{{"net":"{}"}}"#, inward.entry().id());
         assert_eq!((chunk.vendor, chunk.kind, text(Some(&chunk.value))), (0, 0x65, &*net));
     }
-    trace.message(SentBy::Peer, time, || Message::Sip {
-        call_id: "call@host",
-        message: b"OPTIONS sip:x SIP/2.0\r\n",
-    });
+    let pieces = ["OPTIONS sip:x SIP/2.0\r\nAuthorization: Digest response=\"a".into(), "b\"\r\n".into()];
+    trace.message(SentBy::Peer, time, || Message::Sip { call_id: "call@host", message: &pieces });
     let packet = scene.collector.next().await.packet;
     assert_eq!(packet.payload_type, Some(PayloadType::SIP));
     assert_eq!(text(packet.correlation_id.as_ref()), "call@host");
-    assert_eq!(text(packet.payload.as_ref()), "OPTIONS sip:x SIP/2.0\r\n");
+    assert_eq!(
+        text(packet.payload.as_ref()),
+        "OPTIONS sip:x SIP/2.0\r\nAuthorization: Digest response=\"xx\"\r\n",
+        "whole, but for what proves the password"
+    );
+    trace.message(SentBy::Us, time, || msrp("", b"HEAD", b""));
+    let packet = scene.collector.next().await.packet;
+    assert_eq!(text(packet.correlation_id.as_ref()), inward.entry().id().to_string(), "no session");
     let huge = vec![b'x'; 100_000];
     trace.message(SentBy::Peer, time, || msrp("session-1", &huge, &huge));
     assert_eq!(scene.collector.next().await.packet.payload.unwrap().len(), MAX_MESSAGE);
@@ -380,6 +385,61 @@ async fn a_user_is_filtered_and_switched_from_its_authentication_on() {
     assert!(trace.is_on());
     scene.tracer.switch_all(false);
     assert!(!trace.is_on());
+}
+
+#[tokio::test]
+async fn no_message_is_traced_while_a_rule_for_a_user_may_still_decide() {
+    let of = |user: &str, trace| Rule { user: Some(user.into()), ..Rule::any(trace) };
+    let rules = || vec![of("alice", false), of("bob", true)];
+    let settings = || TraceSettings { filter: Filter { rules: rules() }, ..with_messages(0) };
+
+    let mut scene = Scene::new(settings());
+    let (trace, out, _inward) = trace_of(&mut scene).await;
+    assert!(!trace.is_on(), "nobody knows yet whose it is");
+    trace.authenticated("alice");
+    assert!(!trace.is_on());
+    trace.authenticated("carol");
+    assert!(trace.is_on(), "what no rule matches is traced");
+    let ours = scene.tracer.connection(out.entry(), None);
+    assert!(ours.is_on(), "nobody authenticates where we are the client");
+
+    let mut scene = Scene::new(settings());
+    let (trace, _out, _inward) = trace_of(&mut scene).await;
+    trace.anonymous();
+    assert!(trace.is_on(), "used without authentication");
+    trace.authenticated("alice");
+    assert!(!trace.is_on());
+    trace.anonymous();
+    assert!(!trace.is_on(), "it is hers");
+
+    // Where no rule names a user, nothing is waited for.
+    let mut scene = Scene::new(with_messages(0));
+    assert!(trace_of(&mut scene).await.0.is_on());
+}
+
+#[tokio::test]
+async fn the_state_of_all_switches_can_be_read() {
+    let mut scene = Scene::new(with_messages(0));
+    let (trace, _out, inward) = trace_of(&mut scene).await;
+    let before = scene.tracer.state();
+    assert!(before.on && before.users.is_empty() && before.connections.is_empty());
+    let what = |state: &TraceState, scheme| state.protocols.iter().find(|(of, _)| *of == scheme).unwrap().1;
+    assert_eq!(what(&before, Scheme::Msrp), What { events: true, messages: true });
+    assert_eq!(what(&before, Scheme::Sip), What::default());
+    scene.tracer.switch_user("bob", Some(true));
+    scene.tracer.switch_user("alice", Some(false));
+    scene.tracer.switch_protocol(Scheme::Sip, What { events: false, messages: true });
+    assert!(scene.tracer.switch_connection(inward.entry().id(), Some(false)));
+    let state = scene.tracer.state();
+    assert_eq!(state.users, [("alice".to_owned(), false), ("bob".to_owned(), true)]);
+    assert_eq!(state.connections, [(inward.entry().id(), false)]);
+    assert_eq!(what(&state, Scheme::Sip), What { events: false, messages: true });
+    scene.tracer.switch_all(false);
+    let state = scene.tracer.state();
+    assert!(!state.on && state.users.is_empty() && state.connections.is_empty());
+
+    drop(scene.tracer);
+    trace.message(SentBy::Us, SystemTime::now(), || msrp("s", b"HEAD", b""));
 }
 
 #[tokio::test]

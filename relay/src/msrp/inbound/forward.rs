@@ -49,6 +49,8 @@ pub(super) struct Forward {
 pub(super) struct Reply {
     pub(super) wanted: FailureReport,
     pub(super) head: Head,
+    /// What it is traced under.
+    pub(super) session: Option<u128>,
 }
 
 /// What handing over came to, if not well.
@@ -73,6 +75,7 @@ impl Inbound {
         let wanted = match check_send(&head) {
             Ok(wanted) => wanted,
             Err(error) => {
+                self.sees(&head);
                 // Who it is for is looked at first: a stranger learns nothing but that.
                 if !head.to_path().next().is_some_and(|uri| self.relay.is_us(&uri)) {
                     return Err(foreign(&head));
@@ -83,7 +86,12 @@ impl Inbound {
                 return self.count_refusal();
             }
         };
-        let route = match self.relay.route(&head, &self.link, now) {
+        let route = self.relay.route(&head, &self.link, now);
+        if route.is_ok() {
+            self.proved();
+        }
+        self.sees(&head);
+        let route = match route {
             Ok(route) => route,
             Err(Refusal::Foreign) => return Err(foreign(&head)),
             Err(Refusal::Status(status, reason)) => {
@@ -92,9 +100,9 @@ impl Inbound {
                 return self.count_refusal();
             }
         };
-        self.probation = None;
         let mut origin = route.link.with_queue(Outbound::spare_origin).unwrap_or_default();
-        origin.set(Arc::clone(&self.link), &head, route.own_uris());
+        let session = route.correlation();
+        origin.set(Arc::clone(&self.link), &head, route.own_uris(), session);
         self.current = Current::Forward(Forward {
             target: route.link,
             key: LaneKey { source: self.link.id(), session: route.session },
@@ -104,7 +112,7 @@ impl Inbound {
             staged_bytes: 0,
             expires: route.expires,
             through: route.through,
-            reply: Reply { wanted, head },
+            reply: Reply { wanted, head, session },
         });
         Ok(())
     }
@@ -197,7 +205,7 @@ impl Inbound {
             HandOver::Stalled => StatusCode::REQUEST_TIMEOUT,
         };
         if forward.reply.wanted != FailureReport::No {
-            self.respond(&forward.reply.head, status);
+            self.respond(&forward.reply.head, forward.reply.session, status);
         }
     }
 
@@ -224,7 +232,7 @@ impl Inbound {
             self.staged.clear();
             let open = self.abandon(&forward, true);
             if open && forward.reply.wanted != FailureReport::No {
-                self.respond(&forward.reply.head, status);
+                self.respond(&forward.reply.head, forward.reply.session, status);
             }
         }
     }

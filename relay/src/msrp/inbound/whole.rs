@@ -31,7 +31,10 @@ impl Inbound {
         let Kind::Request(method) = head.kind() else { return Ok(()) };
         if method == Method::Auth && head.to_path().len() == 1 {
             match self.relay.authenticate(head, &self.link, now) {
-                AuthOutcome::Granted => self.probation = None,
+                AuthOutcome::Granted => {
+                    self.granted();
+                    self.proved();
+                }
                 AuthOutcome::Challenged => {}
                 AuthOutcome::Refused => return self.auth_refused(head),
             }
@@ -58,7 +61,7 @@ impl Inbound {
                 return self.count_refusal();
             }
         };
-        self.probation = None;
+        self.proved();
         let transaction = self.link.new_transaction();
         let link = &self.link;
         let overfull = &mut self.overfull;
@@ -73,9 +76,10 @@ impl Inbound {
                 *overfull = None;
             }
             let mut origin = queue.spare_origin();
-            origin.set(Arc::clone(link), head, route.own_uris());
+            origin.set(Arc::clone(link), head, route.own_uris(), route.correlation());
             let pushed = if head.has_body() {
                 queue.control_with_end_line(
+                    origin.session,
                     |out| {
                         origin.write_head(out, &transaction, None).body();
                         out.extend_from_slice(body);
@@ -83,7 +87,7 @@ impl Inbound {
                     |out| encoder::end_line(out, &transaction, flag),
                 )
             } else {
-                queue.control(|out| origin.write_head(out, &transaction, None).end(flag))
+                queue.control(origin.session, |out| origin.write_head(out, &transaction, None).end(flag))
             };
             if method == Method::Report {
                 queue.recycle(origin);
@@ -127,6 +131,16 @@ impl Inbound {
         Ok(())
     }
 
+    /// Tells who watches whose the connection is: a client's, who has obtained a session. One that a relay asks for on
+    /// another's behalf says nothing of the connection.
+    fn granted(&self) {
+        let Some(watch) = &self.watch else { return };
+        let session = self.link.owned().last().and_then(|id| self.relay.sessions.by_id(*id));
+        if let Some(session) = session {
+            watch.tap().authenticated(session.user());
+        }
+    }
+
     fn auth_refused(&self, head: &Head) -> Result<(), CloseReason> {
         if !self.relay.counts_failed_auths(&self.link, head.from_path().len() > 1) {
             return Ok(());
@@ -140,7 +154,7 @@ impl Inbound {
 
     fn respond_along_path(&mut self, head: &Head, status: StatusCode) {
         let Some(ours) = head.to_path().next() else { return };
-        let _ = self.link.send_control(|out| {
+        let _ = self.link.send_control_of(self.relay.session_of(head.to_path()), |out| {
             HeadWriter::response(out, &head.transaction_id(), status)
                 .path(Name::ToPath, [head.from_path_text()])
                 .path(Name::FromPath, [ours.as_str()])

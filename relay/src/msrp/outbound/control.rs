@@ -15,6 +15,8 @@ struct Piece {
     /// Where it ends in the buffer.
     end: usize,
     ends_message: bool,
+    /// The session its message belongs to.
+    session: Option<u128>,
 }
 
 /// Control messages in the order in which they leave, and who waits for them to.
@@ -44,25 +46,26 @@ impl Control {
     }
 
     /// Adds a message.
-    pub(super) fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn push(&mut self, session: Option<u128>, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.bytes);
-        self.end_message();
+        self.end_message(session);
     }
 
     /// Adds a message whose end-line is a piece of its own.
     pub(super) fn push_with_end_line(
         &mut self,
+        session: Option<u128>,
         write: impl FnOnce(&mut Vec<u8>),
         write_end_line: impl FnOnce(&mut Vec<u8>),
     ) {
         write(&mut self.bytes);
-        self.pieces.push_back(Piece { end: self.bytes.len(), ends_message: false });
+        self.pieces.push_back(Piece { end: self.bytes.len(), ends_message: false, session });
         write_end_line(&mut self.bytes);
-        self.end_message();
+        self.end_message(session);
     }
 
-    fn end_message(&mut self) {
-        self.pieces.push_back(Piece { end: self.bytes.len(), ends_message: true });
+    fn end_message(&mut self, session: Option<u128>) {
+        self.pieces.push_back(Piece { end: self.bytes.len(), ends_message: true, session });
         self.messages += 1;
     }
 
@@ -88,9 +91,18 @@ impl Control {
         wake.append(&mut self.waiters);
     }
 
+    /// Shows each message, with the session it belongs to.
+    pub(super) fn each(&self, mut show: impl FnMut(Option<u128>, &[u8])) {
+        let mut start = 0;
+        for piece in self.pieces.iter().filter(|piece| piece.ends_message) {
+            show(piece.session, &self.bytes[start..piece.end]);
+            start = piece.end;
+        }
+    }
+
     /// Puts everything on the wire.
     pub(super) fn place(&mut self, wire: &mut Segments) {
-        wire.pieces(&self.bytes, self.pieces.drain(..).map(|piece| piece.end));
+        wire.pieces(&self.bytes, self.pieces.drain(..).map(|piece| (piece.end, piece.ends_message)));
         self.clear();
     }
 
@@ -101,10 +113,10 @@ impl Control {
         while let Some(first) = ends.next() {
             let end_line = if first.ends_message { None } else { ends.next() };
             let rest = end_line.map_or(0, |piece| piece.end - first.end);
-            wire.framed(rest, |out| out.extend_from_slice(&self.bytes[start..first.end]));
+            wire.framed(rest, first.ends_message, |out| out.extend_from_slice(&self.bytes[start..first.end]));
             start = first.end;
             if let Some(piece) = end_line {
-                wire.text(|out| out.extend_from_slice(&self.bytes[start..piece.end]));
+                wire.end(|out| out.extend_from_slice(&self.bytes[start..piece.end]));
                 start = piece.end;
             }
         }

@@ -23,6 +23,11 @@ pub(super) struct Current {
     pub(super) answered: bool,
 }
 
+/// The head as it is traced: without the empty line before a body.
+pub(super) fn head_of(head: &[u8], has_body: bool) -> &[u8] {
+    if has_body { head.strip_suffix(b"\r\n").unwrap_or(head) } else { head }
+}
+
 pub(super) fn new_transaction(random: &dyn Random) -> TransactionId {
     let mut bits = [0; 10];
     random.fill(&mut bits);
@@ -58,7 +63,7 @@ impl Outbound {
             }
         };
         let has_body = chunk.has_body;
-        self.wire.text(|out| {
+        let head = self.wire.text(|out| {
             let head = origin.write_head(out, &transaction, range);
             if has_body {
                 head.body();
@@ -66,6 +71,9 @@ impl Outbound {
                 head.no_body();
             }
         });
+        if let Some(watch) = self.watch.as_mut().filter(|watch| watch.is_on()) {
+            watch.begin(origin.session, head_of(head, has_body), has_body);
+        }
         chunk.fragment = 0;
         self.current =
             Some(Current { lane: index, transaction, start: chunk.position, interruptible, answered: false });
@@ -112,6 +120,14 @@ impl Outbound {
     pub(super) fn place_body(&mut self, index: usize, len: u64) {
         let lane = self.lanes.at(index);
         let Some(chunk) = lane.chunks.front_mut() else { return };
+        if let Some(watch) = self.watch.as_mut().filter(|watch| watch.wants_body()) {
+            let mut left = len;
+            for bytes in &chunk.body {
+                let bytes = &bytes[..bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
+                left -= bytes.len() as u64;
+                watch.body(bytes);
+            }
+        }
         let placed = self.wire.body(&mut chunk.body, len);
         chunk.buffered -= placed as u64;
         chunk.position += placed as u64;
@@ -126,7 +142,10 @@ impl Outbound {
         let lane = self.lanes.at(current.lane);
         let Some(chunk) = lane.chunks.front_mut() else { return };
         let has_body = chunk.has_body;
-        self.wire.text(|out| {
+        if let Some(watch) = &mut self.watch {
+            watch.end();
+        }
+        self.wire.end(|out| {
             if has_body {
                 encoder::end_line(out, &current.transaction, flag);
             } else {

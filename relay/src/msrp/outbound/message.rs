@@ -8,7 +8,7 @@ use msrp_proto::encoder;
 use msrp_proto::flag::Flag;
 use msrp_proto::header::ByteRange;
 
-use super::fragment::{Current, new_transaction};
+use super::fragment::{Current, head_of, new_transaction};
 use super::lane::Chunk;
 use super::{Outbound, QueueSettings};
 use crate::msrp::wire::Random;
@@ -107,7 +107,7 @@ impl Outbound {
         let end_line = encoder::end_line_len(transaction.as_bytes().len());
         // Without a body the CRLF before it is the head's.
         let end_line = if has_body { end_line } else { end_line - 2 };
-        self.wire.framed(len as usize + end_line, |out| {
+        let head = self.wire.framed(len as usize + end_line, false, |out| {
             let head = origin.write_head(out, &transaction, range);
             if has_body {
                 head.body();
@@ -115,6 +115,9 @@ impl Outbound {
                 head.no_body();
             }
         });
+        if let Some(watch) = self.watch.as_mut().filter(|watch| watch.is_on()) {
+            watch.begin(origin.session, head_of(head, has_body), has_body);
+        }
         let start = chunk.position;
         let current = Current { lane: index, transaction, start, interruptible: false, answered: false };
         self.place_body(index, len);

@@ -13,7 +13,10 @@ pub(crate) const MAX_SLICES: usize = 64;
 #[derive(Debug)]
 enum Segment {
     /// So many bytes of `text`: a head, an end-line, a control message. Never split where it fits whole.
-    Text(usize),
+    Text {
+        len: usize,
+        ends_message: bool,
+    },
     Body(Bytes),
 }
 
@@ -49,34 +52,51 @@ impl Segments {
         self.taken
     }
 
-    /// Puts in what `write` writes, in one piece.
-    pub(super) fn text(&mut self, write: impl FnOnce(&mut BytesMut)) {
+    /// Puts in what `write` writes, in one piece; gives it.
+    pub(super) fn text(&mut self, write: impl FnOnce(&mut BytesMut)) -> &[u8] {
+        self.piece(false, write)
+    }
+
+    /// Puts in the end of a message.
+    pub(super) fn end(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        self.piece(true, write);
+    }
+
+    fn piece(&mut self, ends_message: bool, write: impl FnOnce(&mut BytesMut)) -> &[u8] {
         let before = self.text.len();
         write(&mut self.text);
         let len = self.text.len() - before;
-        self.queue.push_back(Segment::Text(len));
+        self.queue.push_back(Segment::Text { len, ends_message });
         self.place(len);
+        &self.text[before..]
     }
 
     /// Puts in what `write` writes, in one piece, with the header of a frame before it that ends `rest`
-    /// bytes later.
-    pub(super) fn framed(&mut self, rest: usize, write: impl FnOnce(&mut BytesMut)) {
-        self.text(|out| {
+    /// bytes later; gives what was written, without that header.
+    pub(super) fn framed(
+        &mut self,
+        rest: usize,
+        ends_message: bool,
+        write: impl FnOnce(&mut BytesMut),
+    ) -> &[u8] {
+        let mut header = 0;
+        let piece = self.piece(ends_message, |out| {
             let before = out.len();
             write(out);
             // How long it is, and its header with it, is known only now.
             let end = out.len();
             frame::header(out, true, frame::Opcode::Binary, (end - before + rest) as u64, None);
-            let header = out.len() - end;
+            header = out.len() - end;
             out[before..].rotate_right(header);
         });
+        &piece[header..]
     }
 
-    /// Puts in `bytes` as pieces that end at `ends`.
-    pub(super) fn pieces(&mut self, bytes: &[u8], ends: impl Iterator<Item = usize>) {
+    /// Puts in `bytes` as pieces that end at `ends`, each of which may be the end of a message.
+    pub(super) fn pieces(&mut self, bytes: &[u8], ends: impl Iterator<Item = (usize, bool)>) {
         let mut start = 0;
-        for end in ends {
-            self.queue.push_back(Segment::Text(end - start));
+        for (end, ends_message) in ends {
+            self.queue.push_back(Segment::Text { len: end - start, ends_message });
             start = end;
         }
         self.text.extend_from_slice(bytes);
@@ -122,7 +142,7 @@ impl Segments {
                     out.push(IoSlice::new(&body[..len]));
                     left -= len;
                 }
-                Segment::Text(len) => {
+                Segment::Text { len, .. } => {
                     if *len > left && left < unit {
                         break;
                     }
@@ -135,8 +155,9 @@ impl Segments {
         }
     }
 
-    /// The socket took so many bytes.
-    pub(super) fn written(&mut self, mut len: usize) {
+    /// The socket took so many bytes. Gives how many messages ended among them.
+    pub(super) fn written(&mut self, mut len: usize) -> u64 {
+        let mut ended = 0;
         self.taken += len as u64;
         self.len -= len;
         while len > 0 {
@@ -149,18 +170,20 @@ impl Segments {
                     len -= body.len();
                     self.queue.pop_front();
                 }
-                Some(Segment::Text(rest)) => {
+                Some(Segment::Text { len: rest, ends_message }) => {
                     let gone = len.min(*rest);
                     *rest -= gone;
                     len -= gone;
                     let spent = *rest == 0;
                     self.text.advance(gone);
                     if spent {
+                        ended += u64::from(*ends_message);
                         self.queue.pop_front();
                     }
                 }
                 None => break,
             }
         }
+        ended
     }
 }

@@ -21,10 +21,11 @@ use tcp_transport::tls::PeerCertificate;
 use crate::config::{Auth, Expires, Limits, Timeouts};
 use crate::credentials::{CredentialChain, UserTable};
 use crate::msrp::{
-    Advertised, Dialer, Flushed, Inbound, Link, LinkKind, Peer, Random, Relay, Settings, WallClock,
+    Advertised, Dialer, Flushed, Inbound, Link, LinkKind, Peer, Random, Relay, Settings, Tap, WallClock,
     WebSocketLink, Wire,
 };
 
+use super::tap::Recorder;
 use super::websocket_frames::{Unframer, frame, take_frame};
 
 /// What `write_unit` is over TLS.
@@ -94,7 +95,7 @@ struct SocketState {
     close: Option<CloseReason>,
 }
 
-struct SocketWire(Arc<Socket>);
+struct SocketWire(Arc<Socket>, Option<Arc<dyn Tap>>);
 
 impl Wire for SocketWire {
     fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -130,6 +131,10 @@ impl Wire for SocketWire {
         let mut state = self.0.0.lock();
         state.close.get_or_insert(reason);
         state.woken = true;
+    }
+
+    fn tap(&self) -> Option<Arc<dyn Tap>> {
+        self.1.clone()
     }
 }
 
@@ -264,6 +269,8 @@ pub(super) struct World {
     pub(super) read_size: usize,
     next_tid: u64,
     seed: u64,
+    /// Where messages are traced, if they are.
+    pub(super) tapped: Option<Recorder>,
 }
 
 /// What most tests start from.
@@ -337,6 +344,7 @@ impl World {
             read_size: 64 * 1024,
             next_tid: 0,
             seed,
+            tapped: None,
         };
         world.add_relay(settings);
         world
@@ -408,9 +416,13 @@ impl World {
         let socket = Self::socket(tls);
         let principal = principal.map(Into::into);
         let peer = Peer { address: "192.0.2.1:40000".into(), secure: tls, certificate, principal };
-        let wire = Box::new(SocketWire(Arc::clone(&socket)));
+        let wire = Box::new(SocketWire(Arc::clone(&socket), self.next_tap()));
         let link = self.relays[relay].relay.accepted(listener, peer, wire, self.now);
         self.add_conn(relay, link, socket, other)
+    }
+
+    fn next_tap(&self) -> Option<Arc<dyn Tap>> {
+        Some(self.tapped.as_ref()?.of(self.conns.len()))
     }
 
     fn add_client(&mut self, conn: usize) -> ClientId {
@@ -492,7 +504,7 @@ impl World {
             certificate: PeerCertificate::None,
             principal: None,
         };
-        let wire = Box::new(SocketWire(Arc::clone(&socket)));
+        let wire = Box::new(SocketWire(Arc::clone(&socket), self.next_tap()));
         self.relays[relay].relay.connected(link, peer, wire, self.now);
         let conn = self.add_conn(relay, Arc::clone(link), socket, Other::Client(self.clients.len()));
         let client = self.add_client(conn);
@@ -522,7 +534,7 @@ impl World {
         };
         let socket = Self::socket(tls);
         let peer = Peer { address: target.to_string(), secure: tls, certificate: theirs, principal: None };
-        let wire = Box::new(SocketWire(Arc::clone(&socket)));
+        let wire = Box::new(SocketWire(Arc::clone(&socket), self.next_tap()));
         socket.0.lock().room = 64 * 1024;
         self.relays[from].relay.connected(link, peer, wire, self.now);
         let here = self.conns.len();
@@ -872,6 +884,11 @@ impl World {
 
     fn socket_of(&self, client: ClientId) -> Arc<Socket> {
         Arc::clone(&self.conns[self.clients[client.0].conn].socket)
+    }
+
+    /// The number of the client's connection, by which a recorder knows it.
+    pub(super) fn number(&self, client: ClientId) -> usize {
+        self.clients[client.0].conn
     }
 
     /// Every open connection, for what holds of all of them at the end.

@@ -153,7 +153,7 @@ impl Harness {
         }
         let head = head_of(&send_begin("t0001", &lines));
         let mut origin = self.queue.spare_origin();
-        origin.set(Arc::clone(&self.source), &head, head.to_path().take(1).map(|uri| uri.as_str()));
+        origin.set(Arc::clone(&self.source), &head, head.to_path().take(1).map(|uri| uri.as_str()), None);
         let id = self.queue.begin(key(lane), &self.source, origin, true).unwrap();
         self.open[lane] = Some((id, number));
         self.puts.push(Put { start: start as usize, bytes: Vec::new(), end: None, dropped: false });
@@ -183,7 +183,7 @@ impl Harness {
     fn control(&mut self) {
         let number = self.controls;
         self.controls += 1;
-        self.queue.control(|out| {
+        self.queue.control(None, |out| {
             let text = format!("MSRP c{number:04} 200 OK\r\nTo-Path: msrp://b.test:1/b;tcp\r\nFrom-Path: msrp://us.test:1/s;tcp\r\n-------c{number:04}$\r\n");
             out.extend_from_slice(text.as_bytes());
         });

@@ -47,6 +47,8 @@ struct Inbound {
     touched: SmallVec<[Arc<SipLink>; 8]>,
     /// What was said in the log about this connection's messages: the statuses, 0 for what was dropped.
     told: SmallVec<[u16; 8]>,
+    /// Messages of this read.
+    came: u64,
 }
 
 impl SipConnection {
@@ -72,6 +74,7 @@ impl SipConnection {
             out: Vec::new(),
             touched: SmallVec::new(),
             told: SmallVec::new(),
+            came: 0,
         };
         let websocket = incoming.map(|incoming| WebSocketFrames { incoming, within: false, stuck_at: None });
         Self { inbound, websocket }
@@ -112,6 +115,17 @@ impl Inbound {
     }
 
     fn event(&mut self, event: Event, now: Instant) -> Flow {
+        match &event {
+            Event::Message(message) => {
+                self.came += 1;
+                self.link.came(|| [message.head.bytes().clone(), message.body.clone()]);
+            }
+            Event::Refused(refused) => {
+                self.came += 1;
+                self.link.came(|| [refused.head.bytes().clone(), Bytes::new()]);
+            }
+            Event::Ping | Event::Pong => {}
+        }
         let mut outcome = {
             let Self { sip, link, scratch, out, .. } = self;
             out.clear();
@@ -189,6 +203,9 @@ impl Inbound {
 
     /// Writes what the last read has brought.
     fn flush(&mut self, now: Instant) {
+        if self.came > 0 {
+            self.link.handle().entry().count_messages_in(std::mem::take(&mut self.came));
+        }
         for link in self.touched.drain(..) {
             link.flush(now);
         }

@@ -8,12 +8,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tcp_transport::connection::{CloseReason, Handle};
+use tcp_transport::hep::trace::{ConnectionTrace, Message, SentBy};
 use tcp_transport::ws::{Role, frame};
 
 use crate::sip::{Flow, Unsendable};
@@ -53,6 +54,8 @@ pub(in crate::server) struct SipLink {
     framing: Framing,
     limits: QueueLimits,
     send_timeout: Duration,
+    /// Where its messages are traced.
+    trace: Option<ConnectionTrace>,
     queue: Mutex<Queue>,
 }
 
@@ -67,6 +70,8 @@ struct Queue {
     parts: VecDeque<Part>,
     bytes: usize,
     messages: usize,
+    /// Messages that have left and are not counted yet.
+    sent: u64,
     /// Some of the first message is on the wire.
     within: bool,
     /// A control frame waits for its place.
@@ -89,6 +94,8 @@ struct Part {
 enum End {
     Nothing,
     Message,
+    /// CRLFs between messages.
+    KeepAlive,
     Control,
 }
 
@@ -100,7 +107,27 @@ impl SipLink {
         limits: QueueLimits,
         send_timeout: Duration,
     ) -> Self {
-        Self { handle, flow, framing, limits, send_timeout, queue: Mutex::default() }
+        Self { handle, flow, framing, limits, send_timeout, trace: None, queue: Mutex::default() }
+    }
+
+    /// With its messages under trace; nobody authenticates to us over SIP.
+    pub(super) fn with_trace(mut self, trace: Option<ConnectionTrace>) -> Self {
+        if let Some(trace) = &trace {
+            trace.anonymous();
+        }
+        self.trace = trace;
+        self
+    }
+
+    /// Traces a message that came, in pieces that are made for that alone.
+    pub(super) fn came(&self, message: impl FnOnce() -> [Bytes; 2]) {
+        if let Some(trace) = self.traced() {
+            traced(trace, SentBy::Peer, &message());
+        }
+    }
+
+    fn traced(&self) -> Option<&ConnectionTrace> {
+        self.trace.as_ref().filter(|trace| trace.is_on())
     }
 
     pub(super) fn handle(&self) -> &Handle {
@@ -136,6 +163,11 @@ impl SipLink {
                 return Err(Unsendable::Full);
             }
         }
+        let is_message = !slices.first().is_some_and(|first| first.starts_with(b"\r\n"));
+        if is_message && let Some(trace) = self.traced() {
+            traced(trace, SentBy::Us, slices);
+        }
+        let end = if is_message { End::Message } else { End::KeepAlive };
         queue.bytes += len;
         queue.messages += 1;
         let mask = match self.framing {
@@ -156,10 +188,10 @@ impl SipLink {
             if let Some(mask) = mask {
                 frame::apply_mask(&mut copy, mask, 0);
             }
-            queue.parts.push_back(Part { bytes: copy.freeze(), end: End::Message });
+            queue.parts.push_back(Part { bytes: copy.freeze(), end });
         } else if let Some((last, first)) = slices.split_last() {
             queue.parts.extend(first.iter().map(|slice| Part { bytes: slice.clone(), end: End::Nothing }));
-            queue.parts.push_back(Part { bytes: last.clone(), end: End::Message });
+            queue.parts.push_back(Part { bytes: last.clone(), end });
         }
         Ok(())
     }
@@ -236,6 +268,14 @@ impl Queue {
     }
 
     fn write(&mut self, handle: &Handle, now: Instant) -> io::Result<Flushed> {
+        let result = self.write_parts(handle, now);
+        if self.sent > 0 {
+            handle.entry().count_messages_out(std::mem::take(&mut self.sent));
+        }
+        result
+    }
+
+    fn write_parts(&mut self, handle: &Handle, now: Instant) -> io::Result<Flushed> {
         let stream = handle.stream();
         while !self.parts.is_empty() {
             let result = {
@@ -287,9 +327,10 @@ impl Queue {
             }
             match part.end {
                 End::Nothing => self.within = true,
-                End::Message => {
+                End::Message | End::KeepAlive => {
                     self.within = false;
                     self.messages -= 1;
+                    self.sent += u64::from(part.end == End::Message);
                 }
                 End::Control => {
                     self.within = false;
@@ -302,6 +343,25 @@ impl Queue {
             self.parts.shrink_to(MAX_SLICES);
         }
     }
+}
+
+#[cold]
+fn traced(trace: &ConnectionTrace, by: SentBy, message: &[Bytes]) {
+    let head: Vec<u8> = message.iter().flat_map(|part| part.iter().copied()).collect();
+    let call_id = call_id(&head).unwrap_or_default();
+    trace.message(by, SystemTime::now(), || Message::Sip { call_id, message });
+}
+
+/// The Call-ID in a head; compact: `i` (RFC 3261 §20.8).
+fn call_id(message: &[u8]) -> Option<&str> {
+    let lines = message.split(|byte| *byte == b'\n').skip(1).map(<[u8]>::trim_ascii_end);
+    let mut values = lines.take_while(|line| !line.is_empty()).filter_map(|line| {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let name = line[..colon].trim_ascii_end();
+        let is_it = name.eq_ignore_ascii_case(b"Call-ID") || name.eq_ignore_ascii_case(b"i");
+        is_it.then(|| line[colon + 1..].trim_ascii())
+    });
+    std::str::from_utf8(values.next()?).ok()
 }
 
 #[cfg(test)]
@@ -330,6 +390,19 @@ mod tests {
         let link = SipLink::new(handle, flow, framing, QueueLimits { bytes, messages }, SECOND);
         link.queue.lock().blocked = Some(Instant::now());
         (link, driver, far.unwrap().0)
+    }
+
+    #[test]
+    fn the_call_id_is_found_under_both_its_names_in_the_head_alone() {
+        for (head, wanted) in [
+            ("A b SIP/2.0\r\nCall-ID: a@b\r\n\r\n", Some("a@b")),
+            ("SIP/2.0 200 OK\r\nTo: x\r\nI :c\r\n", Some("c")),
+            ("A b SIP/2.0\r\nX: y\r\n\r\ni: body\r\n", None),
+            ("i: a", None),
+            ("", None),
+        ] {
+            assert_eq!(call_id(head.as_bytes()), wanted, "{head}");
+        }
     }
 
     async fn read(far: &mut TcpStream, len: usize) -> Vec<u8> {

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
 use super::filter::{Facts, Verdict};
+use super::mask::mask;
 use super::{MAX_MESSAGE, Shared, ends, link};
 use crate::connection::ConnectionId;
 use crate::event::Direction;
@@ -30,20 +31,22 @@ struct Known {
     facts: Facts,
     /// What the filter says, once it has decided.
     filtered: Option<bool>,
+    /// It may say otherwise when it is known whose the connection is. No message is traced until then.
+    awaits_user: bool,
     /// The connection's own switch.
     switch: Option<bool>,
 }
 
 impl State {
     pub(super) fn new(id: ConnectionId, facts: Facts, shared: Weak<Shared>) -> Self {
-        let known = Mutex::new(Known { facts, filtered: None, switch: None });
+        let known = Mutex::new(Known { facts, filtered: None, awaits_user: false, switch: None });
         Self { id, traced: AtomicU8::new(0), known, shared }
     }
 
     /// Adds what is known now and was not before.
     pub(super) fn learn(&self, facts: Facts) {
         let mut known = self.known.lock();
-        let user = known.facts.user.take();
+        let user = known.facts.user.take().or(facts.user);
         // The end of a connection may be told without what TLS was.
         let sni = match known.facts.sni.take() {
             Some(Some(name)) => Some(Some(name)),
@@ -62,7 +65,10 @@ impl State {
             known.filtered = match filter.verdict(&known.facts) {
                 Verdict::Trace => Some(true),
                 Verdict::Skip => Some(false),
-                Verdict::Undecided if last => Some(filter.last_verdict(&known.facts)),
+                Verdict::Undecided if last => {
+                    known.awaits_user = known.facts.user.is_none();
+                    Some(filter.last_verdict(&known.facts))
+                }
                 Verdict::Undecided => None,
             };
         } else {
@@ -74,6 +80,29 @@ impl State {
         decided
     }
 
+    /// It is known whose the connection is, or that it is nobody's; that only if nobody has come before.
+    fn used_by(&self, user: Option<&str>) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let mut known = self.known.lock();
+        if user.is_none() && known.facts.user.is_some() {
+            return;
+        }
+        known.facts.user = Some(user.map(str::to_owned));
+        known.filtered = Some(shared.settings.filter.last_verdict(&known.facts));
+        known.awaits_user = false;
+        drop(known);
+        self.refresh(&shared);
+    }
+
+    /// The connection's own switch.
+    pub(super) fn switched(&self) -> Option<bool> {
+        self.known.lock().switch
+    }
+
+    pub(super) fn id(&self) -> ConnectionId {
+        self.id
+    }
+
     pub(super) fn switch(&self, on: Option<bool>) {
         self.known.lock().switch = on;
     }
@@ -83,14 +112,16 @@ impl State {
         // Held to the end, or of two changes at once the earlier one might be written last.
         let known = self.known.lock();
         let switches = shared.switches.lock();
-        let user = known.facts.user.as_ref().and_then(|user| switches.users.get(user)).copied();
+        let user = known.facts.user.as_ref().and_then(Option::as_ref);
+        let user = user.and_then(|user| switches.users.get(user)).copied();
         let traced = match known.switch.or(user) {
             Some(true) => EVENTS | MESSAGES,
             Some(false) => 0,
             None if switches.all && known.filtered == Some(true) => {
                 let protocol = known.facts.protocol.and_then(|protocol| switches.protocols.get(&protocol));
                 let what = protocol.copied().unwrap_or_default();
-                (if what.events { EVENTS } else { 0 }) | (if what.messages { MESSAGES } else { 0 })
+                let messages = what.messages && !known.awaits_user;
+                (if what.events { EVENTS } else { 0 }) | (if messages { MESSAGES } else { 0 })
             }
             None => 0,
         };
@@ -128,32 +159,34 @@ pub enum SentBy {
 pub enum Message<'a> {
     /// One of MSRP: a request, or a chunk of one, or a response.
     Msrp {
-        /// What belongs together: the session.
+        /// What belongs together: the session. Empty for what belongs to none: the connection's number stands for it
+        /// then, as in events.
         session: &'a str,
-        /// The head, as it went over the wire.
+        /// The head as it went over the wire, from the start line to the CRLF of the last field.
         head: &'a [u8],
-        /// The body, or its beginning, of which the settings allow so much.
+        /// The body, or its beginning, of which the settings allow so much. What there is of it follows the head
+        /// after an empty line.
         body: &'a [u8],
     },
     /// One of SIP.
     Sip {
-        /// Its Call-ID.
+        /// Its Call-ID. Empty, if it has none, as above.
         call_id: &'a str,
-        /// All of it.
-        message: &'a [u8],
+        /// All of it, in pieces.
+        message: &'a [Bytes],
     },
 }
 
-/// What a connection's messages are given to. Cheap to clone.
+/// What a connection's messages are given to. Cheap to clone; once the tracer is gone it traces nothing.
 #[derive(Clone)]
 pub struct ConnectionTrace {
     state: Arc<State>,
-    shared: Arc<Shared>,
+    msrp_body: usize,
 }
 
 impl ConnectionTrace {
-    pub(super) fn new(state: Arc<State>, shared: Arc<Shared>) -> Self {
-        Self { state, shared }
+    pub(super) fn new(state: Arc<State>, shared: &Shared) -> Self {
+        Self { state, msrp_body: shared.settings.msrp_body }
     }
 
     /// Whether messages are traced: one load of an atomic.
@@ -162,13 +195,21 @@ impl ConnectionTrace {
         self.state.messages()
     }
 
-    /// Whoever uses the connection has authenticated: the rules and switches for users apply from now on.
+    /// How much of a body is traced: [`TraceSettings::msrp_body`](super::TraceSettings::msrp_body).
+    #[must_use]
+    pub fn msrp_body(&self) -> usize {
+        self.msrp_body
+    }
+
+    /// Whoever uses the connection has authenticated: the rules and switches for users apply from now on. Of several
+    /// users, those of the last one.
     pub fn authenticated(&self, user: &str) {
-        let mut known = self.state.known.lock();
-        known.facts.user = Some(user.to_owned());
-        known.filtered = Some(self.shared.settings.filter.last_verdict(&known.facts));
-        drop(known);
-        self.state.refresh(&self.shared);
+        self.state.used_by(Some(user));
+    }
+
+    /// The connection is in use, and nobody has authenticated: no rule for a user matches, until somebody does.
+    pub fn anonymous(&self) {
+        self.state.used_by(None);
     }
 
     /// Traces a message, if messages are traced; it is only made then.
@@ -180,6 +221,7 @@ impl ConnectionTrace {
 
     #[cold]
     fn send(&self, by: SentBy, time: SystemTime, message: Message<'_>) {
+        let Some(shared) = self.state.shared.upgrade() else { return };
         let (remote, local) = {
             let known = self.state.known.lock();
             (known.facts.remote, known.facts.local)
@@ -190,18 +232,23 @@ impl ConnectionTrace {
             SentBy::Us => Direction::Outbound,
         };
         let (source, destination) = ends(direction, remote, local);
-        let settings = &self.shared.settings;
         let (kind, correlation, payload) = match message {
             Message::Msrp { session, head, body } => {
-                let body = body.get(..settings.msrp_body).unwrap_or(body);
-                (settings.msrp_payload_type, session, joined(head, body))
+                let body = body.get(..self.msrp_body).unwrap_or(body);
+                let between: &[u8] = if body.is_empty() { b"" } else { b"\r\n" };
+                (shared.settings.msrp_payload_type, session, joined([head, between, body]))
             }
-            Message::Sip { call_id, message } => (PayloadType::SIP, call_id, joined(message, &[])),
+            Message::Sip { call_id, message } => {
+                (PayloadType::SIP, call_id, joined(message.iter().map(|part| &part[..])))
+            }
         };
         let mut packet = Packet::new(source, destination, time, kind, payload);
-        packet.correlation_id = Some(Bytes::copy_from_slice(correlation.as_bytes()));
+        packet.correlation_id = Some(match correlation {
+            "" => self.state.id.to_string().into(),
+            correlation => Bytes::copy_from_slice(correlation.as_bytes()),
+        });
         packet.others.push(link(self.state.id));
-        self.shared.sender.send(&packet);
+        shared.sender.send(&packet);
     }
 }
 
@@ -211,12 +258,13 @@ impl fmt::Debug for ConnectionTrace {
     }
 }
 
-/// Copied, as the packet outlives the buffers of the traffic; cut at [`MAX_MESSAGE`].
-fn joined(head: &[u8], body: &[u8]) -> Bytes {
-    let head = head.get(..MAX_MESSAGE).unwrap_or(head);
-    let body = body.get(..MAX_MESSAGE - head.len()).unwrap_or(body);
-    let mut payload = BytesMut::with_capacity(head.len() + body.len());
-    payload.extend_from_slice(head);
-    payload.extend_from_slice(body);
+/// Copied, as the packet outlives the buffers of the traffic; cut at [`MAX_MESSAGE`], and without credentials.
+fn joined<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Bytes {
+    let mut payload = BytesMut::new();
+    for part in parts {
+        let room = MAX_MESSAGE - payload.len();
+        payload.extend_from_slice(part.get(..room).unwrap_or(part));
+    }
+    mask(&mut payload);
     payload.freeze()
 }

@@ -23,8 +23,8 @@ pub struct Facts {
     pub listener: Option<String>,
     /// The name a client asked for, or that it asked for none, once known.
     pub sni: Option<Option<String>>,
-    /// Who has authenticated on it.
-    pub user: Option<String>,
+    /// Who has authenticated on it, or that it is in use and nobody has, once known.
+    pub user: Option<Option<String>>,
 }
 
 /// One rule. It matches a connection that all of what it names is true of.
@@ -48,7 +48,8 @@ pub struct Rule {
     pub listener: Option<String>,
     /// The name that was asked for in TLS.
     pub sni: Option<SniPattern>,
-    /// The user. Matches from the moment it has authenticated.
+    /// The user. It matches from the moment this user has authenticated; until somebody has, or the connection is in
+    /// use without that, what the rule says of its messages is undecided, and none is traced.
     pub user: Option<String>,
 }
 
@@ -81,7 +82,7 @@ impl Rule {
             on(self.remote_port.as_ref(), Some(remote.port()), |ports, port| ports.contains(&port)),
             Some(self.protocols.is_empty() || facts.protocol.is_some_and(|it| self.protocols.contains(&it))),
             on(self.direction.as_ref(), Some(facts.direction), |wanted, direction| *wanted == direction),
-            on(self.user.as_ref(), Some(facts.user.as_ref()), |wanted, user| Some(wanted) == user),
+            on(self.user.as_ref(), facts.user.as_ref(), |wanted, user| Some(wanted) == user.as_ref()),
             on(self.listener.as_ref(), Some(facts.listener.as_ref()), |wanted, name| Some(wanted) == name),
             on(self.local.as_ref(), facts.local, |network, local| network.contains(local.ip())),
             on(self.local_port.as_ref(), facts.local, |ports, local| ports.contains(&local.port())),
@@ -162,7 +163,7 @@ mod tests {
             local: Some("198.51.100.1:2855".parse().unwrap()),
             listener: Some("outside".into()),
             sni: Some(Some("relay.example.org".into())),
-            user: Some("alice".into()),
+            user: Some(Some("alice".into())),
         }
     }
 
@@ -236,5 +237,10 @@ mod tests {
         // Another part says no already.
         rule.user = Some("bob".into());
         assert_eq!(Filter { rules: vec![rule] }.verdict(&early), Verdict::Trace);
+
+        let of_user = |r: &mut Rule| r.user = Some("alice".into());
+        assert_eq!(skips(of_user, &Facts { user: None, ..facts() }), Verdict::Undecided);
+        assert_eq!(skips(of_user, &Facts { user: Some(None), ..facts() }), Verdict::Trace);
+        assert_eq!(skips(of_user, &facts()), Verdict::Skip);
     }
 }

@@ -51,6 +51,8 @@ fn values(event: &ConnectionEvent, up: bool) -> Values {
     if let Some(ending) = ending {
         put("BytesIn", ending.bytes_in.into());
         put("BytesOut", ending.bytes_out.into());
+        put("MessagesIn", ending.messages_in.into());
+        put("MessagesOut", ending.messages_out.into());
         put("Duration", ending.duration.as_secs_f64().into());
     }
     if let Some(tls) = &event.tls {

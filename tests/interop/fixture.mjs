@@ -112,6 +112,8 @@ listeners:
 ${listeners}tls:
   server_domains:
     local: { certificate: fallback.crt, private_key: fallback.key, verify_cert: false }
+  client_domains:
+    default: { ca_list: ca.pem }
 auth:
   realm: localhost
   allow_auth_without_tls: true

@@ -27,13 +27,13 @@ export async function freePorts(count) {
   return ports;
 }
 
-/** Waits until `check` gives something; `what` is for the error. */
+/** Waits until `check` gives something; `what`, a text or what gives one, is for the error. */
 export async function until(check, what, patience = PATIENCE) {
   const end = Date.now() + patience;
   for (;;) {
     const found = await check();
     if (found) return found;
-    if (Date.now() > end) throw new Error(`waited in vain for ${what}`);
+    if (Date.now() > end) throw new Error(`waited in vain for ${typeof what === 'function' ? what() : what}`);
     await new Promise((wake) => { setTimeout(wake, 25); });
   }
 }

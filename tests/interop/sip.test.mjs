@@ -49,7 +49,7 @@ before(async () => {
   site = await serve();
   const args = [`--ignore-certificate-errors-spki-list=${fixture.spki}`, '--disable-dev-shm-usage', '--disable-gpu'];
   if (process.getuid() === 0) args.push('--no-sandbox');
-  browser = await puppeteer.launch({ executablePath: CHROMIUM, headless: true, userDataDir: join(fixture.folder, 'chromium'), args });
+  browser = await puppeteer.launch({ executablePath: CHROMIUM, headless: true, protocolTimeout: PATIENCE, userDataDir: join(fixture.folder, 'chromium'), args });
 });
 
 after(async () => {
@@ -130,15 +130,8 @@ for (const name of ['TCP', 'TLS']) {
   });
 }
 
-test('SIP.js in Chromium registers, sends and gets messages, and talks MSRP with a TLS client', async () => {
-  const chat = fixture.example('chat', 'bob');
-  const [, path] = await chat.printed(/(msrps:\/\/\S+(?: msrps:\/\/\S+)*)/);
-  let offer;
-  const bob = await edge.phone('bob', (invite) => {
-    offer = invite.body;
-    return sdp(path);
-  });
-
+/** The page, signed in as alice. */
+async function open() {
   const page = await browser.newPage();
   const problems = [];
   page.on('pageerror', (error) => problems.push(`${error}`));
@@ -148,7 +141,19 @@ test('SIP.js in Chromium registers, sends and gets messages, and talks MSRP with
   const options = { url: `wss://localhost:${fixture.ports.wss}/msrp`, user: 'alice', password: USERS.alice };
   const contact = await page.evaluate((given) => window.sip.start(given), options);
   assert.match(contact, /\.invalid/);
+  return { page, problems };
+}
 
+test('SIP.js in Chromium registers, sends and gets messages, and talks MSRP with a TLS client', async () => {
+  const chat = fixture.example('chat', 'bob');
+  const [, path] = await chat.printed(/(msrps:\/\/\S+(?: msrps:\/\/\S+)*)/);
+  let offer;
+  const bob = await edge.phone('bob', (invite) => {
+    offer = invite.body;
+    return sdp(path);
+  });
+
+  const { page, problems } = await open();
   await page.evaluate(() => window.sip.message('sip:bob@localhost', 'from the page'));
   await page.waitForFunction(() => window.sip.seen.state !== '');
   assert.equal(await page.evaluate(() => window.sip.seen.state), 'accepted');
@@ -169,6 +174,49 @@ test('SIP.js in Chromium registers, sends and gets messages, and talks MSRP with
   await page.evaluate(() => window.sip.bye());
   await until(() => bob.requests.at(-1).method === 'BYE', 'the BYE');
   assert.deepEqual(problems, []);
+  bob.socket.destroy();
+});
+
+test('SIP.js in Chromium calls and is called; either side changes the call, ends it, and gives up', async () => {
+  const bob = await edge.phone('bob', () => sdp());
+  const { page, problems } = await open();
+  // SIP.js takes no offer of its own for one before the ACK is there.
+  const acknowledged = (count) => page.waitForFunction((wanted) => window.sip.seen.acks === wanted, {}, count);
+  const ended = () => page.evaluate(() => window.sip.is('Terminated'));
+  for (const first of ['page', 'phone']) {
+    for (const last of ['page', 'phone']) {
+      bob.requests = [];
+      bob.calls.clear();
+      await page.evaluate(() => { window.sip.seen.acks = 0; });
+      if (first === 'page') {
+        await page.evaluate(() => window.sip.invite('sip:bob@localhost'));
+        await bob.got('ACK');
+      } else {
+        await bob.call('sip:alice@localhost', sdp());
+        await acknowledged(1);
+      }
+      const [call] = bob.calls.values();
+      const acks = bob.taken('ACK').length;
+      assert.equal(await page.evaluate(() => window.sip.change()), 200);
+      await bob.got('ACK', acks + 1);
+      assert.equal((await bob.within(call, 'INVITE', sdp())).status, 200);
+      await acknowledged(first === 'page' ? 1 : 2);
+      if (last === 'page') await page.evaluate(() => window.sip.bye());
+      else assert.equal((await bob.within(call, 'BYE')).status, 200);
+      await ended();
+      if (last === 'page') await bob.got('BYE');
+      else assert.equal(bob.taken('BYE').length, 0);
+    }
+  }
+
+  bob.answer = () => null;
+  bob.requests = [];
+  await page.evaluate(() => window.sip.giveUp('sip:bob@localhost'));
+  await bob.got('ACK');
+  assert.equal(bob.taken('CANCEL').length, 1);
+  assert.equal(await page.evaluate(() => window.sip.seen.state), '487');
+  assert.deepEqual(problems, []);
+  await page.close();
   bob.socket.destroy();
 });
 

@@ -101,9 +101,14 @@ impl Upstreams {
     }
 
     /// There is a connection to this one, or none any more. All are taken for connected until this is told.
+    ///
+    /// A new connection is not blamed for a probe that it never carried: that one's answer is not waited for any more.
     pub fn set_connected(&mut self, upstream: usize, connected: bool) {
         if let Some(node) = self.nodes.get_mut(upstream) {
             node.connected = connected;
+            if connected {
+                node.waiting = None;
+            }
         }
     }
 

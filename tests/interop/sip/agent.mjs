@@ -78,6 +78,21 @@ export class Agent {
     return call;
   }
 
+  /** Calls somebody who does not answer: the response to come, and how to give up. */
+  ring(uri, body) {
+    const call = { id: ident(), local: `<sip:${this.user}@localhost>;tag=${ident()}`, remote: `<${uri}>`, routes: [], number: 1 };
+    const contact = [`Contact: ${this.contact}`, 'Content-Type: application/sdp'];
+    const { own, final } = this.#send('INVITE', uri, [...this.#dialog(call, 'INVITE'), ...contact], body);
+    return {
+      final: final.then((response) => {
+        // The ACK for what is no 2xx belongs to the transaction (RFC 3261 §17.1.1.3).
+        this.#send('ACK', uri, this.#dialog({ ...call, remote: fields(response, 'To')[0] }, 'ACK'), '', own);
+        return response;
+      }),
+      cancel: () => this.#send('CANCEL', uri, this.#dialog(call, 'CANCEL'), '', own).final,
+    };
+  }
+
   /** Sends a request within a call, an INVITE with the ACK for its 200; gives its final response. */
   async within(call, method, sdp = '') {
     call.number += 1;
@@ -100,14 +115,13 @@ export class Agent {
     ];
   }
 
-  #send(method, uri, head, body) {
-    const own = `z9hG4bK${ident()}`;
-    const final = new Promise((resolve) => { this.#waiting.set(own, resolve); });
+  #send(method, uri, head, body, own = `z9hG4bK${ident()}`) {
+    const final = new Promise((resolve) => { this.#waiting.set(`${own} ${method}`, resolve); });
     this.socket.write([
       `${method} ${uri} SIP/2.0`, `Via: SIP/2.0/TLS phone.invalid;branch=${own};rport`, 'Max-Forwards: 70', ...head,
       `Content-Length: ${Buffer.byteLength(body)}`, '', body,
     ].join('\r\n'));
-    return { final };
+    return { own, final };
   }
 
   #read(data) {
@@ -127,7 +141,7 @@ export class Agent {
   #take(message) {
     const status = /^SIP\/2.0 (\d+)/.exec(message.head)?.[1];
     if (status) {
-      if (status >= 200) this.#waiting.get(branch(message))?.({ ...message, status: Number(status) });
+      if (status >= 200) this.#waiting.get(`${branch(message)} ${fields(message, 'CSeq')[0].split(' ')[1]}`)?.({ ...message, status: Number(status) });
       return;
     }
     const method = message.head.split(' ')[0];

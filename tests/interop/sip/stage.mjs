@@ -30,7 +30,7 @@ export async function stage(upstreams) {
     /** How often the relay's log says this of an upstream. */
     said,
     /** Waits until it has said so `times`. */
-    heard: (what, kamailio, times = 1) => until(() => said(what, kamailio) >= times, `“${what}” of ${kamailio.name} in the relay's log:\n${log()}\n${kamailio.log}`),
+    heard: (what, kamailio, times = 1) => until(() => said(what, kamailio) >= times, () => `“${what}” of ${kamailio.name} in the relay's log:\n${log()}\n${kamailio.log}`),
     /** A phone over TLS that is registered. */
     async phone(user, answer) {
       const agent = new Agent({ port: sips, ca: readFileSync(fixture.ca), user, answer });
@@ -51,7 +51,7 @@ export async function stage(upstreams) {
       await until(() => {
         if (!kamailio.running) throw new Error(`Kamailio has ended: ${kamailio.log}`);
         return said('SIP upstream connected', kamailio);
-      }, `the connection to ${kamailio.uri}:\n${log()}\n${kamailio.log}`);
+      }, () => `the connection to ${kamailio.uri}:\n${log()}\n${kamailio.log}`);
     }
   } catch (error) {
     await own.stop();

@@ -76,6 +76,21 @@ fn a_503_counts_as_a_failure_and_late_or_provisional_answers_as_nothing() {
 }
 
 #[test]
+fn a_new_connection_is_not_blamed_for_a_probe_from_before_it() {
+    let mut net = Net::new();
+    net.upstreams.set_connected(0, false);
+    assert_eq!((net.upstreams.failed(0), net.upstreams.failed(0)), (None, None));
+    let second = |probe: &Probe| (probe.upstream == 1).then_some(200);
+    // The first probe is due while there is no connection, and would be given up at 3 s as the third failure.
+    assert_eq!(pass(&mut net, 2 * SECOND, second), []);
+    net.upstreams.set_connected(0, true);
+    assert_eq!(pass(&mut net, 10 * SECOND, second), []);
+    assert!(net.upstreams.is_up(0));
+    // The next one is.
+    assert_eq!(pass(&mut net, SECOND, second), [Change::Down(0)]);
+}
+
+#[test]
 fn connections_that_fail_count_too() {
     let mut net = Net::new();
     assert_eq!((net.upstreams.failed(0), net.upstreams.failed(0)), (None, None));

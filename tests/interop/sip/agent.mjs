@@ -158,7 +158,7 @@ export class Agent {
       return;
     }
     const sdp = this.answer(message);
-    if (sdp === null) this.#respond(message, '180 Ringing');
+    if (sdp === null) this.#respond(message, '180 Ringing', [`Contact: ${this.contact}`]);
     else this.#respond(message, '200 OK', [`Contact: ${this.contact}`, 'Content-Type: application/sdp'], sdp);
   }
 

@@ -6,8 +6,11 @@ import { ARTEFACTS, freePorts, start, until } from '../fixture.mjs';
 import { Agent } from './agent.mjs';
 import { Kamailio } from './kamailio.mjs';
 
-/** Starts all of it; `upstreams` have a `name`, a `scheme` and perhaps more keys for `sip_upstream`. */
-export async function stage(upstreams) {
+/**
+ * Starts all of it; `upstreams` have a `name`, a `scheme` and perhaps a `priority`. `host`: how the edge calls itself to
+ * phones, and they it in Route.
+ */
+export async function stage(upstreams, { host = 'localhost' } = {}) {
   mkdirSync(ARTEFACTS, { recursive: true });
   const [sip, sips, ...ports] = await freePorts(2 + upstreams.length);
   const uri = ({ scheme }, port) => `${scheme}://127.0.0.1:${port}${scheme.startsWith('ws') ? '/sip' : ''}`;
@@ -15,7 +18,9 @@ export async function stage(upstreams) {
   const listed = upstreams.map((upstream, index) => `    - { uri: '${uri(upstream, ports[index])}', advertise: '127.0.0.1:${
     upstream.scheme.endsWith('s') && upstream.scheme !== 'ws' ? sips : sip}', priority: ${upstream.priority ?? 0} }\n`);
   const fixture = await start({
-    listeners: `  - { uri: 'sip://127.0.0.1:${sip};transport=tcp' }\n  - { uri: 'sips://127.0.0.1:${sips}', tls_domain: local }\n`,
+    listeners: `  - { uri: 'sip://127.0.0.1:${sip};transport=tcp', advertise: '${host}:${sip}' }
+  - { uri: 'sips://127.0.0.1:${sips}', advertise: '${host}:${sips}', tls_domain: local }
+`,
     extra: `sip:\n  sip_upstream:\n${listed.join('')}  probe_interval: 1s\n  probe_timeout: 1s\n`,
   });
   const kamailios = upstreams.map(({ name, scheme }, index) => new Kamailio({ folder: fixture.folder, name, scheme, port: ports[index] }));

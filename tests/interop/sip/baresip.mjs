@@ -2,11 +2,14 @@
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 
 import { ARTEFACTS, freePorts, until } from '../fixture.mjs';
+
+/** Where its modules are: Debian has moved them into the folder of the architecture. */
+const MODULES = ['.', ...readdirSync('/usr/lib')].map((folder) => join('/usr/lib', folder, 'baresip/modules')).find(existsSync);
 
 export class Baresip {
   events = [];
@@ -25,7 +28,7 @@ export class Baresip {
     writeFileSync(join(this.folder, 'config'), [
       'sip_listen 127.0.0.1:0', `sip_cafile ${this.ca}`, 'net_interface 127.0.0.1', 'audio_player aubridge,nil',
       'audio_source aubridge,nil', 'audio_alert aubridge,nil', `ctrl_tcp_listen 127.0.0.1:${control}`,
-      `module_path ${process.env.BARESIP_MODULES ?? '/usr/lib/baresip/modules'}`,
+      `module_path ${MODULES}`,
       ...['g711', 'aubridge', 'uuid', 'account', 'contact', 'menu', 'ctrl_tcp'].map((name) => `module ${name}.so`), '',
     ].join('\n'));
     writeFileSync(join(this.folder, 'contacts'), `"${this.peer}" <sip:${this.peer}@localhost>\n`);

@@ -221,13 +221,13 @@ test('SIP.js in Chromium calls and is called; either side changes the call, ends
 });
 
 test('Kamailio is told of a flow that is gone', async () => {
-  const bob = await edge.phone('carol');
-  const dave = await edge.phone('dave');
-  bob.socket.destroy();
-  const status = await until(async () => {
-    const answer = await dave.request('MESSAGE', 'sip:carol@localhost', { body: 'gone' });
-    return answer.status === 430 && answer.status;
-  }, 'a 430');
-  assert.equal(status, 430);
+  const carol = await edge.phone('carol');
+  const dave = await edge.phone('dave', () => sdp());
+  const call = await carol.call('sip:dave@localhost', sdp());
+  await dave.got('ACK');
+  carol.socket.destroy();
+  // The daemon may learn of it a moment later.
+  await until(async () => (await dave.request('MESSAGE', 'sip:carol@localhost', { body: 'gone' })).status === 430, 'a 430');
+  assert.equal((await dave.within(dave.calls.get(call.id), 'BYE')).status, 430);
   dave.socket.destroy();
 });

@@ -27,13 +27,13 @@ export async function freePorts(count) {
   return ports;
 }
 
-/** Waits until `check` gives something; `what` is for the error. */
+/** Waits until `check` gives something; `what`, a text or what gives one, is for the error. */
 export async function until(check, what, patience = PATIENCE) {
   const end = Date.now() + patience;
   for (;;) {
     const found = await check();
     if (found) return found;
-    if (Date.now() > end) throw new Error(`waited in vain for ${what}`);
+    if (Date.now() > end) throw new Error(`waited in vain for ${typeof what === 'function' ? what() : what}`);
     await new Promise((wake) => { setTimeout(wake, 25); });
   }
 }
@@ -112,6 +112,8 @@ listeners:
 ${listeners}tls:
   server_domains:
     local: { certificate: fallback.crt, private_key: fallback.key, verify_cert: false }
+  client_domains:
+    default: { ca_list: ca.pem }
 auth:
   realm: localhost
   allow_auth_without_tls: true

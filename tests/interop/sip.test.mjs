@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import { createServer as createTcpServer } from 'node:net';
@@ -11,19 +11,17 @@ import { after, before, test } from 'node:test';
 import { connect as connectTls } from 'node:tls';
 import puppeteer from 'puppeteer-core';
 
-import { ARTEFACTS, PATIENCE, ROOT, USERS, freePorts, start, until } from './fixture.mjs';
-import { Agent, fields } from './sip/agent.mjs';
+import { PATIENCE, ROOT, USERS, until } from './fixture.mjs';
+import { fields, sdp } from './sip/agent.mjs';
+import { stage } from './sip/stage.mjs';
 
 const HERE = join(ROOT, 'tests/interop');
 const CHROMIUM = process.env.CHROMIUM ?? ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(existsSync);
 
+let edge;
 let fixture;
-let kamailio;
-let kamailioLog = '';
 let browser;
 let site;
-let sip;
-let sips;
 
 /** Serves the page, SIP.js as it is in its package, and the modules of examples/browser-chat. */
 async function serve() {
@@ -46,49 +44,26 @@ async function serve() {
 }
 
 before(async () => {
-  mkdirSync(ARTEFACTS, { recursive: true });
-  const [proxy, tcp, tls] = await freePorts(3);
-  [sip, sips] = [tcp, tls];
-  fixture = await start({
-    listeners: `  - { uri: 'sip://127.0.0.1:${tcp};transport=tcp' }\n  - { uri: 'sips://127.0.0.1:${tls}', tls_domain: local }\n`,
-    // Where Kamailio finds us is where it looks for the connection that we have opened.
-    extra: `sip:
-  sip_upstream: [ { uri: 'sip://127.0.0.1:${proxy}', advertise: '127.0.0.1:${tcp}' } ]
-  probe_interval: 1s
-  probe_timeout: 1s
-`,
-  });
-  const config = join(fixture.folder, 'kamailio.cfg');
-  writeFileSync(config, readFileSync(join(HERE, 'sip/kamailio.cfg'), 'utf8').replaceAll('PORT', proxy));
-  const folder = join(fixture.folder, 'kamailio');
-  mkdirSync(folder);
-  // In the foreground, so that it ends with us.
-  kamailio = spawn('kamailio', ['-DD', '-E', '-f', config, '-Y', folder, '-P', join(folder, 'pid'), '-m', '64', '-M', '8'], { stdio: ['ignore', 'pipe', 'pipe'] });
-  for (const stream of [kamailio.stdout, kamailio.stderr]) stream.on('data', (data) => { kamailioLog += data; });
-  await until(() => {
-    assert.equal(kamailio.exitCode, null, `Kamailio has ended: ${kamailioLog}`);
-    return /SIP upstream connected/.test(fixture.relay.stderr + fixture.relay.stdout);
-  }, 'the connection to Kamailio');
+  edge = await stage([{ name: 'only', scheme: 'sip' }]);
+  fixture = edge.fixture;
   site = await serve();
   const args = [`--ignore-certificate-errors-spki-list=${fixture.spki}`, '--disable-dev-shm-usage', '--disable-gpu'];
   if (process.getuid() === 0) args.push('--no-sandbox');
-  browser = await puppeteer.launch({ executablePath: CHROMIUM, headless: true, userDataDir: join(fixture.folder, 'chromium'), args });
+  browser = await puppeteer.launch({ executablePath: CHROMIUM, headless: true, protocolTimeout: PATIENCE, userDataDir: join(fixture.folder, 'chromium'), args });
 });
 
 after(async () => {
   await browser?.close();
-  kamailio?.kill();
-  writeFileSync(join(ARTEFACTS, 'kamailio.log'), kamailioLog);
   site?.closeAllConnections();
   site?.close();
-  await fixture?.stop();
+  await edge?.stop();
 });
 
 /** Debian's SIPp is built without TLS: a port that puts TLS under what it sends. */
 async function tunnel() {
   const ca = readFileSync(fixture.ca);
   const server = createTcpServer((plain) => {
-    const secure = connectTls({ port: sips, host: '127.0.0.1', servername: 'localhost', ca });
+    const secure = connectTls({ port: edge.sips, host: '127.0.0.1', servername: 'localhost', ca });
     plain.pipe(secure).pipe(plain);
     plain.on('error', () => secure.destroy());
     secure.on('error', () => plain.destroy());
@@ -116,41 +91,47 @@ function sipp(name, port, count) {
   });
 }
 
-/** A phone over TLS that is registered. */
-async function phone(user, answer) {
-  const agent = new Agent({ port: sips, ca: readFileSync(fixture.ca), user, answer });
-  const registered = await agent.register();
-  assert.equal(registered.status, 200, registered.head);
-  return agent;
-}
-
 for (const name of ['TCP', 'TLS']) {
   test(`SIPp over ${name} registers, sends messages and makes calls`, async () => {
-    const bob = await phone('bob');
+    const bob = await edge.phone('bob');
     const secured = name === 'TLS' ? await tunnel() : null;
-    const port = secured?.address().port ?? sip;
+    const port = secured?.address().port ?? edge.sip;
     await sipp('register', port, 20);
     await sipp('message', port, 50);
-    assert.equal(bob.requests.filter(({ method, body }) => method === 'MESSAGE' && body.startsWith('message ')).length, 50);
+    assert.equal(bob.taken('MESSAGE').filter(({ body }) => body.startsWith('message ')).length, 50);
+
     await sipp('invite', port, 20);
-    const count = (wanted) => bob.requests.filter(({ method }) => method === wanted).length;
-    await until(() => count('ACK') === 20, 'all ACKs');
-    assert.deepEqual([count('INVITE'), count('BYE')], [20, 20]);
+    await bob.got('ACK', 20);
+    assert.deepEqual([bob.taken('INVITE').length, bob.taken('BYE').length], [20, 20]);
+
+    // Calls that are given up while they ring.
+    bob.answer = () => null;
+    bob.requests = [];
+    await sipp('cancel', port, 20);
+    await bob.got('ACK', 20);
+    assert.deepEqual([bob.taken('INVITE').length, bob.taken('CANCEL').length], [20, 20]);
+
+    // Calls that the callee changes and ends.
+    bob.answer = () => sdp();
+    bob.requests = [];
+    bob.calls.clear();
+    const running = sipp('callee', port, 20);
+    await bob.got('INVITE', 20);
+    assert.equal(bob.calls.size, 20);
+    await Promise.all([...bob.calls.values()].map(async (call) => {
+      await bob.got('ACK', 1, call);
+      assert.equal((await bob.within(call, 'INVITE', sdp())).status, 200);
+      await bob.got('ACK', 2, call);
+      assert.equal((await bob.within(call, 'BYE')).status, 200);
+    }));
+    await running;
     bob.socket.destroy();
     secured?.close();
   });
 }
 
-test('SIP.js in Chromium registers, sends and gets messages, and talks MSRP with a TLS client', async () => {
-  const chat = fixture.example('chat', 'bob');
-  const [, path] = await chat.printed(/(msrps:\/\/\S+(?: msrps:\/\/\S+)*)/);
-  let offer;
-  const bob = await phone('bob', (invite) => {
-    offer = invite.body;
-    return ['v=0', 'o=- 1 1 IN IP4 127.0.0.1', 's=-', 'c=IN IP4 127.0.0.1', 't=0 0', 'm=message 2855 TCP/TLS/MSRP *',
-      'a=accept-types:text/plain', `a=path:${path}`, 'a=setup:passive', ''].join('\r\n');
-  });
-
+/** The page, signed in as alice. */
+async function open() {
   const page = await browser.newPage();
   const problems = [];
   page.on('pageerror', (error) => problems.push(`${error}`));
@@ -160,7 +141,19 @@ test('SIP.js in Chromium registers, sends and gets messages, and talks MSRP with
   const options = { url: `wss://localhost:${fixture.ports.wss}/msrp`, user: 'alice', password: USERS.alice };
   const contact = await page.evaluate((given) => window.sip.start(given), options);
   assert.match(contact, /\.invalid/);
+  return { page, problems };
+}
 
+test('SIP.js in Chromium registers, sends and gets messages, and talks MSRP with a TLS client', async () => {
+  const chat = fixture.example('chat', 'bob');
+  const [, path] = await chat.printed(/(msrps:\/\/\S+(?: msrps:\/\/\S+)*)/);
+  let offer;
+  const bob = await edge.phone('bob', (invite) => {
+    offer = invite.body;
+    return sdp(path);
+  });
+
+  const { page, problems } = await open();
   await page.evaluate(() => window.sip.message('sip:bob@localhost', 'from the page'));
   await page.waitForFunction(() => window.sip.seen.state !== '');
   assert.equal(await page.evaluate(() => window.sip.seen.state), 'accepted');
@@ -173,7 +166,7 @@ test('SIP.js in Chromium registers, sends and gets messages, and talks MSRP with
   await page.evaluate(() => window.sip.invite('sip:bob@localhost'));
   assert.match(offer, new RegExp(`^a=path:msrps://localhost:${fixture.ports.msrps}/\\S+;tcp msrps://\\S+\\.invalid`, 'm'), 'the relay is in the path of the offer');
   const record = fields(bob.requests.find(({ method }) => method === 'INVITE'), 'Record-Route');
-  assert.ok(record.some((route) => route.includes(`@127.0.0.1:${sip}`)), record.join('\n'));
+  assert.ok(record.some((route) => route.includes(`@127.0.0.1:${edge.sip}`)), record.join('\n'));
   await page.evaluate(() => window.sip.say('hello over MSRP'));
   await chat.printed(/hello over MSRP/);
   chat.child.stdin.write('hello back\n');
@@ -184,14 +177,57 @@ test('SIP.js in Chromium registers, sends and gets messages, and talks MSRP with
   bob.socket.destroy();
 });
 
-test('Kamailio is told of a flow that is gone', async () => {
-  const bob = await phone('carol');
-  const dave = await phone('dave');
+test('SIP.js in Chromium calls and is called; either side changes the call, ends it, and gives up', async () => {
+  const bob = await edge.phone('bob', () => sdp());
+  const { page, problems } = await open();
+  // SIP.js takes no offer of its own for one before the ACK is there.
+  const acknowledged = (count) => page.waitForFunction((wanted) => window.sip.seen.acks === wanted, {}, count);
+  const ended = () => page.evaluate(() => window.sip.is('Terminated'));
+  for (const first of ['page', 'phone']) {
+    for (const last of ['page', 'phone']) {
+      bob.requests = [];
+      bob.calls.clear();
+      await page.evaluate(() => { window.sip.seen.acks = 0; });
+      if (first === 'page') {
+        await page.evaluate(() => window.sip.invite('sip:bob@localhost'));
+        await bob.got('ACK');
+      } else {
+        await bob.call('sip:alice@localhost', sdp());
+        await acknowledged(1);
+      }
+      const [call] = bob.calls.values();
+      const acks = bob.taken('ACK').length;
+      assert.equal(await page.evaluate(() => window.sip.change()), 200);
+      await bob.got('ACK', acks + 1);
+      assert.equal((await bob.within(call, 'INVITE', sdp())).status, 200);
+      await acknowledged(first === 'page' ? 1 : 2);
+      if (last === 'page') await page.evaluate(() => window.sip.bye());
+      else assert.equal((await bob.within(call, 'BYE')).status, 200);
+      await ended();
+      if (last === 'page') await bob.got('BYE');
+      else assert.equal(bob.taken('BYE').length, 0);
+    }
+  }
+
+  bob.answer = () => null;
+  bob.requests = [];
+  await page.evaluate(() => window.sip.giveUp('sip:bob@localhost'));
+  await bob.got('ACK');
+  assert.equal(bob.taken('CANCEL').length, 1);
+  assert.equal(await page.evaluate(() => window.sip.seen.state), '487');
+  assert.deepEqual(problems, []);
+  await page.close();
   bob.socket.destroy();
-  const status = await until(async () => {
-    const answer = await dave.request('MESSAGE', 'sip:carol@localhost', { body: 'gone' });
-    return answer.status === 430 && answer.status;
-  }, 'a 430');
-  assert.equal(status, 430);
+});
+
+test('Kamailio is told of a flow that is gone', async () => {
+  const carol = await edge.phone('carol');
+  const dave = await edge.phone('dave', () => sdp());
+  const call = await carol.call('sip:dave@localhost', sdp());
+  await dave.got('ACK');
+  carol.socket.destroy();
+  // The daemon may learn of it a moment later.
+  await until(async () => (await dave.request('MESSAGE', 'sip:carol@localhost', { body: 'gone' })).status === 430, 'a 430');
+  assert.equal((await dave.within(dave.calls.get(call.id), 'BYE')).status, 430);
   dave.socket.destroy();
 });

@@ -224,7 +224,9 @@ impl SipEdge {
     ) -> (Arc<SipLink>, tcp_transport::Driver, SipConnection) {
         let trace = self.traces.connection(&stream);
         let (handle, driver) = driver::open_with(stream, DriverSettings::default(), rest);
-        let flow = Flow { connection: handle.id().as_u64(), side, remote: handle.entry().remote() };
+        let entry = handle.entry();
+        let flow =
+            Flow { connection: handle.id().as_u64(), side, remote: entry.remote(), local: entry.local() };
         let link =
             Arc::new(SipLink::new(handle.clone(), flow, framing, queue, self.send_timeout).with_trace(trace));
         self.connections.insert(handle, None, Carried::Sip(Arc::clone(&link)));

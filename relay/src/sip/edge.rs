@@ -106,6 +106,8 @@ pub struct Flow {
     pub side: Side,
     /// The address of the peer: what goes into `received` and `rport`.
     pub remote: SocketAddr,
+    /// The address it has on our side: by which a client may name us, whatever we call ourselves.
+    pub local: Option<SocketAddr>,
 }
 
 /// The connections that are open.
@@ -299,13 +301,18 @@ impl Edge {
     }
 
     /// Whether a URI leads to this edge. Without a port it leads to the default port of its scheme and transport
-    /// (RFC 3261 §19.1.2): on the same host, another one may be somebody else's.
-    pub(super) fn is_own(&self, uri: &SipUri<'_>) -> bool {
+    /// (RFC 3261 §19.1.2): on the same host, another one may be somebody else's. A client whose outbound proxy is an
+    /// address puts that into Route: where its connection ends is ours too (RFC 3261 §16.4).
+    pub(super) fn is_own(&self, uri: &SipUri<'_>, from: &Flow) -> bool {
         let ports = match uri.port {
             Some(port) => [port; 2],
             None => default_ports(uri),
         };
+        let is_local = |local: SocketAddr| {
+            ports.contains(&local.port()) && ip_literal(uri.host) == Some(local.ip().to_canonical())
+        };
         self.own().any(|own| ports.contains(&own.port) && own.host.as_bytes().eq_ignore_ascii_case(uri.host))
+            || from.local.is_some_and(is_local)
     }
 
     fn own(&self) -> impl Iterator<Item = &Advertised> {
@@ -348,6 +355,13 @@ fn default_ports(uri: &SipUri<'_>) -> [u16; 2] {
         (false, tls) if !tls.eq_ignore_ascii_case(b"tls") => [5060; 2],
         _ => [5061; 2],
     }
+}
+
+/// The address that a URI's host is, an IPv6 one in brackets.
+fn ip_literal(host: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(host).ok()?;
+    let text = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    text.parse().ok().map(|ip: IpAddr| ip.to_canonical())
 }
 
 /// As in `received`, which has no brackets (RFC 3261 §25.1).

@@ -60,7 +60,7 @@ impl Edge {
         out: &mut Vec<Bytes>,
     ) -> Outcome {
         let (head, from) = (&message.head, world.from);
-        let routes = self.routes(head);
+        let routes = self.routes(head, world.from);
         let decided = self
             .validate(head)
             .and_then(|()| {
@@ -114,7 +114,8 @@ impl Edge {
             return Err(FORGED);
         }
         let to_us = || {
-            routes.ends_here() && SipUri::parse(uri).is_ok_and(|uri| uri.user.is_none() && self.is_own(&uri))
+            routes.ends_here()
+                && SipUri::parse(uri).is_ok_and(|uri| uri.user.is_none() && self.is_own(&uri, world.from))
         };
         if method == b"OPTIONS" && token.is_none() && to_us() {
             return Err(Refusal::Capabilities);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use smallvec::SmallVec;
 use tcp_transport::sip::{Address, Field, Head, Name, Rewrite, SipUri, Start, scheme};
 
-use super::edge::Edge;
+use super::edge::{Edge, Flow};
 use super::keys::BadToken;
 
 /// The Route of a request, taken apart.
@@ -34,11 +34,11 @@ impl Edge {
     /// Takes the Route apart. Ours are, at the front, entries without a user, as clients have that were told of an
     /// outbound proxy, then one with a token, and its twin where both sides of the edge have recorded themselves
     /// (RFC 5658). One with another token is for another passage through this edge, after the next hop.
-    pub(super) fn routes<'a>(&self, head: &'a Head) -> Routes<'a> {
+    pub(super) fn routes<'a>(&self, head: &'a Head, from: &Flow) -> Routes<'a> {
         let mut routes = Routes { own: SmallVec::new(), token: None, next: None, strict: None };
         // The framer has refused what is not by the grammar.
         let mut entries = head.values(Name::Route).map_while(Result::ok);
-        let strict = self.own_request_uri(head).and_then(|token| {
+        let strict = self.own_request_uri(head, from).and_then(|token| {
             let (last, _) = head.values(Name::Route).map_while(Result::ok).last()?;
             let target = Address::parse(head, last.clone()).ok()?.uri_range();
             Some((token, last, target))
@@ -50,7 +50,7 @@ impl Edge {
             if strict.as_ref().is_some_and(|(_, last, _)| *last == range) {
                 break;
             }
-            let ours = uri_of(head, range.clone()).filter(|uri| self.is_own(uri));
+            let ours = uri_of(head, range.clone()).filter(|uri| self.is_own(uri, from));
             let belongs = match (ours, routes.token) {
                 (None, _) => false,
                 (Some(SipUri { user: None, .. }), token) => token.is_none(),
@@ -75,9 +75,9 @@ impl Edge {
     }
 
     /// The flow token in a Request-URI that this edge once put into Record-Route (RFC 3261 §16.4).
-    fn own_request_uri<'a>(&self, head: &'a Head) -> Option<&'a [u8]> {
+    fn own_request_uri<'a>(&self, head: &'a Head, from: &Flow) -> Option<&'a [u8]> {
         let Start::Request { uri, .. } = head.start() else { return None };
-        let uri = SipUri::parse(uri).ok().filter(|uri| self.is_own(uri))?;
+        let uri = SipUri::parse(uri).ok().filter(|uri| self.is_own(uri, from))?;
         // A user of the domain is none, nor is a forged one, which leads nowhere as an address either.
         uri.user.filter(|user| self.keys.read_flow(user) != Err(BadToken::Forged))
     }

@@ -5,7 +5,7 @@ import {
 } from '/sip.js/lib/index.js';
 import { Endpoint } from '/chat/msrp.js';
 
-const seen = { messages: [], texts: [], state: '' };
+const seen = { messages: [], texts: [], state: '', acks: 0 };
 let agent;
 let endpoint;
 
@@ -36,6 +36,12 @@ const until = (target, state, wanted) => new Promise((done) => {
   target.stateChange.addListener((now) => { if (now === wanted) done(); });
 });
 
+/** Makes this the session that the page speaks of. */
+async function take(session) {
+  window.session = session;
+  session.delegate = { onBye: (bye) => bye.accept(), onAck: () => { seen.acks += 1; } };
+}
+
 window.sip = {
   seen,
   async start({ url, user, password }) {
@@ -55,6 +61,7 @@ window.sip = {
           seen.messages.push(message.request.body);
           message.accept();
         },
+        onInvite(invitation) { take(invitation).then(() => invitation.accept()); },
       },
       logLevel: 'warn',
     });
@@ -72,11 +79,29 @@ window.sip = {
     },
   }),
   async invite(to) {
-    window.session = new Inviter(agent, UserAgent.makeURI(to));
+    await take(new Inviter(agent, UserAgent.makeURI(to)));
     const established = until(window.session, 'state', SessionState.Established);
     await window.session.invite();
     await established;
   },
+  /** Calls somebody who does not answer, and gives up when it rings. */
+  async giveUp(to) {
+    await take(new Inviter(agent, UserAgent.makeURI(to)));
+    const ended = until(window.session, 'state', SessionState.Terminated);
+    const rings = new Promise((done, fail) => {
+      const onReject = ({ message }) => { seen.state = `${message.statusCode}`; };
+      window.session.invite({ requestDelegate: { onProgress: done, onReject } }).catch(fail);
+    });
+    await rings;
+    await window.session.cancel();
+    await ended;
+  },
+  is: (state) => until(window.session, 'state', SessionState[state]),
+  /** An INVITE within the call; gives the status of its final response. */
+  change: () => new Promise((done, fail) => {
+    const answer = ({ message }) => done(message.statusCode);
+    window.session.invite({ requestDelegate: { onAccept: answer, onReject: answer } }).catch(fail);
+  }),
   say: (text) => { endpoint.sendText(text); },
   async bye() {
     const ended = until(window.session, 'state', SessionState.Terminated);

@@ -3,7 +3,7 @@
 use tcp_transport::sip::Name;
 
 use super::harness::*;
-use crate::sip::{Destination, Outcome, Reason};
+use crate::sip::{Destination, Flow, Outcome, Reason};
 
 #[test]
 fn what_a_client_sends_goes_to_an_upstream_whatever_it_names() {
@@ -128,6 +128,29 @@ fn a_route_without_a_port_leads_to_the_default_port() {
         ("<sip:edge.example.com:443;lr>", true),
         ("<sip:edge.example.com:80;transport=ws;lr>", false),
     ] {
+        let fields = format!("Route: {entry}\r\n");
+        let request = Request { fields: &fields, ..Request::default() }.text();
+        if own {
+            let (_, up) = net.upwards(&client, &request);
+            assert!(values(&up, Name::Route).is_empty(), "{entry}");
+        } else {
+            assert_eq!(net.answered(&client, &request).0, 403, "{entry}: it is somebody else's");
+        }
+    }
+}
+
+#[test]
+fn a_route_with_the_address_that_the_client_connected_to_is_ours() {
+    let mut net = Net::new();
+    for (local, entry, own) in [
+        ("192.0.2.1:5061", "<sip:192.0.2.1:5061;transport=tls;lr>", true),
+        ("192.0.2.1:5061", "<sips:192.0.2.1;lr>", true),
+        ("[::ffff:192.0.2.1]:5061", "<sip:192.0.2.1:5061;lr>", true),
+        ("[2001:db8::1]:5061", "<sip:[2001:DB8:0::1]:5061;lr>", true),
+        ("192.0.2.1:5061", "<sip:192.0.2.1:5060;lr>", false),
+        ("192.0.2.1:5061", "<sip:192.0.2.2:5061;lr>", false),
+    ] {
+        let client = Flow { local: Some(local.parse().unwrap()), ..net.client(8, TLS) };
         let fields = format!("Route: {entry}\r\n");
         let request = Request { fields: &fields, ..Request::default() }.text();
         if own {

@@ -73,13 +73,13 @@ impl Net {
     pub(super) fn client(&mut self, connection: u64, listener: usize) -> Flow {
         self.open.insert(connection, listener);
         let remote = format!("203.0.113.{}:40000", connection % 250).parse().unwrap();
-        Flow { connection, side: Side::Client(listener), remote }
+        Flow { connection, side: Side::Client(listener), remote, local: None }
     }
 
     /// A connection to an upstream.
     pub(super) fn upstream(&self, index: usize) -> Flow {
         let remote = format!("10.0.0.{}:5060", index + 1).parse().unwrap();
-        Flow { connection: 1000 + index as u64, side: Side::Upstream(index), remote }
+        Flow { connection: 1000 + index as u64, side: Side::Upstream(index), remote, local: None }
     }
 
     /// What becomes of a message that comes over `from`, and what is written.

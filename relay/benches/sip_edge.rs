@@ -87,7 +87,12 @@ const MESSAGE: &str = "MESSAGE sip:bob@example.com SIP/2.0\r\nVia: SIP/2.0/TLS 1
 #[divan::bench]
 fn request_up(bencher: Bencher<'_, '_>) {
     let mut bench = Bench::new();
-    let from = Flow { connection: 7, side: Side::Client(0), remote: "203.0.113.7:40000".parse().unwrap() };
+    let from = Flow {
+        connection: 7,
+        side: Side::Client(0),
+        remote: "203.0.113.7:40000".parse().unwrap(),
+        local: None,
+    };
     let stream = MESSAGE.repeat(BATCH);
     bencher
         .counter(ItemsCount::new(BATCH))
@@ -98,7 +103,12 @@ fn request_up(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn response_down(bencher: Bencher<'_, '_>) {
     let mut bench = Bench::new();
-    let client = Flow { connection: 7, side: Side::Client(0), remote: "203.0.113.7:40000".parse().unwrap() };
+    let client = Flow {
+        connection: 7,
+        side: Side::Client(0),
+        remote: "203.0.113.7:40000".parse().unwrap(),
+        local: None,
+    };
     let Ok(Some(event)) = bench.framer.decode(&mut BytesMut::from(MESSAGE)) else { panic!() };
     let Bench { edge, upstreams, scratch, out, .. } = &mut bench;
     assert!(matches!(edge.received(&event, &client, &Open, upstreams, scratch, out), Outcome::Send(_)));
@@ -106,7 +116,12 @@ fn response_down(bencher: Bencher<'_, '_>) {
     out.clear();
     let head = sent.split_once("\r\n").unwrap().1.replace("Content-Length: 18", "Content-Length: 0");
     let response = format!("SIP/2.0 200 OK\r\n{}", head.strip_suffix("Watson, come here.").unwrap());
-    let upstream = Flow { connection: 9, side: Side::Upstream(0), remote: "10.0.0.1:5060".parse().unwrap() };
+    let upstream = Flow {
+        connection: 9,
+        side: Side::Upstream(0),
+        remote: "10.0.0.1:5060".parse().unwrap(),
+        local: None,
+    };
     let stream = response.repeat(BATCH);
     bencher
         .counter(ItemsCount::new(BATCH))

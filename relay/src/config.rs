@@ -32,6 +32,7 @@ use serde::Deserialize;
 pub use self::auth::{Auth, Expires};
 pub use self::connections::{ClosedEvent, Destination, Dial, EventSettings, Tcp};
 pub use self::error::{ConfigError, ConfigErrors, Position};
+pub use self::hep::{Forward, Hep, HepRule};
 pub use self::limits::{Limits, Timeouts};
 pub use self::listener::{Listener, ListenerTransport};
 pub use self::log::{Log, LogFormat, LogLevel};
@@ -45,6 +46,7 @@ pub use self::websocket::{CertificateUser, Origin, TokenAuth, WebSocket, WebSock
 use self::auth::FileAuth;
 use self::connections::FileTcp;
 use self::error::{KeyPath, Problem, Segment, Spot};
+use self::hep::FileHep;
 use self::listener::FileListener;
 use self::outbound::FileOutbound;
 use self::sip::FileSip;
@@ -57,6 +59,7 @@ mod auth;
 mod connections;
 mod document;
 mod error;
+mod hep;
 mod limits;
 mod listener;
 mod log;
@@ -101,6 +104,8 @@ pub struct Config {
     pub sip: Option<Sip>,
     /// What collectors are told.
     pub trace: Trace,
+    /// How others' HEP is received and passed on to them.
+    pub hep: Hep,
     /// How it logs.
     pub log: Log,
     /// What is permitted but probably not meant, to be logged at start.
@@ -206,6 +211,8 @@ struct FileConfig {
     #[serde(default)]
     trace: FileTrace,
     #[serde(default)]
+    hep: Option<FileHep>,
+    #[serde(default)]
     log: Log,
 }
 
@@ -249,6 +256,8 @@ impl FileConfig {
             check.warn(KeyPath::new(&["events", "closed_event"]), message);
         }
 
+        let hep = FileHep::validate(self.hep, &listeners, &trace, &mut check);
+
         let Check { errors, warnings, .. } = check;
         if !errors.is_empty() {
             return Err(ConfigErrors::locate(&source.file, &source.text, errors));
@@ -268,6 +277,7 @@ impl FileConfig {
             dial,
             sip,
             trace,
+            hep,
             log: self.log,
             warnings,
             source,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use rand::Rng as _;
 use tcp_transport::connection::CloseReason;
-use tcp_transport::hep::SenderError;
+use tcp_transport::hep::{Counters, Dispatch, Receiver, SenderError};
 use tcp_transport::tls::ServerDomains;
 use tcp_transport::{BindError, BoundListener, Ledger, ListenerSettings, Scheme, Transport};
 use tokio::task::JoinSet;
@@ -26,6 +26,7 @@ use crate::msrp::{Advertised, Random, Relay, Settings, SettingsError, WallClock,
 use crate::sip::ShortSecret;
 
 mod connection;
+mod hep;
 mod network;
 mod occasion;
 mod pace;
@@ -34,6 +35,8 @@ pub mod tls;
 mod trace;
 mod websocket;
 
+pub use self::hep::HepCounters;
+use self::hep::Concentrator;
 use self::network::{ListenerAcceptor, Network, RelayDialer, Serves};
 pub use self::tls::Reloaded;
 
@@ -86,8 +89,11 @@ pub struct Server {
     /// What it was started with.
     config: Config,
     drain_timeout: Duration,
-    addresses: Vec<(Scheme, SocketAddr)>,
+    addresses: Vec<(&'static str, SocketAddr)>,
     tasks: JoinSet<()>,
+    /// What passes on the HEP of others, and what receives it: one for each listener for it.
+    concentrator: Arc<Concentrator>,
+    hep: Vec<Arc<Dispatch>>,
     /// What collectors are told, if there are any.
     tracing: Option<trace::Tracing>,
 }
@@ -105,16 +111,22 @@ impl Server {
         let client_domains = tls::client_domains(&config)?;
         tls::warn_of_expiry(&domains, &client_domains, config.tls.expiry_warning);
 
+        let concentrator = Concentrator::new(config.hep.clone());
+        let mut hep = Vec::new();
         let mut bound = Vec::new();
         let mut advertised = Vec::new();
         let mut sip_advertised = Vec::new();
         for listener in &config.listeners {
-            let sockets = bind(listener, &config, &domains).await?;
+            let dispatch = listener.hep.then(|| concentrator.dispatch(listener.to_string()));
+            hep.extend(dispatch.clone());
+            let sockets = bind(listener, &config, &domains, dispatch.as_ref()).await?;
             let bound_port = sockets.first().map_or(listener.port, |socket| socket.local_addr().port());
             let (host, port) = listener.advertised(&config.domain, bound_port);
             let mut serves = Serves {
                 name: listener.to_string(),
                 websocket: listener.websocket.clone(),
+                proxied: !listener.proxy_from.is_empty(),
+                hep: dispatch,
                 ..Serves::default()
             };
             if listener.sip {
@@ -137,7 +149,7 @@ impl Server {
                     websocket: listener.websocket.as_ref().map(chunk_size),
                 });
             }
-            bound.extend(sockets.into_iter().map(|socket| (serves.clone(), listener.scheme(), socket)));
+            bound.extend(sockets.into_iter().map(|socket| (serves.clone(), listener.uri_scheme(), socket)));
         }
         let drain_timeout = config.timeouts.drain_timeout;
         let settings = Settings {
@@ -151,12 +163,24 @@ impl Server {
         let network = Arc::new(Network::new(relay, &config, client_domains, sip_advertised)?);
         network.relay.set_dialer(Box::new(RelayDialer::new(&network)));
 
-        let names = bound.iter().map(|(serves, _, socket)| (socket.local_addr(), serves.name.clone()));
+        // Datagrams have no connections to be traced.
+        let streams = bound.iter().filter(|(_, _, socket)| matches!(socket, Socket::Stream(_)));
+        let names = streams.map(|(serves, _, socket)| (socket.local_addr(), serves.name.clone()));
         let tracing = trace::start(&config, names.collect(), &network)?;
+        if let Some(tracing) = &tracing {
+            concentrator.forward_to(tracing.sender());
+        }
         let mut tasks = JoinSet::new();
         let mut addresses = Vec::new();
         for (serves, scheme, socket) in bound {
             addresses.push((scheme, socket.local_addr()));
+            let socket = match socket {
+                Socket::Stream(socket) => socket,
+                Socket::Datagram(receiver) => {
+                    tasks.spawn(receiver.run());
+                    continue;
+                }
+            };
             let acceptor = ListenerAcceptor::new(Arc::clone(&network), serves, socket.local_addr());
             tasks.spawn(socket.with_ledger(Arc::clone(network.ledger())).run(Arc::new(acceptor)));
         }
@@ -172,7 +196,18 @@ impl Server {
         });
         let expiry_warning = Arc::new(Mutex::new(config.tls.expiry_warning));
         tasks.spawn(remind_of_expiry(domains.clone(), network.clone(), expiry_warning.clone()));
-        Ok(Self { network, domains, expiry_warning, config, drain_timeout, addresses, tasks, tracing })
+        Ok(Self {
+            network,
+            domains,
+            expiry_warning,
+            config,
+            drain_timeout,
+            addresses,
+            tasks,
+            concentrator,
+            hep,
+            tracing,
+        })
     }
 
     /// Puts the TLS domains of `config`, read again from its file, in the place of those there are:
@@ -212,9 +247,20 @@ impl Server {
         })
     }
 
-    /// Where it listens, in the order of the configuration.
-    pub fn addresses(&self) -> &[(Scheme, SocketAddr)] {
+    /// Where it listens, with the scheme of the listener's URI, in the order of the configuration.
+    pub fn addresses(&self) -> &[(&'static str, SocketAddr)] {
         &self.addresses
+    }
+
+    /// What has become of the HEP that others have sent.
+    pub fn hep_counters(&self) -> HepCounters {
+        self.concentrator.counters(&self.hep)
+    }
+
+    /// What has become of the HEP for each of `trace.destinations`, by name: of that forwarded, and of our own.
+    pub fn destination_counters(&self) -> Vec<(String, Counters)> {
+        let counters = self.tracing.iter().flat_map(|tracing| tracing.sender().counters());
+        counters.map(|(name, counters)| (name.to_owned(), counters)).collect()
     }
 
     /// All connections: limits, events, and those that are not up yet.
@@ -249,6 +295,9 @@ impl Server {
         if left > 0 {
             info!(left, "connections did not close in time");
         }
+        if !self.hep.is_empty() {
+            hep::log_end(&self.hep_counters());
+        }
         if let Some(tracing) = self.tracing.take() {
             tracing.stop().await;
         }
@@ -279,11 +328,29 @@ fn sip_transport(listener: &Listener) -> crate::sip::Transport {
     }
 }
 
+/// A socket of a listener.
+enum Socket {
+    Stream(BoundListener),
+    /// HEP over UDP.
+    Datagram(Receiver),
+}
+
+impl Socket {
+    fn local_addr(&self) -> SocketAddr {
+        match self {
+            Self::Stream(listener) => listener.local_addr(),
+            Self::Datagram(receiver) => receiver.local_addr(),
+        }
+    }
+}
+
+/// Opens the sockets of a listener; `hep` takes what comes to it, if it is one for HEP.
 async fn bind(
     listener: &Listener,
     config: &Config,
     domains: &Arc<ServerDomains>,
-) -> Result<Vec<BoundListener>, StartError> {
+    hep: Option<&Arc<Dispatch>>,
+) -> Result<Vec<Socket>, StartError> {
     let mut addresses = match &listener.host {
         Host::Ip(ip) => vec![SocketAddr::new(*ip, listener.port)],
         Host::Name(name) => {
@@ -299,13 +366,21 @@ async fn bind(
         // One port is advertised, so there is one socket.
         addresses.truncate(1);
     }
-    let open = |addr| BoundListener::bind(listener_settings(listener, config, addr), Arc::clone(domains));
+    let open = |addr| {
+        let settings = listener_settings(listener, config, addr);
+        match hep.filter(|_| listener.transport == ListenerTransport::Udp) {
+            Some(dispatch) => Receiver::udp_with(&settings, Arc::clone(dispatch))
+                .map(Socket::Datagram)
+                .map_err(|source| BindError::Socket { addr, source }),
+            None => BoundListener::bind(settings, Arc::clone(domains)).map(Socket::Stream),
+        }
+    };
     Ok(addresses.into_iter().map(open).collect::<Result<_, _>>()?)
 }
 
 fn listener_settings(listener: &Listener, config: &Config, addr: SocketAddr) -> ListenerSettings {
     let (transport, tls_domain) = match &listener.transport {
-        ListenerTransport::Tcp => (Transport::Tcp, None),
+        ListenerTransport::Tcp | ListenerTransport::Udp => (Transport::Tcp, None),
         ListenerTransport::Tls { domain } => (Transport::Tls, Some(domain.clone())),
     };
     ListenerSettings {

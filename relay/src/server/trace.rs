@@ -48,6 +48,11 @@ pub(super) fn start(
 }
 
 impl Tracing {
+    /// What sends to the collectors; for as long as this is there.
+    pub(super) fn sender(&self) -> &Arc<Sender> {
+        &self.sender
+    }
+
     /// Tells collectors the rest, and the log what they were not told.
     pub(super) async fn stop(mut self) {
         self.tracer.stop().await;

@@ -35,8 +35,8 @@ pub mod tls;
 mod trace;
 mod websocket;
 
-pub use self::hep::HepCounters;
 use self::hep::Concentrator;
+pub use self::hep::HepCounters;
 use self::network::{ListenerAcceptor, Network, RelayDialer, Serves};
 pub use self::tls::Reloaded;
 

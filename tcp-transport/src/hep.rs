@@ -47,7 +47,7 @@ pub use inflate::DEFAULT_INFLATE_LIMIT;
 pub use legacy::TimeOrder;
 pub use packet::{FAMILY_IPV4, FAMILY_IPV6, PROTOCOL_TCP, PROTOCOL_UDP, Packet, PayloadType};
 pub use receiver::{
-    DEFAULT_PACKET_TIMEOUT, Dispatch, HepHandler, Received, Receiver, ReceiverCounters, ReceiverSettings, Refusal,
-    receive,
+    DEFAULT_PACKET_TIMEOUT, Dispatch, HepHandler, Received, Receiver, ReceiverCounters, ReceiverSettings,
+    Refusal, receive,
 };
 pub use sender::{Counters, PEER_BUFFER, Sender, SenderError};

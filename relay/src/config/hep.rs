@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use tcp_transport::hep::{
-    DEFAULT_MAX_MSG_CHUNKS, DEFAULT_PACKET_TIMEOUT, DestinationSettings, FrameLimits, HepTransport, MAX_PACKET,
-    PROTOCOL_TCP, PROTOCOL_UDP, PayloadType, Received, ReceiverSettings,
+    DEFAULT_MAX_MSG_CHUNKS, DEFAULT_PACKET_TIMEOUT, DestinationSettings, FrameLimits, HepTransport,
+    MAX_PACKET, PROTOCOL_TCP, PROTOCOL_UDP, PayloadType, Received, ReceiverSettings,
 };
 use tcp_transport::proxy_protocol::IpNetwork;
 
@@ -351,7 +351,8 @@ impl FileHep {
             check.error(path.clone().key("from"), "is empty: nobody could send anything");
         }
         if !(MIN_PACKET..=MAX_PACKET).contains(&file.packet_size) {
-            let message = format!("is {} bytes, and goes from {MIN_PACKET} to {MAX_PACKET}", file.packet_size);
+            let message =
+                format!("is {} bytes, and goes from {MIN_PACKET} to {MAX_PACKET}", file.packet_size);
             check.error(path.clone().key("packet_size"), message);
         }
         let private = || PRIVATE.iter().filter_map(|network| network.parse().ok()).collect();
@@ -375,7 +376,13 @@ impl FileHep {
 }
 
 impl FileRule {
-    fn validate(self, listeners: &[Listener], trace: &Trace, path: &KeyPath, check: &mut Check<'_>) -> HepRule {
+    fn validate(
+        self,
+        listeners: &[Listener],
+        trace: &Trace,
+        path: &KeyPath,
+        check: &mut Check<'_>,
+    ) -> HepRule {
         let forward = match self.forward.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["all"] => Forward::All,
             ["none"] => Forward::None,
@@ -463,12 +470,14 @@ mod tests {
     use super::*;
 
     fn parse(listeners: &str, more: &str) -> Result<Config, String> {
-        let text = format!("domain: a\nlisteners: [ {{ uri: 'msrp://127.0.0.1:1' }}, {listeners} ]\n{more}\n");
+        let text =
+            format!("domain: a\nlisteners: [ {{ uri: 'msrp://127.0.0.1:1' }}, {listeners} ]\n{more}\n");
         Config::parse(&text, Path::new(""), "relay.yaml").map_err(|errors| errors.to_string())
     }
 
     const UDP: &str = "{ uri: 'hep_udp://127.0.0.1' }";
-    const TRACE: &str = "trace: { destinations: { a: { uri: 'hep_udp://192.0.2.1' }, b: { uri: 'hep_tcp://192.0.2.1' } } }\n";
+    const TRACE: &str =
+        "trace: { destinations: { a: { uri: 'hep_udp://192.0.2.1' }, b: { uri: 'hep_tcp://192.0.2.1' } } }\n";
 
     fn warnings(config: &Config) -> String {
         let warnings = config.warnings.iter().map(ToString::to_string);
@@ -477,19 +486,33 @@ mod tests {
 
     #[test]
     fn listeners_of_hep_serve_nothing_else() {
-        let config = parse("{ uri: 'hep_udp://[::1]' }, { uri: 'hep_tcp://[::1]', max_connections: 3 }", TRACE).unwrap();
+        let config =
+            parse("{ uri: 'hep_udp://[::1]' }, { uri: 'hep_tcp://[::1]', max_connections: 3 }", TRACE)
+                .unwrap();
         let [_, udp, tcp] = &config.listeners[..] else { panic!("three") };
-        assert_eq!((udp.port, &udp.transport, &tcp.transport), (5656, &ListenerTransport::Udp, &ListenerTransport::Tcp));
+        assert_eq!(
+            (udp.port, &udp.transport, &tcp.transport),
+            (5656, &ListenerTransport::Udp, &ListenerTransport::Tcp)
+        );
         assert!(udp.hep && tcp.hep && !udp.serves_msrp() && !tcp.serves_msrp() && !udp.sip);
-        assert_eq!((udp.to_string(), tcp.to_string()), ("hep_udp://[::1]:5656".into(), "hep_tcp://[::1]:5656".into()));
+        assert_eq!(
+            (udp.to_string(), tcp.to_string()),
+            ("hep_udp://[::1]:5656".into(), "hep_tcp://[::1]:5656".into())
+        );
         assert_eq!((udp.scheme(), tcp.max_connections), (tcp_transport::Scheme::Hep, Some(3)));
         for (listener, message) in [
-            ("{ uri: 'hep_udp://127.0.0.1', max_connections: 1 }", "max_connections: is for connections, and `hep_udp://`"),
+            (
+                "{ uri: 'hep_udp://127.0.0.1', max_connections: 1 }",
+                "max_connections: is for connections, and `hep_udp://`",
+            ),
             ("{ uri: 'hep_udp://127.0.0.1', backlog: 1 }", "backlog: is for connections"),
             ("{ uri: 'hep_udp://127.0.0.1', proxy_from: 127.0.0.1 }", "proxy_from: is for connections"),
             ("{ uri: 'hep_udp://127.0.0.1', tcp: {} }", "tcp: is for connections"),
             ("{ uri: 'hep_tcp://127.0.0.1', advertise: b }", "advertise: is for what has URIs of its own"),
-            ("{ uri: 'hep_tcp://127.0.0.1', behind_tls: true }", "behind_tls: is for what has URIs of its own"),
+            (
+                "{ uri: 'hep_tcp://127.0.0.1', behind_tls: true }",
+                "behind_tls: is for what has URIs of its own",
+            ),
             ("{ uri: 'hep_tcp://127.0.0.1', websocket: {} }", "this listener is `hep_tcp://`"),
             ("{ uri: 'hep_tcp://127.0.0.1', tls_domain: x }", "this listener is `hep_tcp://`"),
             ("{ uri: 'hep_tls://127.0.0.1' }", "`hep_tls://` needs one"),
@@ -518,7 +541,8 @@ mod tests {
         assert_eq!(warnings(&config), "");
         // What is not said.
         let plain = parse(UDP, TRACE).unwrap();
-        let default = ReceiverSettings { from: plain.hep.receiver.from.clone(), ..ReceiverSettings::default() };
+        let default =
+            ReceiverSettings { from: plain.hep.receiver.from.clone(), ..ReceiverSettings::default() };
         assert!(plain.hep.receiver == default && default.frame.max_msg_chunks == 32);
         for (ip, may) in [
             ("127.0.0.1", true),
@@ -578,7 +602,10 @@ mod tests {
             ("{ forward: c }", "there is no `c` in trace.destinations"),
             ("{ forward: [a, none] }", "there is no `none` in trace.destinations"),
             ("{ forward: [] }", "forward: is empty"),
-            ("{ forward: all, listener: 'msrp://127.0.0.1:1' }", "there is no listener `msrp://127.0.0.1:1` for HEP"),
+            (
+                "{ forward: all, listener: 'msrp://127.0.0.1:1' }",
+                "there is no listener `msrp://127.0.0.1:1` for HEP",
+            ),
             ("{ forward: all, transport: sctp }", "`sctp` is not a transport of HEP"),
             ("{ forward: all, protocol: [icmp] }", "`icmp` is not an IP protocol"),
             ("{ forward: all, protocol: 256 }", "filter[0].protocol: expected an IP protocol"),
@@ -604,7 +631,10 @@ mod tests {
             (open, &*format!("{TRACE}hep: {{ auth_key: k }}"), ""),
         ] {
             let said = warnings(&parse(listener, more).unwrap());
-            assert!(said.contains(wanted) && said.is_empty() == wanted.is_empty(), "{listener} {more}: {said}");
+            assert!(
+                said.contains(wanted) && said.is_empty() == wanted.is_empty(),
+                "{listener} {more}: {said}"
+            );
         }
     }
 
@@ -617,8 +647,14 @@ mod tests {
             ("hep_tcp://localhost", false),
             ("hep_udp://[::1]", false),
         ] {
-            let config = parse("", &format!("trace: {{ destinations: {{ a: {{ uri: '{uri}', auth_key: k }} }} }}")).unwrap();
-            assert_eq!(warnings(&config).contains("trace.destinations.a.auth_key: everybody"), warned, "{uri}");
+            let config =
+                parse("", &format!("trace: {{ destinations: {{ a: {{ uri: '{uri}', auth_key: k }} }} }}"))
+                    .unwrap();
+            assert_eq!(
+                warnings(&config).contains("trace.destinations.a.auth_key: everybody"),
+                warned,
+                "{uri}"
+            );
         }
     }
 
@@ -649,7 +685,11 @@ mod tests {
             );
             let found = parse(&format!("{{ uri: '{listener}{quote} }}"), &trace);
             let error = found.err().unwrap_or_default();
-            assert_eq!(error.contains("trace.destinations.a.uri: is our own listener"), loops, "{listener} {destination}: {error}");
+            assert_eq!(
+                error.contains("trace.destinations.a.uri: is our own listener"),
+                loops,
+                "{listener} {destination}: {error}"
+            );
             assert!(loops || error.is_empty(), "{error}");
         }
     }

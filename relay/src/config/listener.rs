@@ -410,7 +410,8 @@ impl FileListener {
         let Some(transport) = self.uri.hep else { return };
         for (key, given) in [("advertise", self.advertise.is_some()), ("behind_tls", self.behind_tls)] {
             if given {
-                let message = format!("is for what has URIs of its own, and this listener is `{transport}://`");
+                let message =
+                    format!("is for what has URIs of its own, and this listener is `{transport}://`");
                 check.error_at_key(path.clone().key(key), message);
             }
         }

@@ -88,7 +88,11 @@ impl Packet {
 ///
 /// # Errors
 /// With the key it is too long.
-pub(super) fn with_auth_key(wire: &Bytes, packet: &Packet, key: Option<&Bytes>) -> Result<Bytes, EncodeError> {
+pub(super) fn with_auth_key(
+    wire: &Bytes,
+    packet: &Packet,
+    key: Option<&Bytes>,
+) -> Result<Bytes, EncodeError> {
     if packet.auth_key.as_ref() == key && !packet.others.iter().any(Chunk::is_auth_key) {
         return Ok(wire.clone());
     }
@@ -219,7 +223,9 @@ mod tests {
 
     #[test]
     fn a_packet_has_room_for_a_key_or_cannot_be_sent() {
-        for (payload, fits) in [(MAX_PACKET - HEADER - CHUNK_HEADER - 9, true), (MAX_PACKET - HEADER - CHUNK_HEADER - 8, false)] {
+        for (payload, fits) in
+            [(MAX_PACKET - HEADER - CHUNK_HEADER - 9, true), (MAX_PACKET - HEADER - CHUNK_HEADER - 8, false)]
+        {
             let packet = Packet { payload: Some(vec![0; payload].into()), ..Packet::default() };
             let wire = packet.encode(Encoding::default()).unwrap();
             let key = Bytes::from_static(b"key");

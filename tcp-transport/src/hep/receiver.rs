@@ -511,12 +511,23 @@ mod tests {
     fn a_key_is_right_or_wrong() {
         let key = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
         let settings = ReceiverSettings { auth_key: key("key"), ..ReceiverSettings::default() };
-        for (found, right) in
-            [(key("key"), true), (key("kex"), false), (key("ke"), false), (key("keys"), false), (key(""), false), (None, false)]
-        {
-            assert_eq!(settings.has_key(&Packet { auth_key: found.clone(), ..Packet::default() }), right, "{found:?}");
+        for (found, right) in [
+            (key("key"), true),
+            (key("kex"), false),
+            (key("ke"), false),
+            (key("keys"), false),
+            (key(""), false),
+            (None, false),
+        ] {
+            assert_eq!(
+                settings.has_key(&Packet { auth_key: found.clone(), ..Packet::default() }),
+                right,
+                "{found:?}"
+            );
         }
         assert!(ReceiverSettings::default().has_key(&Packet::default()));
-        assert!(!format!("{settings:?}").contains("107, 101, 121") && !format!("{settings:?}").contains("key\""));
+        assert!(
+            !format!("{settings:?}").contains("107, 101, 121") && !format!("{settings:?}").contains("key\"")
+        );
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tcp_transport::hep::{Counters, DestinationSettings, FrameLimits, Framer, HepTransport, Packet, Sender, TimeOrder};
+use tcp_transport::hep::{
+    Counters, DestinationSettings, FrameLimits, Framer, HepTransport, Packet, Sender, TimeOrder,
+};
 use tcp_transport::tls::{HandshakeError, ServerDomains};
 use tcp_transport::{Acceptor, BoundListener, ConnectionLimits, Ledger, ListenerSettings, Stream, Transport};
 use tokio::io::AsyncReadExt as _;
@@ -162,11 +164,18 @@ async fn a_collector_that_stalls_dies_and_comes_back_leaves_counters_that_add_up
         let dropped = counters.dropped_by_queue + counters.dropped_while_down + counters.dropped_unsendable;
         assert_eq!(counters.submitted, counters.sent + dropped + counters.waiting, "{counters:?}");
         assert_eq!((counters.waiting, counters.dropped_unsendable), (0, 1));
-        assert!(counters.broken > 0 && counters.failed_attempts > 0 && counters.connected > 1, "{counters:?}");
+        assert!(
+            counters.broken > 0 && counters.failed_attempts > 0 && counters.connected > 1,
+            "{counters:?}"
+        );
         // Nobody gets a packet twice, and who got fewer than were sent lost no more than was said.
         assert_eq!(read.numbers.len() as u64, read.count);
         assert!(read.count <= counters.sent, "{counters:?}");
-        assert!(counters.sent_bytes - read.bytes <= counters.possibly_lost_bytes, "{counters:?} {}", read.bytes);
+        assert!(
+            counters.sent_bytes - read.bytes <= counters.possibly_lost_bytes,
+            "{counters:?} {}",
+            read.bytes
+        );
     }
 }
 
@@ -174,8 +183,7 @@ async fn a_collector_that_stalls_dies_and_comes_back_leaves_counters_that_add_up
 #[tokio::test]
 async fn a_close_that_is_cut_short_counts_what_may_be_lost() {
     let listener = TcpListener::bind(LOCALHOST).await.unwrap();
-    let sender =
-        crate::common::sender(destination(HepTransport::Tcp, listener.local_addr().unwrap()));
+    let sender = crate::common::sender(destination(HepTransport::Tcp, listener.local_addr().unwrap()));
     let (mut stream, _) = patiently("connect", listener.accept()).await.unwrap();
     sender.send(&packet("read by nobody"));
     let sent = until(&sender, "sent", |c| c.sent == 1).await;
@@ -185,8 +193,7 @@ async fn a_close_that_is_cut_short_counts_what_may_be_lost() {
     assert_eq!(closed.possibly_lost_bytes, sent.sent_bytes);
 
     // With time, and an answer, nothing is.
-    let sender =
-        crate::common::sender(destination(HepTransport::Tcp, listener.local_addr().unwrap()));
+    let sender = crate::common::sender(destination(HepTransport::Tcp, listener.local_addr().unwrap()));
     let (mut second, _) = patiently("connect", listener.accept()).await.unwrap();
     sender.send(&packet("read"));
     let reads = async {
@@ -194,7 +201,8 @@ async fn a_close_that_is_cut_short_counts_what_may_be_lost() {
         second.read_to_end(&mut all).await.unwrap();
         drop(second);
     };
-    let (closed, ()) = patiently("close", async { tokio::join!(sender.close(Duration::from_secs(60)), reads) }).await;
+    let (closed, ()) =
+        patiently("close", async { tokio::join!(sender.close(Duration::from_secs(60)), reads) }).await;
     assert_eq!((closed[0].1.sent, closed[0].1.possibly_lost_bytes), (1, 0));
     let mut all = Vec::new();
     let _ = patiently("the first one's end", stream.read_to_end(&mut all)).await;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tcp_transport::hep::{
-    Chunk, ChunkOrder, Counters, DestinationSettings, Encoding, EventFormat, FrameLimits, Framer, HepTransport,
-    Packet, Received, ReceiverSettings, Sender, SenderError, TimeOrder, Version,
+    Chunk, ChunkOrder, Counters, DestinationSettings, Encoding, EventFormat, FrameLimits, Framer,
+    HepTransport, Packet, Received, ReceiverSettings, Sender, SenderError, TimeOrder, Version,
 };
 use tcp_transport::ledger::Phase;
 use tokio::io::AsyncReadExt as _;
@@ -131,13 +131,16 @@ async fn what_others_have_captured_is_passed_on_as_it_came() {
 
 #[tokio::test]
 async fn a_key_is_between_two_neighbours_and_a_compressed_payload_is_inflated_for_old_versions() {
-    let versions = [(Version::V3, None), (Version::V3, Some("ours")), (Version::V2, Some("ours")), (Version::V1, None)];
+    let versions =
+        [(Version::V3, None), (Version::V3, Some("ours")), (Version::V2, Some("ours")), (Version::V1, None)];
     let mut collectors = versions.map(|_| Collector::of(HepTransport::Udp));
-    let settings = versions.iter().zip(&collectors).enumerate().map(|(i, ((version, key), collector))| DestinationSettings {
-        name: format!("collector {i}"),
-        encoding: Encoding { version: *version, ..Encoding::default() },
-        auth_key: key.map(Into::into),
-        ..destination(HepTransport::Udp, collector.address)
+    let settings = versions.iter().zip(&collectors).enumerate().map(|(i, ((version, key), collector))| {
+        DestinationSettings {
+            name: format!("collector {i}"),
+            encoding: Encoding { version: *version, ..Encoding::default() },
+            auth_key: key.map(Into::into),
+            ..destination(HepTransport::Udp, collector.address)
+        }
     });
     let sender = Sender::start(settings.collect(), &ledger(), None).unwrap();
     let text = "INVITE sip:bob@example.org SIP/2.0\r\n".repeat(50);

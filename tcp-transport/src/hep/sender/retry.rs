@@ -65,7 +65,9 @@ mod tests {
     fn a_connection_that_was_up_long_enough_makes_the_next_attempt_the_first() {
         let mut retry = Retry::new(Some(3), SECOND, SECOND * 3);
         let almost = STABLE - Duration::from_nanos(1);
-        for (up, pause) in [(None, 1), (Some(almost), 2), (Some(STABLE), 1), (Some(almost), 2), (Some(STABLE * 9), 1)] {
+        for (up, pause) in
+            [(None, 1), (Some(almost), 2), (Some(STABLE), 1), (Some(almost), 2), (Some(STABLE * 9), 1)]
+        {
             assert_eq!(retry.failed(up), Next::Retry(SECOND * pause), "{up:?}");
         }
     }

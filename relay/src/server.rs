@@ -330,7 +330,7 @@ fn sip_transport(listener: &Listener) -> crate::sip::Transport {
 
 /// A socket of a listener.
 enum Socket {
-    Stream(BoundListener),
+    Stream(Box<BoundListener>),
     /// HEP over UDP.
     Datagram(Receiver),
 }
@@ -372,7 +372,8 @@ async fn bind(
             Some(dispatch) => Receiver::udp_with(&settings, Arc::clone(dispatch))
                 .map(Socket::Datagram)
                 .map_err(|source| BindError::Socket { addr, source }),
-            None => BoundListener::bind(settings, Arc::clone(domains)).map(Socket::Stream),
+            None => BoundListener::bind(settings, Arc::clone(domains))
+                .map(|socket| Socket::Stream(Box::new(socket))),
         }
     };
     Ok(addresses.into_iter().map(open).collect::<Result<_, _>>()?)

@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail};
 use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value, json};
 use tcp_transport::hep::{
-    DEFAULT_INFLATE_LIMIT, Dispatch, PROTOCOL_TCP, PROTOCOL_UDP, PayloadType, Received, Receiver,
+    Chunk, DEFAULT_INFLATE_LIMIT, Dispatch, PROTOCOL_TCP, PROTOCOL_UDP, PayloadType, Received, Receiver,
     ReceiverSettings, TimeOrder,
 };
 use tcp_transport::tls::{ServerDomain, ServerDomainSettings, ServerDomains};
@@ -162,7 +162,8 @@ pub fn text(received: &Received, color: bool) -> String {
         received.from
     );
     for chunk in &packet.others {
-        let _ = write!(out, "\n    chunk {:#06x}/{:#06x} {}", chunk.vendor, chunk.kind, line(&chunk.value));
+        let value = line(value(chunk).as_bytes());
+        let _ = write!(out, "\n    chunk {:#06x}/{:#06x} {value}", chunk.vendor, chunk.kind);
     }
     match packet.content(DEFAULT_INFLATE_LIMIT) {
         Ok(Some(payload)) => {
@@ -173,6 +174,22 @@ pub fn text(received: &Received, color: bool) -> String {
         Ok(None) => {}
         Err(error) => {
             let _ = write!(out, "\n    ({error})");
+        }
+    }
+    out
+}
+
+/// The packet as one line of JSON: [`json()`], with everything escaped that a terminal would obey or be misled by. What
+/// is read back is the same.
+#[must_use]
+pub fn json_line(received: &Received) -> String {
+    let mut out = String::new();
+    for c in json(received).to_string().chars() {
+        // All of those are in the first plane, and within strings, where alone they can stand.
+        if is_unsafe(c) {
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
+        } else {
+            out.push(c);
         }
     }
     out
@@ -217,10 +234,10 @@ pub fn json(received: &Received) -> Value {
         Ok(None) => {}
         Err(error) => put("payload_error", Some(error.to_string().into())),
     }
-    let others = packet.others.iter().map(|chunk| {
-        let value = std::str::from_utf8(&chunk.value).map_or_else(|_| hex(&chunk.value), str::to_owned);
-        json!({ "vendor": chunk.vendor, "type": chunk.kind, "value": value })
-    });
+    let others = packet
+        .others
+        .iter()
+        .map(|chunk| json!({ "vendor": chunk.vendor, "type": chunk.kind, "value": value(chunk) }));
     put("chunks", (!packet.others.is_empty()).then(|| others.collect()));
     Value::Object(object)
 }
@@ -232,13 +249,28 @@ fn hex(octets: &[u8]) -> String {
     })
 }
 
-/// Text for the terminal: what a terminal would obey is escaped.
+/// Text for the terminal: what a terminal would obey or be misled by is escaped.
 fn line(octets: &[u8]) -> String {
     let mut out = String::new();
     for c in String::from_utf8_lossy(octets).chars() {
-        if c.is_control() && c != '\t' { out.extend(c.escape_default()) } else { out.push(c) }
+        if is_unsafe(c) && c != '\t' { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
+}
+
+/// Control characters (those from U+0080 to U+009F begin escape sequences too), line and paragraph separators, and what
+/// turns the direction of text around, so that it reads as something else.
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The value of a chunk without a field, for people to read: text, or hexadecimal. An authentication key is a secret.
+fn value(chunk: &Chunk) -> String {
+    if chunk.is_auth_key() {
+        return "(authentication key)".to_owned();
+    }
+    std::str::from_utf8(&chunk.value).map_or_else(|_| hex(&chunk.value), str::to_owned)
 }
 
 /// RFC 3339, in UTC, to the microsecond.
@@ -282,5 +314,10 @@ mod tests {
     #[test]
     fn nothing_reaches_the_terminal_that_it_would_obey() {
         assert_eq!(line(b"a\x1b[31mb\r\n\x07\xff\tc\xc2\x9b"), "a\\u{1b}[31mb\\r\\n\\u{7}\u{fffd}\tc\\u{9b}");
+        // Text that would run backwards, and lines that are none.
+        assert_eq!(
+            line("a\u{202e}b\u{2066}c\u{200f}d\u{2028}é".as_bytes()),
+            "a\\u{202e}b\\u{2066}c\\u{200f}d\\u{2028}é"
+        );
     }
 }

@@ -59,12 +59,15 @@ fn printed(more: &[&str]) -> Vec<String> {
     };
     let agent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let v2 = Encoding { version: Version::V2, ..Encoding::default() };
-    agent.send_to(&packet(b"first\x1b[2J end").encode(v2).unwrap(), udp).unwrap();
+    agent.send_to(&packet("first\x1b[2J\u{9b}2J\u{202e} end".as_bytes()).encode(v2).unwrap(), udp).unwrap();
     let end = if more.contains(&"--json") { "}" } else { "end" };
     let first = shown(end);
     let mut stream = TcpStream::connect(tcp).unwrap();
     let mut second = packet(b"second end");
     second.others.push(Chunk { vendor: 3, kind: 0x101, value: Bytes::from_static(b"ours") });
+    // An authentication key, and one more.
+    second.auth_key = Some(Bytes::from_static(b"s3cret"));
+    second.others.push(Chunk { vendor: 0, kind: 0x0e, value: Bytes::from_static(b"s3cret") });
     stream.write_all(&second.encode(Encoding::default()).unwrap()).unwrap();
     let second = shown(end);
     let mut third = packet(b"third, third, third, third, third, third, third end");
@@ -72,6 +75,9 @@ fn printed(more: &[&str]) -> Vec<String> {
     stream.write_all(&third.encode(Encoding::default()).unwrap()).unwrap();
     let third = shown(end);
     assert!(running.0.wait().unwrap().success());
+    for shown in [&first, &second] {
+        assert!(!shown.contains(['\u{9b}', '\u{202e}']) && !shown.contains("s3cret"), "{shown}");
+    }
     vec![first, second, third]
 }
 
@@ -80,7 +86,10 @@ fn packets_are_printed_as_text_that_no_terminal_obeys() {
     let printed = printed(&[]);
     let head =
         "2023-11-14T22:13:20.123456Z log 192.0.2.1:1000 -> 192.0.2.2:2855 id=42 agent=7 v3 hep_tcp from ";
-    assert!(printed[0].contains(" SIP 192.0.2.1:1000") && printed[0].contains(r"first\u{1b}[2J end"));
+    assert!(
+        printed[0].contains(" SIP 192.0.2.1:1000")
+            && printed[0].contains(r"first\u{1b}[2J\u{9b}2J\u{202e} end")
+    );
     assert!(
         printed[1].starts_with(head) && printed[1].contains("chunk 0x0003/0x0101 ours"),
         "{}",
@@ -94,7 +103,7 @@ fn packets_are_printed_as_json_a_line() {
     let printed: Vec<Value> =
         printed(&["--json"]).iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(printed[0]["version"], 2);
-    assert_eq!(printed[0]["payload"], "first\x1b[2J end");
+    assert_eq!(printed[0]["payload"], "first\x1b[2J\u{9b}2J\u{202e} end");
     assert_eq!(printed[1]["source"], "192.0.2.1:1000");
     assert_eq!((&printed[1]["payload_type"], &printed[1]["payload_name"]), (&100.into(), &"log".into()));
     assert_eq!(printed[1]["chunks"][0]["value"], "ours");

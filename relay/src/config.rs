@@ -33,6 +33,7 @@ pub use self::admin::{Admin, AdminAddress};
 pub use self::auth::{Auth, Expires};
 pub use self::connections::{ClosedEvent, DEFAULT_KEEPALIVE, Destination, Dial, EventSettings, Tcp};
 pub use self::error::{ConfigError, ConfigErrors, Position};
+pub use self::hep::{Forward, Hep, HepRule};
 pub use self::limits::{Limits, Timeouts};
 pub use self::listener::{Listener, ListenerTransport};
 pub use self::log::{Log, LogFormat, LogLevel};
@@ -47,6 +48,7 @@ use self::admin::FileAdmin;
 use self::auth::FileAuth;
 use self::connections::FileTcp;
 use self::error::{KeyPath, Problem, Segment, Spot};
+use self::hep::FileHep;
 use self::listener::FileListener;
 use self::outbound::FileOutbound;
 use self::sip::FileSip;
@@ -60,6 +62,7 @@ mod auth;
 mod connections;
 mod document;
 mod error;
+mod hep;
 mod limits;
 mod listener;
 mod log;
@@ -107,6 +110,8 @@ pub struct Config {
     pub trace: Trace,
     /// How it is managed, if it is.
     pub admin: Option<Admin>,
+    /// How others' HEP is received and passed on to them.
+    pub hep: Hep,
     /// How it logs.
     pub log: Log,
     /// What is permitted but probably not meant, to be logged at start.
@@ -238,6 +243,8 @@ struct FileConfig {
     #[serde(default)]
     admin: Option<FileAdmin>,
     #[serde(default)]
+    hep: Option<FileHep>,
+    #[serde(default)]
     log: Log,
 }
 
@@ -282,6 +289,7 @@ impl FileConfig {
         }
 
         let admin = self.admin.map(|admin| admin.validate(&self.domain, &mut check));
+        let hep = FileHep::validate(self.hep, &listeners, &trace, &mut check);
 
         let Check { errors, warnings, .. } = check;
         if !errors.is_empty() {
@@ -303,6 +311,7 @@ impl FileConfig {
             sip,
             trace,
             admin,
+            hep,
             log: self.log,
             warnings,
             source,

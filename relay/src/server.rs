@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::Rng as _;
 use tcp_transport::connection::CloseReason;
-use tcp_transport::hep::SenderError;
+use tcp_transport::hep::{Dispatch, Receiver, SenderError};
 use tcp_transport::tls::ServerDomains;
 use tcp_transport::{BindError, BoundListener, Ledger, ListenerSettings, Scheme, Transport};
 use tokio::task::JoinSet;
@@ -26,6 +26,7 @@ use crate::sip::ShortSecret;
 
 mod connection;
 mod control;
+mod hep;
 mod network;
 mod observer;
 mod occasion;
@@ -36,6 +37,8 @@ mod trace;
 mod websocket;
 
 pub use self::control::{ConnectionInfo, Control, Started};
+pub use self::hep::HepCounters;
+use self::hep::{Concentrator, Reception};
 use self::network::{ListenerAcceptor, Network, RelayDialer, Serves};
 pub use self::observer::{SessionEvent, SessionEvents, SessionFacts, Way};
 pub use self::tls::Reloaded;
@@ -88,7 +91,7 @@ pub enum StartError {
 pub struct Server {
     control: Arc<Control>,
     drain_timeout: Duration,
-    addresses: Vec<(Scheme, SocketAddr)>,
+    addresses: Vec<(&'static str, SocketAddr)>,
     tasks: JoinSet<()>,
     /// How it is managed, if that is configured.
     admin: Option<AdminServer>,
@@ -109,16 +112,22 @@ impl Server {
         let client_domains = tls::client_domains(&config)?;
         tls::warn_of_expiry(&domains, &client_domains, config.tls.expiry_warning);
 
+        let concentrator = Concentrator::new(config.hep.clone());
+        let mut hep = Vec::new();
         let mut bound = Vec::new();
         let mut advertised = Vec::new();
         let mut sip_advertised = Vec::new();
         for listener in &config.listeners {
-            let sockets = bind(listener, &config, &domains).await?;
+            let dispatch = listener.hep.then(|| concentrator.dispatch(listener.to_string()));
+            hep.extend(dispatch.clone());
+            let sockets = bind(listener, &config, &domains, dispatch.as_ref()).await?;
             let bound_port = sockets.first().map_or(listener.port, |socket| socket.local_addr().port());
             let (host, port) = listener.advertised(&config.domain, bound_port);
             let mut serves = Serves {
                 name: listener.to_string(),
                 websocket: listener.websocket.clone(),
+                proxied: !listener.proxy_from.is_empty(),
+                hep: dispatch,
                 ..Serves::default()
             };
             if listener.sip {
@@ -141,7 +150,7 @@ impl Server {
                     websocket: listener.websocket.as_ref().map(chunk_size),
                 });
             }
-            bound.extend(sockets.into_iter().map(|socket| (serves.clone(), listener.scheme(), socket)));
+            bound.extend(sockets.into_iter().map(|socket| (serves.clone(), listener.uri_scheme(), socket)));
         }
         let drain_timeout = config.timeouts.drain_timeout;
         let settings = Settings {
@@ -157,12 +166,24 @@ impl Server {
         let session_events = SessionEvents::default();
         network.relay.set_observer(Box::new(session_events.clone()));
 
-        let names = bound.iter().map(|(serves, _, socket)| (socket.local_addr(), serves.name.clone()));
+        // Datagrams have no connections to be traced.
+        let streams = bound.iter().filter(|(_, _, socket)| matches!(socket, Socket::Stream(_)));
+        let names = streams.map(|(serves, _, socket)| (socket.local_addr(), serves.name.clone()));
         let tracing = trace::start(&config, names.collect(), &network)?;
+        if let Some(tracing) = &tracing {
+            concentrator.forward_to(tracing.sender());
+        }
         let mut tasks = JoinSet::new();
         let mut addresses = Vec::new();
         for (serves, scheme, socket) in bound {
             addresses.push((scheme, socket.local_addr()));
+            let socket = match socket {
+                Socket::Stream(socket) => socket,
+                Socket::Datagram(receiver) => {
+                    tasks.spawn(receiver.run());
+                    continue;
+                }
+            };
             let acceptor = ListenerAcceptor::new(Arc::clone(&network), serves, socket.local_addr());
             tasks.spawn(socket.with_ledger(Arc::clone(network.ledger())).run(Arc::new(acceptor)));
         }
@@ -176,15 +197,17 @@ impl Server {
                 sweeper.sweep(now());
             }
         });
-        let control = Arc::new(Control::new(network, domains, config, session_events));
+        let reception = Reception { concentrator, dispatches: hep };
+        let control =
+            Arc::new(Control::new(network, domains, config, session_events, reception, tracing.as_ref()));
         tasks.spawn(remind_of_expiry(Arc::clone(&control)));
         let admin = control.config().admin.as_ref();
         let admin = admin.map(|admin| AdminServer::start(admin, Arc::clone(&control))).transpose()?;
         Ok(Self { control, drain_timeout, addresses, tasks, admin, tracing })
     }
 
-    /// Where it listens, in the order of the configuration.
-    pub fn addresses(&self) -> &[(Scheme, SocketAddr)] {
+    /// Where it listens, with the scheme of the listener's URI, in the order of the configuration.
+    pub fn addresses(&self) -> &[(&'static str, SocketAddr)] {
         &self.addresses
     }
 
@@ -201,11 +224,6 @@ impl Server {
     /// All connections: limits, events, and those that are not up yet.
     pub fn ledger(&self) -> &Arc<Ledger> {
         self.control.ledger()
-    }
-
-    /// What collectors are told, to be read and switched; `None`: there are none.
-    pub fn trace(&self) -> Option<TraceSwitches<'_>> {
-        self.tracing.as_ref().map(trace::Tracing::switches)
     }
 
     /// The relay itself.
@@ -238,6 +256,9 @@ impl Server {
         if left > 0 {
             info!(left, "connections did not close in time");
         }
+        if let Some(counters) = self.control.hep_counters() {
+            hep::log_end(&counters);
+        }
         if let Some(tracing) = self.tracing.take() {
             tracing.stop().await;
         }
@@ -269,11 +290,29 @@ fn sip_transport(listener: &Listener) -> crate::sip::Transport {
     }
 }
 
+/// A socket of a listener.
+enum Socket {
+    Stream(Box<BoundListener>),
+    /// HEP over UDP.
+    Datagram(Receiver),
+}
+
+impl Socket {
+    fn local_addr(&self) -> SocketAddr {
+        match self {
+            Self::Stream(listener) => listener.local_addr(),
+            Self::Datagram(receiver) => receiver.local_addr(),
+        }
+    }
+}
+
+/// Opens the sockets of a listener; `hep` takes what comes to it, if it is one for HEP.
 async fn bind(
     listener: &Listener,
     config: &Config,
     domains: &Arc<ServerDomains>,
-) -> Result<Vec<BoundListener>, StartError> {
+    hep: Option<&Arc<Dispatch>>,
+) -> Result<Vec<Socket>, StartError> {
     let mut addresses = match &listener.host {
         Host::Ip(ip) => vec![SocketAddr::new(*ip, listener.port)],
         Host::Name(name) => {
@@ -289,13 +328,22 @@ async fn bind(
         // One port is advertised, so there is one socket.
         addresses.truncate(1);
     }
-    let open = |addr| BoundListener::bind(listener_settings(listener, config, addr), Arc::clone(domains));
+    let open = |addr| {
+        let settings = listener_settings(listener, config, addr);
+        match hep.filter(|_| listener.transport == ListenerTransport::Udp) {
+            Some(dispatch) => Receiver::udp_with(&settings, Arc::clone(dispatch))
+                .map(Socket::Datagram)
+                .map_err(|source| BindError::Socket { addr, source }),
+            None => BoundListener::bind(settings, Arc::clone(domains))
+                .map(|socket| Socket::Stream(Box::new(socket))),
+        }
+    };
     Ok(addresses.into_iter().map(open).collect::<Result<_, _>>()?)
 }
 
 fn listener_settings(listener: &Listener, config: &Config, addr: SocketAddr) -> ListenerSettings {
     let (transport, tls_domain) = match &listener.transport {
-        ListenerTransport::Tcp => (Transport::Tcp, None),
+        ListenerTransport::Tcp | ListenerTransport::Udp => (Transport::Tcp, None),
         ListenerTransport::Tls { domain } => (Transport::Tls, Some(domain.clone())),
     };
     ListenerSettings {

@@ -285,6 +285,7 @@ pub struct Connector<R = SystemResolver> {
     policy: Arc<dyn OutboundPolicy>,
     resolver: R,
     ledger: Arc<Ledger>,
+    beyond_the_limit: bool,
 }
 
 impl Connector {
@@ -301,13 +302,21 @@ impl<R: Resolver> Connector<R> {
         policy: impl OutboundPolicy + 'static,
         resolver: R,
     ) -> Self {
-        Self { settings, policy: Arc::new(policy), resolver, ledger: Arc::default() }
+        Self { settings, policy: Arc::new(policy), resolver, ledger: Arc::default(), beyond_the_limit: false }
     }
 
     /// Enters its connections in `ledger`, whose limits and events then are theirs.
     #[must_use]
     pub fn with_ledger(self, ledger: Arc<Ledger>) -> Self {
         Self { ledger, ..self }
+    }
+
+    /// Its connections are opened even if the ledger's
+    /// [`max_connections`](crate::ConnectionLimits::max_connections) is reached, and do not count for it: for few that
+    /// must be there, as those of a trace, and whose number something else bounds.
+    #[must_use]
+    pub fn beyond_the_limit(self) -> Self {
+        Self { beyond_the_limit: true, ..self }
     }
 
     /// Connects to the first address of `target` that answers (RFC 4975 §6.2: A and AAAA are tried in
@@ -429,7 +438,7 @@ impl<R: Resolver> Connector<R> {
             return Err(AttemptError::NoNewConnections);
         }
         let entry = Entry::new(Direction::Outbound, transport, wanted.scheme, None, address);
-        let ticket = self.ledger.connecting(entry).map_err(AttemptError::Limit)?;
+        let ticket = self.ledger.connecting(entry, self.beyond_the_limit).map_err(AttemptError::Limit)?;
         ticket.entry().set_lifetime(dial.lifetime);
         let mut stream = self
             .open(address, host, tls_domain, dial, &ticket)

@@ -48,5 +48,6 @@ pub use legacy::TimeOrder;
 pub use packet::{FAMILY_IPV4, FAMILY_IPV6, PROTOCOL_TCP, PROTOCOL_UDP, Packet, PayloadType};
 pub use receiver::{
     DEFAULT_PACKET_TIMEOUT, Dispatch, HepHandler, Received, Receiver, ReceiverCounters, ReceiverSettings,
+    Refusal, receive,
 };
 pub use sender::{Counters, PEER_BUFFER, Sender, SenderError};

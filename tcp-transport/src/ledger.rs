@@ -34,6 +34,8 @@ struct Book {
     accepted_from: HashMap<AddressGroup, usize>,
     totals: HashMap<(Option<Scheme>, Direction), Totals>,
     refused: [u64; 3],
+    /// How many of the entries are beyond the limit.
+    beyond: usize,
 }
 
 /// What the connections of one protocol and direction came to since the start. Each is counted in `begun`, in `opened`
@@ -152,7 +154,7 @@ impl Ledger {
     /// Enters a connection a listener has accepted, if the limits allow it. Its address is counted by
     /// [`Ticket::count_address`], when it is known.
     pub(crate) fn accepting(self: &Arc<Self>, entry: Entry, slots: &Slots) -> Result<Ticket, LimitReached> {
-        let mut ticket = self.enter(entry)?;
+        let mut ticket = self.enter(entry, false)?;
         // Own count first, then the look: of two at once, at least one sees the other.
         let before = slots.used.fetch_add(1, Ordering::AcqRel);
         ticket.slot = Some(slots.used.clone());
@@ -162,24 +164,26 @@ impl Ledger {
         }
     }
 
-    /// Enters a connection that begins to be opened, if the limit allows it.
-    pub(crate) fn connecting(self: &Arc<Self>, entry: Entry) -> Result<Ticket, LimitReached> {
-        let ticket = self.enter(entry)?;
+    /// Enters a connection that begins to be opened, if the limit allows it, or `beyond` it: then it is always
+    /// allowed, and takes nobody's place.
+    pub(crate) fn connecting(self: &Arc<Self>, entry: Entry, beyond: bool) -> Result<Ticket, LimitReached> {
+        let ticket = self.enter(entry, beyond)?;
         ticket.tell(None, EventKind::ConnectStarted);
         Ok(ticket)
     }
 
-    fn enter(self: &Arc<Self>, entry: Entry) -> Result<Ticket, LimitReached> {
-        let limit = self.limits().max_connections;
+    fn enter(self: &Arc<Self>, entry: Entry, beyond: bool) -> Result<Ticket, LimitReached> {
+        let limit = self.limits().max_connections.filter(|_| !beyond);
         let entry = Arc::new(entry);
         let mut book = self.book.lock();
         book.totals.entry((entry.scheme, entry.direction)).or_default().begun += 1;
-        let full = limit.filter(|max| book.entries.len() >= *max);
+        let full = limit.filter(|max| book.entries.len() - book.beyond >= *max);
         if full.is_none() {
             book.entries.insert(entry.id, entry.clone());
+            book.beyond += usize::from(beyond);
         }
         drop(book);
-        let ticket = Ticket { entry, ledger: Some(self.clone()), slot: None, group: None };
+        let ticket = Ticket { entry, ledger: Some(self.clone()), slot: None, group: None, beyond };
         match full {
             Some(max) => Err(ticket.refuse(LimitReached::Total(max))),
             None => Ok(ticket),
@@ -434,6 +438,8 @@ pub(crate) struct Ticket {
     ledger: Option<Arc<Ledger>>,
     slot: Option<Arc<AtomicUsize>>,
     group: Option<AddressGroup>,
+    /// It does not count for the limit of all.
+    beyond: bool,
 }
 
 impl Ticket {
@@ -441,7 +447,7 @@ impl Ticket {
     pub(crate) fn detached(transport: Transport, local: SocketAddr, peer: SocketAddr) -> Self {
         let entry = Entry::new(Direction::Inbound, transport, None, Some(local), peer);
         entry.phase.store(Phase::Open as u8, Ordering::Relaxed);
-        Self { entry: Arc::new(entry), ledger: None, slot: None, group: None }
+        Self { entry: Arc::new(entry), ledger: None, slot: None, group: None, beyond: false }
     }
 
     pub(crate) fn entry(&self) -> &Arc<Entry> {
@@ -571,6 +577,7 @@ impl Drop for Ticket {
                 let totals = book.totals.entry((entry.scheme, entry.direction)).or_default();
                 totals.bytes_in += entry.bytes_in();
                 totals.bytes_out += entry.bytes_out();
+                book.beyond -= usize::from(self.beyond);
             }
             if let Some(group) = self.group
                 && let Some(count) = book.accepted_from.get_mut(&group)

@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv6Addr};
 /// from its accept, or from the start of connecting, until its descriptor is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ConnectionLimits {
-    /// Accepted and opened together. `None`: as many as the system has descriptors.
+    /// Accepted and opened together, but for connections to HEP collectors
+    /// ([`Connector::beyond_the_limit`](crate::Connector::beyond_the_limit)). `None`: as many as the system has descriptors.
     pub max_connections: Option<usize>,
     /// Accepted from one address: an IPv4 address, or an IPv6 /64, which is what one subscriber gets.
     /// `None`: no limit. Off by default, since thousands may share the address of one NAT.

@@ -22,7 +22,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::connection::CloseReason;
-use crate::ledger::{Entry, Ticket};
+use crate::ledger::{Entry, Phase, Ticket};
 use crate::listener::Transport;
 use crate::tls::TlsInfo;
 
@@ -212,6 +212,11 @@ impl Stream {
         self.tls.as_ref().is_some_and(|tls| tls.session.lock().wants_flush())
     }
 
+    /// How much of that, at most.
+    pub(crate) fn pending_ciphertext(&self) -> usize {
+        self.tls.as_ref().map_or(0, |tls| tls.session.lock().pending())
+    }
+
     /// Waits until [`try_read`](Self::try_read) is worth a call. Ready at once when the TLS session
     /// already holds something to deliver, whatever the socket says.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -389,6 +394,15 @@ impl Stream {
     #[must_use]
     pub fn tls(&self) -> Option<&TlsInfo> {
         self.tls.as_ref().map(|tls| &tls.info)
+    }
+}
+
+/// A stream that nobody has ended says so with what it knows, which its ticket does not: its TLS session.
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if self.entry().phase() == Phase::Open {
+            self.ended(&CloseReason::Aborted);
+        }
     }
 }
 

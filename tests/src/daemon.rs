@@ -26,6 +26,12 @@ pub enum Scheme {
     Sip,
     /// SIP over TLS.
     Sips,
+    /// HEP over UDP.
+    HepUdp,
+    /// HEP over TCP.
+    HepTcp,
+    /// HEP over TLS.
+    HepTls,
 }
 
 impl Scheme {
@@ -39,7 +45,8 @@ impl Scheme {
     #[must_use]
     pub fn transport(self) -> &'static str {
         match self {
-            Self::Msrp | Self::Msrps | Self::Sip | Self::Sips => "tcp",
+            Self::Msrp | Self::Msrps | Self::Sip | Self::Sips | Self::HepTcp | Self::HepTls => "tcp",
+            Self::HepUdp => "udp",
             Self::Ws | Self::Wss => "ws",
         }
     }
@@ -47,7 +54,7 @@ impl Scheme {
     /// Whether TLS is under it.
     #[must_use]
     pub fn is_secure(self) -> bool {
-        matches!(self, Self::Msrps | Self::Wss | Self::Sips)
+        matches!(self, Self::Msrps | Self::Wss | Self::Sips | Self::HepTls)
     }
 }
 
@@ -203,6 +210,9 @@ fn addresses(ready: &str) -> Vec<(Scheme, SocketAddr)> {
                 "wss" => Scheme::Wss,
                 "sip" => Scheme::Sip,
                 "sips" => Scheme::Sips,
+                "hep_udp" => Scheme::HepUdp,
+                "hep_tcp" => Scheme::HepTcp,
+                "hep_tls" => Scheme::HepTls,
                 _ => return None,
             };
             let address = address.split('/').next().unwrap_or_default();

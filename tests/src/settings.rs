@@ -22,6 +22,14 @@ pub struct Settings {
     pub sip_tcp: Option<String>,
     /// Address of the SIP listener over TLS, likewise.
     pub sip_tls: Option<String>,
+    /// Address of the HEP listener over UDP, likewise.
+    pub hep_udp: Option<String>,
+    /// Address of the HEP listener over TCP, likewise.
+    pub hep_tcp: Option<String>,
+    /// Address of the HEP listener over TLS, likewise.
+    pub hep_tls: Option<String>,
+    /// `hep`; none: the key is left out.
+    pub hep: Option<String>,
     /// `sip`; none: there is no SIP edge.
     pub sip: Option<String>,
     /// The identity of the server domain.
@@ -62,6 +70,10 @@ impl Default for Settings {
             wss: None,
             sip_tcp: None,
             sip_tls: None,
+            hep_udp: None,
+            hep_tcp: None,
+            hep_tls: None,
+            hep: None,
             sip: None,
             identity: "relay".into(),
             server_domain: "ca_list: ca.pem, verify_cert: true, require_cert: false".into(),
@@ -90,7 +102,11 @@ impl Settings {
             // `127.0.0.1:0, advertise: "…"`: the address, and what follows.
             let (address, more) = text.split_once(',').unwrap_or((text, ""));
             let path = if scheme.starts_with("ws") { WEBSOCKET_PATH } else { "" };
-            let domain = if matches!(scheme, "msrps" | "wss" | "sips") { ", tls_domain: main" } else { "" };
+            let domain = if matches!(scheme, "msrps" | "wss" | "sips" | "hep_tls") {
+                ", tls_domain: main"
+            } else {
+                ""
+            };
             let more = if more.is_empty() { String::new() } else { format!(",{more}") };
             let _ = writeln!(yaml, "  - {{ uri: \"{scheme}://{address}{path}\"{more}{domain} }}");
         };
@@ -100,6 +116,9 @@ impl Settings {
         listen("ws", &self.ws);
         listen("sip", &self.sip_tcp);
         listen("sips", &self.sip_tls);
+        listen("hep_udp", &self.hep_udp);
+        listen("hep_tcp", &self.hep_tcp);
+        listen("hep_tls", &self.hep_tls);
         let identity = &self.identity;
         let _ = writeln!(
             yaml,
@@ -124,6 +143,9 @@ impl Settings {
             ("log", &self.log),
         ] {
             let _ = writeln!(yaml, "{name}: {{ {section} }}");
+        }
+        if let Some(hep) = &self.hep {
+            let _ = writeln!(yaml, "hep: {{ {hep} }}");
         }
         if let Some(sip) = &self.sip {
             let _ = writeln!(yaml, "sip: {{ {sip} }}");

@@ -447,6 +447,8 @@ async fn a_collector_over_tcp_gets_the_rest_before_the_relay_ends() {
     daemon.signal(Signal::TERM);
     let mut bytes = Vec::new();
     within("the end", collector.read_to_end(&mut bytes)).await.unwrap();
+    // As a collector that has read everything does: until then nobody knows that it has.
+    drop(collector);
     assert!(daemon.exit().await.success());
     let text = String::from_utf8_lossy(&bytes);
     for wanted in ["HEP3", "\"ACCEPTED\"", "closed locally: shutdown"] {

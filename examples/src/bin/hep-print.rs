@@ -46,7 +46,7 @@ fn print(options: &HepPrintOptions, received: &Receiver<Received>, dropped: &Ato
     for _ in 0..options.count.unwrap_or(u64::MAX) {
         let Ok(packet) = received.recv() else { return };
         let shown =
-            if options.json { hep_print::json(&packet).to_string() } else { hep_print::text(&packet, color) };
+            if options.json { hep_print::json_line(&packet) } else { hep_print::text(&packet, color) };
         let mut out = stdout().lock();
         if writeln!(out, "{shown}").and_then(|()| out.flush()).is_err() {
             return;

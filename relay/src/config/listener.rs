@@ -7,6 +7,7 @@ use std::str::FromStr;
 use msrp_proto::uri::Scheme as MsrpScheme;
 use serde::{Deserialize, Deserializer};
 use tcp_transport::Scheme;
+use tcp_transport::hep::HepTransport;
 use tcp_transport::listener::DEFAULT_BACKLOG;
 use tcp_transport::proxy_protocol::IpNetwork;
 
@@ -34,6 +35,8 @@ pub struct Listener {
     /// Whether SIP is served: alone, where it is `sip://` or `sips://`; beside MSRP, by the subprotocol of the
     /// handshake, on a WebSocket of a relay that has a `sip` section.
     pub sip: bool,
+    /// Whether HEP is received, and nothing else served: `hep_udp://`, `hep_tcp://`, `hep_tls://`.
+    pub hep: bool,
     /// What clients and relays see in URIs, where it differs from `domain` and the port: behind NAT, or a load
     /// balancer. See [`Listener::advertised`].
     pub advertise: Option<HostPort>,
@@ -59,6 +62,8 @@ pub struct Listener {
 pub enum ListenerTransport {
     /// TCP: `msrp://`, `ws://`.
     Tcp,
+    /// UDP: `hep_udp://`.
+    Udp,
     /// TLS: `msrps://`, `wss://`.
     Tls {
         /// The TLS server domain used, unless another one matches the connection better; it exists in
@@ -71,18 +76,34 @@ impl Listener {
     /// What it serves, as the scheme of its `uri` says it.
     pub fn scheme(&self) -> Scheme {
         match (&self.transport, &self.websocket) {
+            _ if self.hep => Scheme::Hep,
             (ListenerTransport::Tcp, None) if self.sip => Scheme::Sip,
             (ListenerTransport::Tls { .. }, None) if self.sip => Scheme::Sips,
-            (ListenerTransport::Tcp, None) => Scheme::Msrp,
+            (ListenerTransport::Tcp | ListenerTransport::Udp, None) => Scheme::Msrp,
             (ListenerTransport::Tls { .. }, None) => Scheme::Msrps,
-            (ListenerTransport::Tcp, Some(_)) => Scheme::Ws,
+            (ListenerTransport::Tcp | ListenerTransport::Udp, Some(_)) => Scheme::Ws,
             (ListenerTransport::Tls { .. }, Some(_)) => Scheme::Wss,
+        }
+    }
+
+    /// The scheme as it stands in its `uri`, where that of HEP says the transport too.
+    pub fn uri_scheme(&self) -> &'static str {
+        match &self.transport {
+            _ if !self.hep => self.scheme().as_str(),
+            ListenerTransport::Udp => HepTransport::Udp.as_str(),
+            ListenerTransport::Tcp => HepTransport::Tcp.as_str(),
+            ListenerTransport::Tls { .. } => HepTransport::Tls.as_str(),
         }
     }
 
     /// Whether MSRP is served, alone or beside SIP.
     pub fn serves_msrp(&self) -> bool {
-        self.websocket.is_some() || !self.sip
+        self.websocket.is_some() || !self.sip && !self.hep
+    }
+
+    /// Whether only this machine reaches it.
+    pub(super) fn is_loopback(&self) -> bool {
+        is_loopback(&self.host)
     }
 
     /// The scheme of the MSRP URIs that lead here.
@@ -113,7 +134,7 @@ impl Listener {
 impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.websocket.as_ref().map_or("", |websocket| shown_path(&websocket.path));
-        write!(f, "{}://{}:{}{path}", self.scheme(), self.host, self.port)
+        write!(f, "{}://{}:{}{path}", self.uri_scheme(), self.host, self.port)
     }
 }
 
@@ -143,7 +164,7 @@ pub(super) struct FileListener {
     #[serde(default)]
     behind_tls: bool,
     #[serde(default)]
-    tcp: FileTcp,
+    tcp: Option<FileTcp>,
     #[serde(default)]
     websocket: Option<FileWebSocket>,
 }
@@ -153,10 +174,13 @@ fn yes() -> bool {
 }
 
 /// `msrp://host:port`, `msrps://host:port`, `sip://host:port`, `sips://host:port`, `ws://host:port/path` or
-/// `wss://host:port/path`. The two of SIP may say `;transport=tcp`, as SIP URIs do; there is no other.
+/// `wss://host:port/path`; `hep_udp://host:port`, `hep_tcp://host:port` or `hep_tls://host:port`. The two of SIP may say
+/// `;transport=tcp`, as SIP URIs do; there is no other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct ListenUri {
     scheme: Scheme,
+    /// With [`Scheme::Hep`], and only there.
+    hep: Option<HepTransport>,
     host: Host,
     port: u16,
     /// `/` where none is given; always there for WebSocket, else never.
@@ -165,8 +189,14 @@ struct ListenUri {
 
 impl fmt::Display for ListenUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { scheme, host, port, path } = self;
-        write!(f, "{scheme}://{host}:{port}{}", path.as_deref().map_or("", shown_path))
+        let Self { host, port, path, .. } = self;
+        write!(f, "{}://{host}:{port}{}", self.shown_scheme(), path.as_deref().map_or("", shown_path))
+    }
+}
+
+impl ListenUri {
+    fn shown_scheme(&self) -> &'static str {
+        self.hep.map_or(self.scheme.as_str(), HepTransport::as_str)
     }
 }
 
@@ -176,11 +206,11 @@ impl FromStr for ListenUri {
     fn from_str(text: &str) -> Result<Self, String> {
         let Some((scheme, address)) = text.split_once("://") else {
             return Err(format!(
-                "`{text}` has no scheme: `msrp://`, `msrps://`, `sip://`, `sips://`, `ws://` or `wss://` in front of \
-                 the host"
+                "`{text}` has no scheme: `msrp://`, `msrps://`, `sip://`, `sips://`, `ws://`, `wss://`, `hep_udp://`, \
+                 `hep_tcp://` or `hep_tls://` in front of the host"
             ));
         };
-        let scheme = listen_scheme(scheme)?;
+        let (scheme, hep) = listen_scheme(scheme)?;
         let websocket = matches!(scheme, Scheme::Ws | Scheme::Wss);
         let (address, path) = match address.find('/') {
             Some(slash) if websocket => address.split_at(slash),
@@ -203,7 +233,7 @@ impl FromStr for ListenUri {
         }
         let HostPort { host, port } = address.parse()?;
         let port = port.unwrap_or(scheme.default_port());
-        Ok(Self { scheme, host, port, path: websocket.then(|| path.to_owned()) })
+        Ok(Self { scheme, hep, host, port, path: websocket.then(|| path.to_owned()) })
     }
 }
 
@@ -227,12 +257,18 @@ pub(super) fn parse_scheme(text: &str) -> Result<MsrpScheme, String> {
     }
 }
 
-fn listen_scheme(text: &str) -> Result<Scheme, String> {
+fn listen_scheme(text: &str) -> Result<(Scheme, Option<HepTransport>), String> {
     const SERVED: [Scheme; 6] =
         [Scheme::Msrp, Scheme::Msrps, Scheme::Sip, Scheme::Sips, Scheme::Ws, Scheme::Wss];
     let scheme = SERVED.into_iter().find(|scheme| scheme.as_str().eq_ignore_ascii_case(text));
-    scheme.ok_or_else(|| {
-        format!("`{text}` is not a scheme served here, those are msrp, msrps, sip, sips, ws and wss")
+    let hep = [HepTransport::Udp, HepTransport::Tcp, HepTransport::Tls];
+    let hep = hep.into_iter().find(|transport| transport.as_str().eq_ignore_ascii_case(text));
+    let found = scheme.map(|scheme| (scheme, None)).or(hep.map(|hep| (Scheme::Hep, Some(hep))));
+    found.ok_or_else(|| {
+        format!(
+            "`{text}` is not a scheme served here, those are msrp, msrps, sip, sips, ws, wss, hep_udp, hep_tcp and \
+             hep_tls"
+        )
     })
 }
 
@@ -256,7 +292,8 @@ impl FileListener {
         let mut first_use = BTreeMap::new();
         let validated = listeners.into_iter().enumerate().filter_map(|(index, listener)| {
             let path = path.clone().index(index);
-            let address = (listener.uri.host.clone(), listener.uri.port);
+            let is_udp = listener.uri.hep == Some(HepTransport::Udp);
+            let address = (listener.uri.host.clone(), listener.uri.port, is_udp);
             if address.1 != 0
                 && let Some(first) = first_use.insert(address, index)
             {
@@ -268,7 +305,7 @@ impl FileListener {
         // The URIs handed out are for everybody, and others cannot connect to a WebSocket (RFC 7977 §5.2.2).
         let reachable = |listener: &Listener| listener.serves_msrp() && listener.websocket.is_none();
         if !validated.is_empty() && !validated.iter().any(reachable) {
-            let message = "are all WebSocket or SIP, and what clients are given in Use-Path is an `msrps://` or `msrp://` \
+            let message = "are all WebSocket, SIP or HEP, and what clients are given in Use-Path is an `msrps://` or `msrp://` \
                            listener: at least one is needed";
             check.error(path, message);
         }
@@ -284,18 +321,20 @@ impl FileListener {
         sip: bool,
         check: &mut Check<'_>,
     ) -> Option<Listener> {
-        let tcp = self.tcp.over(tcp, &path.clone().key("tcp"), check);
+        self.check_hep(path, check);
+        let tcp = self.tcp.unwrap_or_default().over(tcp, &path.clone().key("tcp"), check);
         if self.backlog.is_some_and(|backlog| backlog > MAX_BACKLOG) {
             check.error(path.clone().key("backlog"), format!("is more than {MAX_BACKLOG}"));
         }
         let backlog = self.backlog.and_then(|backlog| i32::try_from(backlog).ok()).unwrap_or(DEFAULT_BACKLOG);
-        let ListenUri { scheme, host, port, path: request_path } = self.uri;
+        let shown = self.uri.shown_scheme();
+        let ListenUri { scheme, hep, host, port, path: request_path } = self.uri;
         if matches!(self.advertise, Some(HostPort { port: Some(0), .. })) {
             check.error(path.clone().key("advertise"), "port 0 cannot be reached");
         }
         let websocket_path = path.clone().key("websocket");
         if request_path.is_none() && self.websocket.is_some() {
-            let message = format!("is for `ws://` and `wss://`, and this listener is `{scheme}://`");
+            let message = format!("is for `ws://` and `wss://`, and this listener is `{shown}://`");
             check.error_at_key(websocket_path.clone(), message);
         }
         let own = self.websocket.unwrap_or_default();
@@ -310,8 +349,9 @@ impl FileListener {
                            a password), and without `allow_origins` any page they visit can use that";
             check.warn(path.clone().key("uri"), message);
         }
-        let secure = matches!(scheme, Scheme::Msrps | Scheme::Sips | Scheme::Wss);
-        if self.behind_tls {
+        let secure =
+            matches!(scheme, Scheme::Msrps | Scheme::Sips | Scheme::Wss) || hep == Some(HepTransport::Tls);
+        if self.behind_tls && hep.is_none() {
             let path = path.clone().key("behind_tls");
             if secure {
                 check
@@ -323,15 +363,17 @@ impl FileListener {
             }
         }
         let transport = match (secure, self.tls_domain) {
+            (false, None) if hep == Some(HepTransport::Udp) => ListenerTransport::Udp,
             (false, None) => ListenerTransport::Tcp,
             (false, Some(_)) => {
-                let message =
-                    format!("is for `msrps://`, `sips://` and `wss://`, and this listener is `{scheme}://`");
+                let message = format!(
+                    "is for `msrps://`, `sips://`, `wss://` and `hep_tls://`, and this listener is `{shown}://`"
+                );
                 check.error(path.clone().key("tls_domain"), message);
                 return None;
             }
             (true, None) => {
-                check.error(path.clone(), format!("missing key `tls_domain`: `{scheme}://` needs one"));
+                check.error(path.clone(), format!("missing key `tls_domain`: `{shown}://` needs one"));
                 return None;
             }
             (true, Some(domain)) if tls.server_domains.contains_key(&domain) => {
@@ -349,6 +391,7 @@ impl FileListener {
             transport,
             sip: is_sip(scheme) || websocket.is_some() && sip,
             websocket,
+            hep: hep.is_some(),
             advertise: self.advertise,
             max_connections: self.max_connections,
             backlog,
@@ -358,6 +401,29 @@ impl FileListener {
             behind_tls: self.behind_tls,
             tcp,
         })
+    }
+}
+
+impl FileListener {
+    /// What is not for listeners of HEP, or not for those without connections.
+    fn check_hep(&self, path: &KeyPath, check: &mut Check<'_>) {
+        let Some(transport) = self.uri.hep else { return };
+        for (key, given) in [("advertise", self.advertise.is_some()), ("behind_tls", self.behind_tls)] {
+            if given {
+                let message =
+                    format!("is for what has URIs of its own, and this listener is `{transport}://`");
+                check.error_at_key(path.clone().key(key), message);
+            }
+        }
+        let of_connections = [
+            ("max_connections", self.max_connections.is_some()),
+            ("backlog", self.backlog.is_some()),
+            ("proxy_from", !self.proxy_from.is_empty()),
+            ("tcp", self.tcp.is_some()),
+        ];
+        for (key, _) in of_connections.iter().filter(|(_, given)| *given && transport == HepTransport::Udp) {
+            check.error_at_key(path.clone().key(key), "is for connections, and `hep_udp://` has none");
+        }
     }
 }
 
@@ -380,6 +446,7 @@ impl Listener {
             transport: ListenerTransport::Tcp,
             websocket: None,
             sip: false,
+            hep: false,
             advertise: None,
             max_connections: None,
             backlog: DEFAULT_BACKLOG,
@@ -408,6 +475,9 @@ mod tests {
             ("sip://relay.test", "sip://relay.test:5060"),
             ("sip://[::1]:6000;transport=TCP", "sip://[::1]:6000"),
             ("sips://relay.test;transport=tcp", "sips://relay.test:5061"),
+            ("hep_udp://[::1]", "hep_udp://[::1]:5656"),
+            ("HEP_TCP://relay.test", "hep_tcp://relay.test:5656"),
+            ("hep_tls://0.0.0.0:9061", "hep_tls://0.0.0.0:9061"),
         ] {
             let uri: ListenUri = text.parse().unwrap();
             assert_eq!(uri.to_string(), shown);
@@ -419,6 +489,9 @@ mod tests {
             "sip://u@a:1",
             "sip://a:1/",
             "sctp://a:1",
+            "hep://a:1",
+            "hep_udp://a/b",
+            "hep_udp://a;transport=tcp",
             "msrp://",
             "msrp://a/b",
             "msrp://u@a",

@@ -280,7 +280,8 @@ impl FileOutbound {
     }
 
     pub(super) fn validate(self, listeners: &[Listener], check: &mut Check<'_>) -> OutboundPolicy {
-        let reached_from_outside = listeners.iter().any(|listener| !is_loopback(&listener.host));
+        let reached_from_outside =
+            listeners.iter().any(|listener| !listener.hep && !is_loopback(&listener.host));
         let silent = self.allow.is_empty() && self.deny.is_empty() && !self.schemes.is_empty();
         if reached_from_outside && silent {
             let message = "has no `allow` or `deny`: whoever has a session makes this relay connect to any address, \

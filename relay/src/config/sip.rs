@@ -505,7 +505,7 @@ mod tests {
         let errors = listeners(&all, "").unwrap_err();
         assert!(errors.contains("listeners[1].uri: `sip://` needs the section `sip`"), "{errors}");
         let errors = listeners("{ uri: 'sip://127.0.0.1' }", &sip).unwrap_err();
-        assert!(errors.contains("are all WebSocket or SIP"), "{errors}");
+        assert!(errors.contains("are all WebSocket, SIP or HEP"), "{errors}");
         let errors = listeners(&format!("{msrp}, {{ uri: 'sips://127.0.0.1' }}"), &sip).unwrap_err();
         assert!(errors.contains("`sips://` needs one"), "{errors}");
         let config = listeners(msrp, &sip).unwrap();

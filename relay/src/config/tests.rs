@@ -169,7 +169,15 @@ fn the_example_runs_with_its_commented_settings_too() {
     }
     let config =
         Config::parse(&text, dir.path(), "relay.yaml").unwrap_or_else(|errors| panic!("{errors}\n{text}"));
-    assert_eq!(config.listeners.len(), 3);
+    assert_eq!(config.listeners.len(), 4);
+    let hep = &config.hep.receiver;
+    let default = tcp_transport::hep::ReceiverSettings {
+        from: hep.from.clone(),
+        auth_key: hep.auth_key.clone(),
+        ..Default::default()
+    };
+    assert!(config.listeners[3].hep && *hep == default && hep.auth_key.is_some() && hep.from.len() == 3);
+    assert_eq!(config.hep.filter.len(), 2);
     let websocket = config.listeners[2].websocket.as_ref().unwrap();
     assert!(
         websocket.require_origin && websocket.auth.token.is_some() && websocket.max_msg_chunks == Some(100)
@@ -185,6 +193,15 @@ fn the_example_runs_with_its_commented_settings_too() {
     let found = warnings(&config);
     assert_eq!(found.len(), 2, "carol cannot answer MD5, and anything is dialled: {found:?}");
     assert!(config.sip.is_some() && config.listeners[2].sip && !config.listeners[0].sip);
+}
+
+#[test]
+fn the_example_of_a_hep_concentrator_runs_as_it_is() {
+    let config = Config::load(&example_file().with_file_name("hep-concentrator.yaml"));
+    let config = config.unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.listeners.iter().map(|listener| listener.hep).collect::<Vec<_>>(), [true, true, false]);
+    assert_eq!(config.hep.filter.len(), 2);
+    assert_eq!(warnings(&config), Vec::<String>::new());
 }
 
 #[test]

@@ -244,7 +244,7 @@ impl FromStr for FilePayload {
 
 /// The byte order of version 2's time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct FileTimeOrder(TimeOrder);
+pub(super) struct FileTimeOrder(pub(super) TimeOrder);
 
 impl FromStr for FileTimeOrder {
     type Err = String;
@@ -332,6 +332,10 @@ impl FileDestination {
             let key = check.secret(key, &path.clone().key("auth_key"))?;
             Some(key.reveal().as_bytes().to_vec().into())
         });
+        if settings.auth_key.is_some() && transport != HepTransport::Tls && !is_loopback(&settings.uri.host) {
+            let message = format!("everybody on the way can read it, as this is {transport}: use hep_tls");
+            check.warn(path.clone().key("auth_key"), message);
+        }
         if self.delimiter.is_some() && self.payload.0 != FilePayload::Text {
             check.error(path.clone().key("delimiter"), "is for `payload: text`");
         }
@@ -357,6 +361,12 @@ impl FileDestination {
         settings.retry_cooldown = self.retry_cooldown;
         settings
     }
+}
+
+/// Whether only this machine reads what goes there.
+fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.to_canonical().is_loopback())
 }
 
 impl FileRule {

@@ -421,7 +421,7 @@ mod tests {
         let no_domain = with("  - uri: 'wss://127.0.0.1:2'\n");
         assert!(no_domain.contains("missing key `tls_domain`: `wss://` needs one"), "{no_domain}");
         let domain = with("  - { uri: 'ws://127.0.0.1:2', tls_domain: x }\n");
-        assert!(domain.contains("is for `msrps://`, `sips://` and `wss://`"), "{domain}");
+        assert!(domain.contains("is for `msrps://`, `sips://`, `wss://` and `hep_tls://`"), "{domain}");
         for (text, message) in [
             ("chunk_size: 2047B", "websocket.chunk_size: goes from 2048 to 16777216 bytes"),
             ("chunk_size: 17MiB", "websocket.chunk_size: goes from 2048 to 16777216 bytes"),

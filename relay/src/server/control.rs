@@ -10,10 +10,12 @@ use tcp_transport::tls::{ClientDomains, ServerDomains};
 use tcp_transport::{ConnectionId, KeepAlive, Ledger, State};
 use tracing::warn;
 
+use super::hep::{HepCounters, Reception};
 use super::network::{Carried, Network};
 use super::now;
 use super::observer::SessionEvents;
 use super::tls::{self, Reloaded};
+use super::trace::{TraceSwitches, Tracing};
 use crate::config::{Config, ConfigErrors, ListenerTransport};
 use crate::msrp::Relay;
 
@@ -28,6 +30,8 @@ pub struct Control {
     /// What it was started with.
     config: Config,
     sessions: SessionEvents,
+    reception: Reception,
+    trace: Option<TraceSwitches>,
     started: Started,
     stopping: AtomicBool,
 }
@@ -62,6 +66,8 @@ impl Control {
         domains: Arc<ServerDomains>,
         config: Config,
         sessions: SessionEvents,
+        reception: Reception,
+        tracing: Option<&Tracing>,
     ) -> Self {
         Self {
             network,
@@ -69,6 +75,8 @@ impl Control {
             expiry_warning: Arc::new(Mutex::new(config.tls.expiry_warning)),
             config,
             sessions,
+            reception,
+            trace: tracing.map(Tracing::switches),
             started: Started { at: now(), time: SystemTime::now() },
             stopping: AtomicBool::new(false),
         }
@@ -121,6 +129,16 @@ impl Control {
     /// What happens to sessions, for whoever wants to hear of it.
     pub fn session_events(&self) -> &SessionEvents {
         &self.sessions
+    }
+
+    /// What collectors are told; `None`: there is none.
+    pub fn trace(&self) -> Option<&TraceSwitches> {
+        self.trace.as_ref()
+    }
+
+    /// What has become of the HEP that others have sent; `None`: no listener is for it.
+    pub fn hep_counters(&self) -> Option<HepCounters> {
+        self.reception.counters()
     }
 
     /// All connections of this moment, by number.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::BytesMut;
 use msrp_proto::uri::Scheme;
+use tcp_transport::hep::{self, Dispatch};
 use tcp_transport::proxy_protocol::ProxyError;
 use tcp_transport::tls::{ClientDomains, HandshakeError, PeerCertificate};
 use tcp_transport::ws::{self, Answer, Opened, Request, UpgradeError};
@@ -30,6 +31,8 @@ use crate::sip::ShortSecret;
 pub(super) enum Carried {
     Msrp(Arc<Link>),
     Sip(Arc<SipLink>),
+    /// HEP of an agent.
+    Hep,
 }
 
 impl Carried {
@@ -38,6 +41,8 @@ impl Carried {
         match self {
             Self::Msrp(link) => link.is_idle(),
             Self::Sip(link) => link.is_idle(),
+            // What is under way goes on to collectors, or is not there yet: nobody waits for an answer.
+            Self::Hep => true,
         }
     }
 
@@ -46,6 +51,8 @@ impl Carried {
         match self {
             Self::Msrp(link) => link.queued_bytes(),
             Self::Sip(link) => link.queued_bytes(),
+            // It is only read from.
+            Self::Hep => 0,
         }
     }
 
@@ -54,7 +61,7 @@ impl Carried {
         match self {
             Self::Msrp(link) => link.wind_up(now()),
             // Its messages wait whole, and leave while the connection closes.
-            Self::Sip(_) => {}
+            Self::Sip(_) | Self::Hep => {}
         }
     }
 }
@@ -162,6 +169,23 @@ impl Network {
             Some(incoming) => msrp.over_websocket(incoming),
             None => msrp,
         }));
+    }
+
+    /// Takes the connection of an agent in, whose HEP goes to `dispatch`.
+    fn accept_hep(self: &Arc<Self>, stream: Stream, dispatch: &Arc<Dispatch>) {
+        // Asked here again: a proxy may have named the agent meanwhile.
+        if !dispatch.admits(stream.peer_addr()) {
+            return;
+        }
+        let (handle, receiving) = hep::receive(stream, Arc::clone(dispatch));
+        let tls = handle.stream().tls().map(tracing::field::display);
+        debug!(connection = %handle.id(), peer = %handle.stream().peer_addr(), tls, "HEP agent accepted");
+        let (id, network) = (handle.id(), Arc::clone(self));
+        self.connections.insert(handle, None, Carried::Hep);
+        tokio::spawn(async move {
+            receiving.await;
+            network.connections.remove(id);
+        });
     }
 
     async fn connect(self: Arc<Self>, link: Arc<Link>) {
@@ -289,6 +313,10 @@ pub(super) struct Serves {
     pub(super) sip: Option<usize>,
     /// WebSocket under that; which of the two it is, the handshake says.
     pub(super) websocket: Option<WebSocket>,
+    /// HEP: where it goes.
+    pub(super) hep: Option<Arc<Dispatch>>,
+    /// Whether a proxy in front may name who connects.
+    pub(super) proxied: bool,
 }
 
 impl Serves {
@@ -314,8 +342,16 @@ impl ListenerAcceptor {
 }
 
 impl Acceptor for ListenerAcceptor {
+    fn admit(&self, peer: SocketAddr) -> bool {
+        match &self.serves {
+            Serves { hep: Some(dispatch), proxied: false, .. } => dispatch.admits(peer),
+            _ => true,
+        }
+    }
+
     fn accepted(&self, stream: Stream) {
         match (&self.serves, &self.network.sip) {
+            (Serves { hep: Some(dispatch), .. }, _) => self.network.accept_hep(stream, dispatch),
             (Serves { msrp: Some(index), .. }, _) => self.network.accept(*index, stream, None),
             (Serves { sip: Some(index), .. }, Some(sip)) => sip.accept(*index, stream, None),
             _ => {}

@@ -72,8 +72,13 @@ pub(super) fn start(
 
 impl Tracing {
     /// The switches.
-    pub(super) fn switches(&self) -> TraceSwitches<'_> {
-        TraceSwitches(self)
+    pub(super) fn switches(&self) -> TraceSwitches {
+        TraceSwitches { tracer: Arc::downgrade(&self.tracer), sender: Arc::downgrade(&self.sender) }
+    }
+
+    /// What sends to the collectors; for as long as this is there.
+    pub(super) fn sender(&self) -> &Arc<Sender> {
+        &self.sender
     }
 
     /// Tells collectors the rest, and the log what they were not told.
@@ -115,9 +120,13 @@ async fn alone(mut sender: Arc<Sender>) -> Sender {
 }
 
 /// What is traced, read and switched while the relay runs. The nearest switch counts: that of a connection, then of a
-/// user, then of everything together with `trace_filter` and what is said of the protocol.
-#[derive(Debug, Clone, Copy)]
-pub struct TraceSwitches<'a>(&'a Tracing);
+/// user, then of everything together with `trace_filter` and what is said of the protocol. Once tracing has ended
+/// nothing is switched any more.
+#[derive(Debug, Clone)]
+pub struct TraceSwitches {
+    tracer: Weak<Tracer>,
+    sender: Weak<Sender>,
+}
 
 /// A collector, and whether it is told anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,17 +139,17 @@ pub struct TraceDestination {
     pub counters: Counters,
 }
 
-impl TraceSwitches<'_> {
-    /// How everything is switched.
+impl TraceSwitches {
+    /// How everything is switched; `None`: tracing has ended.
     #[must_use]
-    pub fn state(&self) -> TraceState {
-        self.0.tracer.state()
+    pub fn state(&self) -> Option<TraceState> {
+        Some(self.tracer.upgrade()?.state())
     }
 
     /// The collectors, in the order of their names.
     #[must_use]
     pub fn destinations(&self) -> Vec<TraceDestination> {
-        let sender = &self.0.sender;
+        let Some(sender) = self.sender.upgrade() else { return Vec::new() };
         let counters = sender.counters().into_iter();
         let one = |(name, counters): (&str, Counters)| {
             let on = sender.is_destination_enabled(name).unwrap_or(false);
@@ -153,31 +162,41 @@ impl TraceSwitches<'_> {
 
     /// Switches everything, as MI `msrp_trace` does; what was said of single users and connections is forgotten.
     pub fn switch_all(&self, on: bool) {
-        self.0.tracer.switch_all(on);
+        self.with(|tracer| tracer.switch_all(on));
     }
 
     /// Says what is traced of a protocol.
     pub fn switch_protocol(&self, protocol: Scheme, what: What) {
-        self.0.tracer.switch_protocol(protocol, what);
+        self.with(|tracer| tracer.switch_protocol(protocol, what));
     }
 
     /// Switches a collector. `false`: there is none of that name.
     #[must_use]
     pub fn switch_destination(&self, name: &str, on: bool) -> bool {
-        self.0.sender.set_enabled(name, on)
+        self.sender.upgrade().is_some_and(|sender| sender.set_enabled(name, on))
     }
 
     /// Switches a connection, by the number that its events have; `None`: nothing is said about it any more.
     /// `false`: there is none of that number.
     #[must_use]
     pub fn switch_connection(&self, id: ConnectionId, on: Option<bool>) -> bool {
-        self.0.tracer.switch_connection(id, on)
+        self.with(|tracer| tracer.switch_connection(id, on)).unwrap_or(false)
     }
 
     /// Switches a user, on all connections there are and will be on which this user authenticates; `None`: nothing is
     /// said about it any more.
     pub fn switch_user(&self, user: &str, on: Option<bool>) {
-        self.0.tracer.switch_user(user, on);
+        self.with(|tracer| tracer.switch_user(user, on));
+    }
+
+    /// Connection events that were lost before they could be traced.
+    #[must_use]
+    pub fn lost_events(&self) -> u64 {
+        self.with(Tracer::lost_events).unwrap_or(0)
+    }
+
+    fn with<T>(&self, action: impl FnOnce(&Tracer) -> T) -> Option<T> {
+        self.tracer.upgrade().map(|tracer| action(&tracer))
     }
 }
 

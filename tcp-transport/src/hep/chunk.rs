@@ -1,5 +1,6 @@
 //! Chunks of HEPv3: type, length, value; and which generic one is which field of a packet.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -11,7 +12,7 @@ use super::packet::{Packet, PayloadType};
 pub(super) const CHUNK_HEADER: usize = 6;
 
 /// A chunk as it is: one that this crate has no field for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Chunk {
     /// Who has defined it; 0: the specification.
     pub vendor: u16,
@@ -25,6 +26,28 @@ pub struct Chunk {
 impl Chunk {
     /// OpenSIPS' vendor-less chunk 0x0065: JSON that names what the payload belongs to.
     pub const LINKS: u16 = 0x0065;
+
+    /// The generic chunk of the authentication key.
+    pub(super) const AUTH_KEY: u16 = 0x000e;
+
+    /// Whether it is an authentication key: a second one, as the first has [its field](Packet::auth_key). It is
+    /// a secret as that is.
+    #[must_use]
+    pub fn is_auth_key(&self) -> bool {
+        (self.vendor, self.kind) == (0, Self::AUTH_KEY)
+    }
+}
+
+/// Without an authentication key.
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Chunk");
+        shown.field("vendor", &self.vendor).field("kind", &self.kind);
+        if self.is_auth_key() {
+            return shown.finish_non_exhaustive();
+        }
+        shown.field("value", &self.value).finish()
+    }
 }
 
 /// In which order the chunks of a packet are written. Every reader takes any; some people's tools compare bytes.

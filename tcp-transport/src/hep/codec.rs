@@ -83,6 +83,42 @@ impl Packet {
     }
 }
 
+/// A packet of version 3 that was decoded from `wire`, with `key` for the authentication keys it has. All else stays as
+/// it is, octet by octet.
+///
+/// # Errors
+/// With the key it is too long.
+pub(super) fn with_auth_key(
+    wire: &Bytes,
+    packet: &Packet,
+    key: Option<&Bytes>,
+) -> Result<Bytes, EncodeError> {
+    if packet.auth_key.as_ref() == key && !packet.others.iter().any(Chunk::is_auth_key) {
+        return Ok(wire.clone());
+    }
+    let mut out = BytesMut::with_capacity(wire.len() + key.map_or(0, |key| CHUNK_HEADER + key.len()));
+    out.extend_from_slice(wire.get(..HEADER).unwrap_or_default());
+    let mut rest = wire.get(HEADER..).unwrap_or_default();
+    while let &[v, w, k, l, high, low, ..] = rest {
+        let length = usize::from(u16::from_be_bytes([high, low])).clamp(CHUNK_HEADER, rest.len());
+        let (chunk, after) = rest.split_at(length);
+        if (u16::from_be_bytes([v, w]), u16::from_be_bytes([k, l])) != (0, Chunk::AUTH_KEY) {
+            out.extend_from_slice(chunk);
+        }
+        rest = after;
+    }
+    let length = out.len() + key.map_or(0, |key| CHUNK_HEADER + key.len());
+    let total = u16::try_from(length).map_err(|_| EncodeError::TooLong(length))?;
+    if let Some(key) = key {
+        put_header(&mut out, 0, Chunk::AUTH_KEY, key.len());
+        out.put_slice(key);
+    }
+    if let Some(field) = out.get_mut(MAGIC.len()..HEADER) {
+        field.copy_from_slice(&total.to_be_bytes());
+    }
+    Ok(out.freeze())
+}
+
 /// The length of the packet of version 3 that begins here; `None`: too little is there to know.
 ///
 /// # Errors
@@ -152,4 +188,56 @@ fn put_header(out: &mut BytesMut, vendor: u16, kind: u16, length: usize) {
     out.put_u16(kind);
     // The whole packet fits into 16 bits, as was seen before.
     out.put_u16((CHUNK_HEADER + length) as u16);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(value: &'static [u8]) -> Chunk {
+        Chunk { vendor: 0, kind: Chunk::AUTH_KEY, value: Bytes::from_static(value) }
+    }
+
+    #[test]
+    fn a_packet_gets_another_key_and_stays_as_it_is_otherwise() {
+        let plain = Packet {
+            capture_id: Some(7),
+            payload: Some(Bytes::from_static(b"x")),
+            others: vec![Chunk { vendor: 9, kind: Chunk::AUTH_KEY, value: Bytes::from_static(b"no key") }],
+            ..Packet::default()
+        };
+        // The key in the midst, and a second one at the end.
+        let order = Encoding { order: ChunkOrder::OpenSips, ..Encoding::default() };
+        let mut keyed = Packet { auth_key: Some(Bytes::from_static(b"theirs")), ..plain.clone() };
+        keyed.others.push(key(b"theirs too"));
+        let wire = keyed.encode(order).unwrap();
+        assert_eq!(with_auth_key(&wire, &keyed, None), plain.encode(order));
+        let ours = Bytes::from_static(b"ours");
+        let changed = with_auth_key(&wire, &keyed, Some(&ours)).unwrap();
+        let expected = Packet { auth_key: Some(ours), ..plain.clone() };
+        assert_eq!(Packet::decode(&changed, TimeOrder::Little), Ok((Version::V3, expected)));
+        // Without any, or with the same one, it is the same memory.
+        let wire = plain.encode(order).unwrap();
+        assert_eq!(with_auth_key(&wire, &plain, None).unwrap().as_ptr(), wire.as_ptr());
+    }
+
+    #[test]
+    fn a_packet_has_room_for_a_key_or_cannot_be_sent() {
+        for (payload, fits) in
+            [(MAX_PACKET - HEADER - CHUNK_HEADER - 9, true), (MAX_PACKET - HEADER - CHUNK_HEADER - 8, false)]
+        {
+            let packet = Packet { payload: Some(vec![0; payload].into()), ..Packet::default() };
+            let wire = packet.encode(Encoding::default()).unwrap();
+            let key = Bytes::from_static(b"key");
+            assert_eq!(with_auth_key(&wire, &packet, Some(&key)).is_ok(), fits, "{payload}");
+        }
+    }
+
+    #[test]
+    fn no_key_is_shown() {
+        let mut packet = Packet { auth_key: Some(Bytes::from_static(b"s3cret")), ..Packet::default() };
+        packet.others.push(key(b"s3cret"));
+        assert!(!format!("{packet:?}").contains("s3cret"));
+        assert!(format!("{:?}", Chunk { kind: 1, ..key(b"shown") }).contains("shown"));
+    }
 }

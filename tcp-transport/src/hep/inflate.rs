@@ -29,6 +29,16 @@ impl Packet {
         }
     }
 
+    /// The packet with its compressed payload inflated (versions 1 and 2 know no other), if that can be done within
+    /// [`DEFAULT_INFLATE_LIMIT`]; `None`: it has none, or one that is broken or too long.
+    pub(super) fn inflated(&self) -> Option<Self> {
+        if self.payload.is_some() || self.compressed_payload.is_none() {
+            return None;
+        }
+        let payload = self.content(DEFAULT_INFLATE_LIMIT).ok()?;
+        Some(Self { payload, compressed_payload: None, ..self.clone() })
+    }
+
     /// Moves the payload to the compressed one (zlib), if that makes it shorter.
     ///
     /// # Errors

@@ -2,17 +2,20 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::codec::{Encoding, Version};
+use super::codec::{Encoding, Version, with_auth_key};
 use super::destination::{DestinationSettings, EventFormat, HepTransport};
 use super::packet::Packet;
+use super::receiver::Received;
 use crate::connector::{ConnectSettings, Connector, DialOptions, Target};
 use crate::ledger::Ledger;
 use crate::listener::Transport;
@@ -30,9 +33,9 @@ pub use stream::PEER_BUFFER;
 use queue::Queue;
 use retry::{Next, Retry};
 
-/// A connection that has lasted so long was a good one, and the next attempt is the first of its row. One that
-/// ends sooner counts as an attempt that failed, so that a collector which accepts and closes is not hammered.
-const STABLE: Duration = Duration::from_secs(5);
+/// How long a connection that is being opened when the sender is [closed](Sender::close) may still take: a second,
+/// far more than a collector that is there needs.
+const LAST_CONNECT: Duration = Duration::from_secs(1);
 
 /// Destinations that cannot be used as they are said.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,6 +84,8 @@ struct Destination {
     name: String,
     enabled: AtomicBool,
     queue: Queue,
+    /// Our address of the connection (UDP: socket) that is there.
+    local: Mutex<Option<SocketAddr>>,
 }
 
 impl Destination {
@@ -90,7 +95,8 @@ impl Destination {
 }
 
 impl Sender {
-    /// Begins to connect to all of them. Their connections are entered in `ledger`, as any other. Needs a tokio
+    /// Begins to connect to all of them. Their connections are entered in `ledger`, as any other, but beyond its
+    /// [`max_connections`](crate::ConnectionLimits::max_connections): a process that is full tells so. Needs a tokio
     /// runtime.
     ///
     /// # Errors
@@ -109,6 +115,7 @@ impl Sender {
                 name: settings.name.clone(),
                 enabled: AtomicBool::new(true),
                 queue: Queue::new(&settings),
+                local: Mutex::new(None),
             });
             let profile = Profile {
                 encoding: settings.encoding,
@@ -135,36 +142,62 @@ impl Sender {
     /// As [`send`](Self::send), with a packet that is made for each format that is wanted, and only if there is
     /// anybody to get it.
     pub fn send_with(&self, mut make: impl FnMut(&EventFormat) -> Packet) {
-        self.to_groups(|profile| {
+        let encode = |profile: &Profile| {
             let mut packet = make(&profile.format);
             packet.capture_id = Some(profile.capture_id);
             packet.capture_name.clone_from(&profile.capture_name);
             packet.auth_key.clone_from(&profile.auth_key);
             packet.encode(profile.encoding)
-        });
+        };
+        self.to_groups(|_| true, encode);
     }
 
-    /// Passes on what somebody else has captured, as a concentrator does: `wire` as it came to the destinations
-    /// of the same version, encoded anew for the others; capture id and name stay those of who captured it.
-    pub fn forward(&self, version: Version, packet: &Packet, wire: &Bytes) {
-        self.to_groups(|profile| {
-            if profile.encoding.version == version && version == Version::V3 {
-                Ok(wire.clone())
-            } else {
+    /// Passes on what somebody else has captured, as a concentrator does: version 3 as it came to the destinations
+    /// of that version, all else encoded anew, a compressed payload inflated for versions 1 and 2. Capture id and
+    /// name stay those of who captured it; the authentication key is the destination's, never the agent's.
+    ///
+    /// `wanted` says which destinations get it, by name; how many of those that are switched on did is returned.
+    pub fn forward(&self, received: &Received, wanted: impl Fn(&str) -> bool) -> usize {
+        let Received { version, packet, wire, .. } = received;
+        let mut inflated = None;
+        let encode = |profile: &Profile| match (version, profile.encoding.version) {
+            (Version::V3, Version::V3) => with_auth_key(wire, packet, profile.auth_key.as_ref()),
+            (_, Version::V3) => {
+                let packet = Packet { auth_key: profile.auth_key.clone(), ..packet.clone() };
                 packet.encode(profile.encoding)
             }
-        });
+            _ => {
+                let inflated = inflated.get_or_insert_with(|| packet.inflated());
+                inflated.as_ref().unwrap_or(packet).encode(profile.encoding)
+            }
+        };
+        self.to_groups(wanted, encode)
     }
 
-    fn to_groups(&self, mut encode: impl FnMut(&Profile) -> Result<Bytes, super::EncodeError>) {
+    /// Whether a packet from this address is our own: it is that of the socket to one of the destinations, which then
+    /// leads back here.
+    #[must_use]
+    pub fn is_own(&self, from: SocketAddr) -> bool {
+        self.destinations().any(|destination| *destination.local.lock() == Some(from))
+    }
+
+    fn to_groups(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+        mut encode: impl FnMut(&Profile) -> Result<Bytes, super::EncodeError>,
+    ) -> usize {
+        let mut count = 0;
         for group in &self.groups {
-            if group.destinations.iter().any(|destination| destination.is_enabled()) {
-                let wire = encode(&group.profile);
-                for destination in group.destinations.iter().filter(|destination| destination.is_enabled()) {
-                    destination.queue.push(&wire);
+            // Once for the group, and only if there is anybody to get it.
+            let mut wire = None;
+            for destination in &group.destinations {
+                if destination.is_enabled() && wanted(&destination.name) {
+                    destination.queue.push(wire.get_or_insert_with(|| encode(&group.profile)));
+                    count += 1;
                 }
             }
         }
+        count
     }
 
     /// Whether there is a destination that is switched on.
@@ -193,7 +226,8 @@ impl Sender {
     }
 
     /// Takes nothing more, sends what waits, and ends the connections in order; all of it in `limit`. What waits
-    /// for a destination that is not connected is dropped at once. Returns the last figures.
+    /// for a destination that is not connected is dropped at once, or within a second if a connection is just being
+    /// opened. Returns the last figures.
     pub async fn close(mut self, limit: Duration) -> Vec<(String, Counters)> {
         self.destinations().for_each(|destination| destination.queue.close());
         let end = Instant::now() + limit;
@@ -275,24 +309,31 @@ impl Link {
         let dial = DialOptions { connect_timeout: settings.connect_timeout, ..DialOptions::default() };
         // Collectors are named by the configuration, not by a peer: there is nothing to be asked of a policy.
         let connector = Connector::new(ConnectSettings { dial, ..ConnectSettings::default() }, |_, _| true)
-            .with_ledger(ledger.clone());
+            .with_ledger(ledger.clone())
+            .beyond_the_limit();
         let target = Target { host: settings.uri.host.clone(), port: settings.uri.port, transport };
         Self::Stream { connector: Box::new(connector), target, tls: tls.cloned() }
     }
 
-    /// Opens one and sends over it until it ends; the error if none can be opened.
+    /// Opens one and sends over it until it ends; the error if none can be opened. `up` is when it was.
     async fn serve(
         &self,
-        queue: &Queue,
+        destination: &Destination,
         batch: &mut VecDeque<Bytes>,
         settings: &DestinationSettings,
+        up: &mut Option<Instant>,
     ) -> Result<End, String> {
-        let opened = || queue.count(|counters| counters.connected += 1);
+        let queue = &destination.queue;
+        let mut opened = |local| {
+            queue.count(|counters| counters.connected += 1);
+            *destination.local.lock() = local;
+            *up = Some(Instant::now());
+        };
         match self {
             Self::Udp => {
-                let socket = datagram::open(&settings.uri).await.map_err(|e| e.to_string())?;
-                opened();
-                Ok(datagram::serve(&socket, queue, batch).await)
+                let socket = until_closed(queue, datagram::open(&settings.uri)).await?;
+                let socket = socket.map_err(|e| e.to_string())?;
+                Ok(datagram::serve(socket, &settings.uri, queue, batch, opened).await)
             }
             Self::Stream { connector, target, tls } => {
                 // Looked up each time: a reload may have replaced it.
@@ -304,30 +345,41 @@ impl Link {
                     (None, Some(fitting)) => Some(fitting),
                     (None, None) => None,
                 };
-                let stream = connector.connect_for(target, domain, Some(Scheme::Hep)).await;
-                let stream = stream.map_err(|e| e.to_string())?;
-                opened();
+                let connect = connector.connect_for(target, domain, Some(Scheme::Hep));
+                let stream = until_closed(queue, connect).await?.map_err(|e| e.to_string())?;
+                opened(Some(stream.local_addr()));
                 Ok(stream::serve(&stream, queue, batch, settings.send_timeout).await)
             }
         }
     }
 }
 
+/// What comes of opening a connection, unless the sender is closed meanwhile and it still takes [`LAST_CONNECT`].
+async fn until_closed<T>(queue: &Queue, opening: impl Future<Output = T>) -> Result<T, String> {
+    let closed = async {
+        while !queue.is_closing() {
+            queue.woken().await;
+        }
+        tokio::time::sleep(LAST_CONNECT).await;
+    };
+    tokio::select! {
+        opened = opening => Ok(opened),
+        () = closed => Err("the sender was closed".to_owned()),
+    }
+}
+
 /// The task of a destination.
 async fn run(destination: Arc<Destination>, settings: DestinationSettings, link: Link) {
-    let Destination { name, queue, .. } = &*destination;
+    let Destination { name, queue, local, .. } = &*destination;
     let mut retry = Retry::new(settings.max_retries, settings.retry_pause, settings.retry_cooldown);
     let mut batch = VecDeque::new();
     loop {
-        let begun = Instant::now();
-        let reason = match link.serve(queue, &mut batch, &settings).await {
+        let mut up = None;
+        let served = link.serve(&destination, &mut batch, &settings, &mut up).await;
+        *local.lock() = None;
+        let reason = match served {
             Ok(End::Finished) => return,
-            Ok(End::Broken(reason)) => {
-                if begun.elapsed() >= STABLE {
-                    retry.succeeded();
-                }
-                reason
-            }
+            Ok(End::Broken(reason)) => reason,
             Err(reason) => {
                 queue.count(|counters| counters.failed_attempts += 1);
                 reason
@@ -337,7 +389,7 @@ async fn run(destination: Arc<Destination>, settings: DestinationSettings, link:
             // `Sender::close` counts what waits as dropped.
             return;
         }
-        match retry.failed() {
+        match retry.failed(up.map(|up| up.elapsed())) {
             Next::Retry(pause) => {
                 tracing::debug!(destination = %name, uri = %settings.uri, reason, ?pause, "HEP: no connection");
                 sleep(queue, pause).await;

@@ -86,6 +86,11 @@ impl TlsSession {
         self.connection.wants_write()
     }
 
+    /// Ciphertext that waits, at most.
+    pub(super) fn pending(&self) -> usize {
+        self.pending
+    }
+
     pub(super) fn read(&mut self, tcp: &TcpStream, buf: &mut BytesMut, max: usize) -> io::Result<usize> {
         let before = buf.len();
         if self.leftover {

@@ -3,6 +3,7 @@
 
 mod codec;
 mod common;
+mod outage;
 mod receiver;
 mod sender;
 mod trace;

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tcp_transport::hep::{
-    Dispatch, Encoding, FrameLimits, HepTransport, Received, Receiver, ReceiverSettings, Version,
+    Dispatch, Encoding, FrameLimits, HepHandler, HepTransport, Received, Receiver, ReceiverSettings, Refusal,
+    Version,
 };
 use tcp_transport::tls::ServerDomains;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -118,4 +119,64 @@ async fn a_packet_must_come_in_time_and_be_as_long_as_it_may() {
     long.write_all(b"HEP3\x00\xc9").await.unwrap();
     ended(&mut long).await;
     assert_eq!(collector.dispatch.counters().malformed, 1);
+}
+
+#[tokio::test]
+async fn who_may_not_send_or_has_no_key_is_refused_and_counted() {
+    let settings = ReceiverSettings {
+        from: vec!["127.0.0.2".parse().unwrap()],
+        auth_key: Some("k3y".into()),
+        frame: FrameLimits { max_packet: 300, ..FrameLimits::default() },
+        ..ReceiverSettings::default()
+    };
+    let keyed = |key: Option<&'static str>, payload: &str| {
+        let mut packet = packet(payload.to_owned());
+        packet.auth_key = key.map(Into::into);
+        packet.encode(Encoding::default()).unwrap()
+    };
+    let (forward, mut refused) = unbounded_channel();
+    struct Watch(tokio::sync::mpsc::UnboundedSender<Refusal>);
+    impl HepHandler for Watch {
+        fn received(&self, _: &Received) -> ControlFlow<()> {
+            ControlFlow::Continue(())
+        }
+        fn refused(&self, _: std::net::SocketAddr, refusal: &Refusal) {
+            let _ = self.0.send(refusal.clone());
+        }
+    }
+    let dispatch = Arc::new(Dispatch::new(settings.clone()).with(Watch(forward)));
+    let receiver = Receiver::udp(LOCALHOST.parse().unwrap(), dispatch.clone()).unwrap();
+    let to = receiver.local_addr();
+    tokio::spawn(receiver.run());
+    let stranger = UdpSocket::bind(LOCALHOST).await.unwrap();
+    let agent = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+    stranger.send_to(&keyed(Some("k3y"), "x"), to).await.unwrap();
+    assert_eq!(patiently("a stranger", refused.recv()).await, Some(Refusal::Sender));
+    for key in [None, Some("key"), Some("k3y ")] {
+        agent.send_to(&keyed(key, "x"), to).await.unwrap();
+        assert_eq!(patiently("no key", refused.recv()).await, Some(Refusal::AuthKey));
+    }
+    agent.send_to(&wire("old", Version::V2), to).await.unwrap();
+    assert_eq!(patiently("no place for a key", refused.recv()).await, Some(Refusal::AuthKey));
+    agent.send_to(&keyed(Some("k3y"), &"x".repeat(300)), to).await.unwrap();
+    assert!(matches!(patiently("too long", refused.recv()).await, Some(Refusal::Malformed(_))));
+    agent.send_to(&keyed(Some("k3y"), "x"), to).await.unwrap();
+    agent.send_to(b"end", to).await.unwrap();
+    assert!(matches!(patiently("no HEP", refused.recv()).await, Some(Refusal::Malformed(_))));
+    let counters = dispatch.counters();
+    assert_eq!((counters.received, counters.malformed), (1, 2));
+    assert_eq!((counters.refused_sender, counters.refused_auth_key), (1, 4));
+    assert_eq!(counters.plus(counters).refused_auth_key, 8);
+
+    // Over TCP a stranger's connection ends, and one without the key goes on.
+    let mut collector = Collector::start(HepTransport::Tcp, settings, ServerDomains::default());
+    ended(&mut TcpStream::connect(collector.address).await.unwrap()).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut agent = socket.connect(collector.address).await.unwrap();
+    agent.write_all(&keyed(None, "no")).await.unwrap();
+    agent.write_all(&keyed(Some("k3y"), "yes")).await.unwrap();
+    assert_eq!(collector.next().await.packet.payload.unwrap(), "yes");
+    let counters = collector.dispatch.counters();
+    assert_eq!((counters.received, counters.refused_sender, counters.refused_auth_key), (1, 1, 1));
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tcp_transport::hep::{
-    ChunkOrder, Counters, DestinationSettings, Encoding, EventFormat, FrameLimits, Framer, HepTransport,
-    Packet, ReceiverSettings, Sender, SenderError, TimeOrder, Version,
+    Chunk, ChunkOrder, Counters, DestinationSettings, Encoding, EventFormat, FrameLimits, Framer,
+    HepTransport, Packet, Received, ReceiverSettings, Sender, SenderError, TimeOrder, Version,
 };
 use tcp_transport::ledger::Phase;
 use tokio::io::AsyncReadExt as _;
@@ -100,6 +100,14 @@ async fn each_destination_gets_its_own_version_format_and_capture_id() {
     assert!(sender.is_enabled());
 }
 
+/// What an agent sends to a concentrator, as the concentrator gets it.
+async fn received(wire: &Bytes) -> Received {
+    let mut concentrator = Collector::of(HepTransport::Udp);
+    let agent = UdpSocket::bind(LOCALHOST).await.unwrap();
+    agent.send_to(wire, concentrator.address).await.unwrap();
+    concentrator.next().await
+}
+
 #[tokio::test]
 async fn what_others_have_captured_is_passed_on_as_it_came() {
     let mut collector = Collector::of(HepTransport::Tcp);
@@ -108,14 +116,74 @@ async fn what_others_have_captured_is_passed_on_as_it_came() {
     original.capture_id = Some(77);
     let as_opensips = Encoding { order: ChunkOrder::OpenSips, ..Encoding::default() };
     let wire = original.encode(as_opensips).unwrap();
-    sender.forward(Version::V3, &original, &wire);
+    assert_eq!(sender.forward(&received(&wire).await, |_| true), 1);
     assert_eq!(collector.next().await.wire, wire);
     let v2 = Encoding { version: Version::V2, ..Encoding::default() };
-    let wire = original.encode(v2).unwrap();
-    let (version, packet) = Packet::decode(&wire, TimeOrder::Little).unwrap();
-    sender.forward(version, &packet, &wire);
-    let received = collector.next().await;
-    assert_eq!((received.version, received.packet), (Version::V3, packet));
+    let old = received(&original.encode(v2).unwrap()).await;
+    sender.forward(&old, |name| name == "collector");
+    let arrived = collector.next().await;
+    assert_eq!((arrived.version, arrived.packet), (Version::V3, old.packet.clone()));
+    // Those that are not wanted, or switched off, get nothing.
+    assert_eq!(sender.forward(&old, |name| name == "another"), 0);
+    sender.set_enabled("collector", false);
+    assert_eq!((sender.forward(&old, |_| true), sender.counters()[0].1.submitted), (0, 2));
+}
+
+#[tokio::test]
+async fn a_key_is_between_two_neighbours_and_a_compressed_payload_is_inflated_for_old_versions() {
+    let versions =
+        [(Version::V3, None), (Version::V3, Some("ours")), (Version::V2, Some("ours")), (Version::V1, None)];
+    let mut collectors = versions.map(|_| Collector::of(HepTransport::Udp));
+    let settings = versions.iter().zip(&collectors).enumerate().map(|(i, ((version, key), collector))| {
+        DestinationSettings {
+            name: format!("collector {i}"),
+            encoding: Encoding { version: *version, ..Encoding::default() },
+            auth_key: key.map(Into::into),
+            ..destination(HepTransport::Udp, collector.address)
+        }
+    });
+    let sender = Sender::start(settings.collect(), &ledger(), None).unwrap();
+    let text = "INVITE sip:bob@example.org SIP/2.0\r\n".repeat(50);
+    let mut theirs = packet(text.clone());
+    theirs.auth_key = Some(Bytes::from_static(b"theirs"));
+    theirs.others.push(Chunk { vendor: 0, kind: 0x0e, value: Bytes::from_static(b"theirs too") });
+    theirs.compress().unwrap();
+    assert!(theirs.payload.is_none());
+    let theirs = received(&theirs.encode(Encoding::default()).unwrap()).await;
+    assert!(!format!("{theirs:?}").contains("theirs"), "{theirs:?}");
+    assert_eq!(sender.forward(&theirs, |_| true), 4);
+    for ((version, key), collector) in versions.into_iter().zip(&mut collectors) {
+        let arrived = collector.next().await;
+        assert_eq!(arrived.version, version);
+        assert!(!arrived.wire.windows(6).any(|window| window == b"theirs"), "{version:?}");
+        let key = key.filter(|_| version == Version::V3);
+        assert_eq!(arrived.packet.auth_key.as_deref(), key.map(str::as_bytes));
+        assert_eq!(arrived.packet.content(4096).unwrap().unwrap(), text);
+        assert_eq!(arrived.packet.payload.is_some(), version != Version::V3);
+    }
+    // What is broken cannot be sent there; where it need not be looked into, it can.
+    let mut broken = packet("");
+    (broken.payload, broken.compressed_payload) = (None, Some(Bytes::from_static(b"\x1f\x8bbroken")));
+    sender.forward(&received(&broken.encode(Encoding::default()).unwrap()).await, |_| true);
+    let unsendable = sender.counters().into_iter().map(|(_, counters)| counters.dropped_unsendable);
+    assert_eq!(unsendable.sum::<u64>(), 2);
+    // And what others have sent in an old version gets our key.
+    let old = Encoding { version: Version::V1, ..Encoding::default() };
+    sender.forward(&received(&packet("old").encode(old).unwrap()).await, |name| name == "collector 1");
+    assert!(collectors[1].next().await.packet.compressed_payload.is_some());
+    assert_eq!(collectors[1].next().await.packet.auth_key.as_deref(), Some(&b"ours"[..]));
+}
+
+#[tokio::test]
+async fn packets_of_our_own_are_known() {
+    for transport in [HepTransport::Udp, HepTransport::Tcp] {
+        let mut collector = Collector::of(transport);
+        let sender = sender(destination(transport, collector.address));
+        sender.send(&packet("ours"));
+        let ours = collector.next().await;
+        assert!(sender.is_own(ours.from), "{transport}");
+        assert!(!sender.is_own(received(&ours.wire).await.from));
+    }
 }
 
 #[test]

@@ -194,6 +194,20 @@ async fn tls_facts_are_in_the_event() {
     drop(client);
     assert!(next(&mut events).await.tls.is_some());
 
+    // Also at the end of one that nobody has ended, but only dropped.
+    let own = self::ledger(100, Reporting::All);
+    let mut own_events = own.events().subscribe();
+    let connector = connector.with_ledger(own);
+    drop(connector.connect(&target, Some(&client_domain(&ca, None))).await.unwrap());
+    for kind in ["tcp:connecting", "tcp:connected", "tcp:closed"] {
+        let event = next(&mut own_events).await;
+        assert_eq!(event.kind.name(), kind);
+        assert_eq!(event.tls.is_some(), kind != "tcp:connecting", "{event}");
+    }
+    for _ in 0..2 {
+        next(&mut events).await;
+    }
+
     drop(TcpStream::connect(address).await.unwrap());
     let failed = next(&mut events).await;
     assert_eq!(failed.kind.name(), "tcp:failed");

@@ -25,8 +25,8 @@ impl Switched {
         Self { server, collector, _site: site }
     }
 
-    fn switches(&self) -> TraceSwitches<'_> {
-        self.server.trace().unwrap()
+    fn switches(&self) -> &TraceSwitches {
+        self.server.control().trace().unwrap()
     }
 
     async fn member(&self, user: &str) -> (Client, Session) {
@@ -41,7 +41,7 @@ impl Switched {
 
     fn address(&self) -> std::net::SocketAddr {
         let listeners = self.server.addresses();
-        listeners.iter().find(|(scheme, _)| *scheme == tcp_transport::Scheme::Msrp).unwrap().1
+        listeners.iter().find(|(scheme, _)| *scheme == "msrp").unwrap().1
     }
 
     /// The number of a client's connection.
@@ -74,12 +74,12 @@ async fn a_user_a_connection_a_protocol_and_a_collector_are_switched_while_the_r
     let mut alice = relay.member("alice").await;
     let mut bob = relay.member("bob").await;
     let switches = relay.switches();
-    assert!(!switches.state().on);
+    assert!(!switches.state().unwrap().on);
     relay.chat(&mut alice, &mut bob, "before").await;
 
     // A user, in the middle of a run; both messages and events.
     switches.switch_user("alice", Some(true));
-    assert_eq!(switches.state().users, [("alice".to_owned(), true)]);
+    assert_eq!(switches.state().unwrap().users, [("alice".to_owned(), true)]);
     relay.chat(&mut alice, &mut bob, "alice").await;
     let of_alice = alice.0.address();
     for wanted in ["SEND", "200", "SEND", "200"] {
@@ -92,7 +92,7 @@ async fn a_user_a_connection_a_protocol_and_a_collector_are_switched_while_the_r
     switches.switch_user("alice", None);
     let of_bob = relay.number(&bob.0);
     assert!(switches.switch_connection(of_bob, Some(true)));
-    assert_eq!(switches.state().connections, [(of_bob, true)]);
+    assert_eq!(switches.state().unwrap().connections, [(of_bob, true)]);
     relay.chat(&mut alice, &mut bob, "bob").await;
     let (packet, text) = relay.collector.message().await;
     assert_eq!(net(&packet), of_bob.to_string());
@@ -101,13 +101,13 @@ async fn a_user_a_connection_a_protocol_and_a_collector_are_switched_while_the_r
 
     // Everything, and a protocol; what was said of single ones is forgotten.
     switches.switch_all(true);
-    let state = switches.state();
+    let state = switches.state().unwrap();
     assert!(state.on && state.connections.is_empty());
     assert!(state.protocols.contains(&(tcp_transport::Scheme::Msrp, What::default())));
     relay.chat(&mut alice, &mut bob, "nobody").await;
     let what = What { events: false, messages: true };
     switches.switch_protocol(tcp_transport::Scheme::Msrp, what);
-    assert!(switches.state().protocols.contains(&(tcp_transport::Scheme::Msrp, what)));
+    assert!(switches.state().unwrap().protocols.contains(&(tcp_transport::Scheme::Msrp, what)));
     assert!(switches.switch_connection(of_bob, Some(false)), "off, while all others are on");
     relay.chat(&mut alice, &mut bob, "alice alone").await;
     loop {
@@ -146,6 +146,6 @@ async fn there_is_nothing_to_switch_without_a_collector() {
     let site = Site::new();
     let config = Config::parse(&Settings::default().to_yaml(), site.directory(), "relay.yaml").unwrap();
     let server = Server::start(config).await.unwrap();
-    assert!(server.trace().is_none());
+    assert!(server.control().trace().is_none());
     server.stop(std::future::ready(())).await;
 }

@@ -101,6 +101,17 @@ fn table() -> Vec<Row> {
         ("tls", "tls_handshake_timeout", vec!["1ms", "366d"], vec![("0s", ZERO), ("367d", LONGEST)]),
         ("timeouts", "drain_timeout", vec!["0s", "366d"], vec![("367d", LONGEST)]),
         ("tcp", "lifetime", vec!["1ms", "366d"], vec![("0s", ZERO), ("367d", LONGEST)]),
+        ("hep", "hep_max_msg_chunks", vec!["1", "1000000000"], vec![("0", COUNT)]),
+        ("hep", "packet_timeout", vec!["1ms", "366d"], vec![("0s", ZERO), ("367d", LONGEST)]),
+        (
+            "hep",
+            "packet_size",
+            vec!["6B", "65535B"],
+            vec![
+                ("5B", "is 5 bytes, and goes from 6 to 65535"),
+                ("64KiB", "is 65536 bytes, and goes from 6 to 65535"),
+            ],
+        ),
     ];
     for key in ["sessions_per_connection", "own_hops", "max_connections", "max_connections_per_address"] {
         table.push(("limits", key, vec!["1", "1000000000"], vec![("0", COUNT)]));

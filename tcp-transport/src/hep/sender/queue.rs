@@ -31,9 +31,10 @@ pub struct Counters {
     pub dropped_unsendable: u64,
     /// Packets that wait, those included that are just being written.
     pub waiting: u64,
-    /// Octets of [`sent_bytes`](Self::sent_bytes) that may have got lost when a connection broke: an upper bound.
-    /// Of each connection that broke it is what was written to it, but no more than can lie between us and
-    /// the collector's program: our send buffer, what TLS held, and [`PEER_BUFFER`](super::PEER_BUFFER).
+    /// Octets of [`sent_bytes`](Self::sent_bytes) that may have got lost with a connection: an upper bound. It is
+    /// counted for each one that broke, or was closed and not answered by the collector's own end, in time. Of each
+    /// it is what was written to it, but no more than can lie between us and the collector's program: our send
+    /// buffer, what TLS held, and [`PEER_BUFFER`](super::PEER_BUFFER).
     pub possibly_lost_bytes: u64,
     /// UDP: how often the network said that nobody listens. Each time at least one packet of those sent was lost.
     pub refused: u64,

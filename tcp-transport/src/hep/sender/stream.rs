@@ -37,7 +37,8 @@ pub(super) async fn serve(
     batch: &mut VecDeque<Bytes>,
     send_timeout: Duration,
 ) -> End {
-    let mut connection = Connection { stream, queue, offset: 0, written: 0, deadline: None };
+    let mut connection =
+        Connection { stream, queue, offset: 0, written: 0, pending: 0, deadline: None, arrived: false };
     let reason = loop {
         queue.take(batch);
         match connection.write(batch) {
@@ -52,7 +53,7 @@ pub(super) async fn serve(
                     // Records of TLS that the socket has not taken yet; below it waits for that.
                     connection.deadline.get_or_insert_with(|| Instant::now() + send_timeout);
                 } else if queue.is_closing() {
-                    finish(stream).await;
+                    connection.arrived = finish(stream).await;
                     stream.ended(&CloseReason::Local("HEP sender ends".into()));
                     return End::Finished;
                 } else {
@@ -63,6 +64,7 @@ pub(super) async fn serve(
                 }
             }
             Err(e) if is_transient(&e) => {
+                connection.note_flushed();
                 connection.deadline.get_or_insert_with(|| Instant::now() + send_timeout);
             }
             Err(e) => break CloseReason::from_io(&e),
@@ -73,11 +75,7 @@ pub(super) async fn serve(
             Ready::TimedOut => break CloseReason::SendTimeout,
         }
     };
-    let lost = connection.possibly_lost();
-    queue.count(|counters| {
-        counters.broken += 1;
-        counters.possibly_lost_bytes += lost;
-    });
+    queue.count(|counters| counters.broken += 1);
     stream.shutdown_both(reason == CloseReason::SendTimeout);
     stream.ended(&reason);
     End::Broken(reason.to_string())
@@ -90,8 +88,22 @@ struct Connection<'a> {
     offset: usize,
     /// Octets of packets that were written whole.
     written: u64,
+    /// Ciphertext that waited for the socket when it was looked at last.
+    pending: usize,
     /// When `send_timeout` is over, while something waits for the socket.
     deadline: Option<Instant>,
+    /// The collector has ended its side after ours: it has read everything.
+    arrived: bool,
+}
+
+/// However it ends, also if the task is cut short: what cannot be known to have arrived is counted.
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        if !self.arrived {
+            let lost = self.possibly_lost();
+            self.queue.count(|counters| counters.possibly_lost_bytes += lost);
+        }
+    }
 }
 
 impl Connection<'_> {
@@ -113,6 +125,16 @@ impl Connection<'_> {
             self.settle(batch, taken);
         }
         self.stream.flush().or_else(|e| if is_transient(&e) { Ok(()) } else { Err(e) })
+    }
+
+    /// The socket may have taken ciphertext although it takes no plaintext yet: that is progress too.
+    fn note_flushed(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.pending, self.stream.pending_ciphertext());
+        let progress = self.pending < before;
+        if progress {
+            self.deadline = None;
+        }
+        progress
     }
 
     fn settle(&mut self, batch: &mut VecDeque<Bytes>, taken: usize) {
@@ -144,6 +166,7 @@ impl Connection<'_> {
         let deadline = self.deadline.unwrap_or_else(Instant::now);
         let mut discarded = BytesMut::new();
         let stream = self.stream;
+        self.pending = stream.pending_ciphertext();
         tokio::select! {
             ready = poll_fn(|cx| {
                 if let Poll::Ready(reason) = gone(stream, &mut discarded, cx) {
@@ -151,13 +174,17 @@ impl Connection<'_> {
                 }
                 match stream.poll_write_ready(cx) {
                     Poll::Ready(Ok(())) => match stream.flush() {
+                        Err(e) if is_transient(&e) && self.note_flushed() => Poll::Ready(Ready::Write),
                         // It still is full: the readiness is cleared, and the next poll registers.
                         Err(e) if is_transient(&e) => {
                             cx.waker().wake_by_ref();
                             Poll::Pending
                         }
                         Err(e) => Poll::Ready(Ready::Gone(CloseReason::from_io(&e))),
-                        Ok(()) => Poll::Ready(Ready::Write),
+                        Ok(()) => {
+                            self.note_flushed();
+                            Poll::Ready(Ready::Write)
+                        }
                     },
                     Poll::Ready(Err(e)) => Poll::Ready(Ready::Gone(CloseReason::from_io(&e))),
                     Poll::Pending => Poll::Pending,
@@ -195,11 +222,117 @@ fn gone(stream: &Stream, discarded: &mut BytesMut, cx: &mut Context<'_>) -> Poll
     }
 }
 
-/// Ends the connection in order, so that nothing of what the kernel holds is thrown away.
-async fn finish(stream: &Stream) {
+/// Ends the connection in order, so that nothing of what the kernel holds is thrown away; whether the collector has
+/// read everything, as it has ended its side after ours.
+async fn finish(stream: &Stream) -> bool {
+    let mut discarded = BytesMut::new();
+    let gone_before = poll_fn(|cx| Poll::Ready(gone(stream, &mut discarded, cx).is_ready())).await;
     // All of it fails only where nothing can be ended any more.
     let _ = stream.close_notify();
     let _ = stream.shutdown_write();
-    let mut discarded = BytesMut::new();
-    let _ = timeout(LINGER, poll_fn(|cx| gone(stream, &mut discarded, cx))).await;
+    let end = timeout(LINGER, poll_fn(|cx| gone(stream, &mut discarded, cx))).await;
+    !gone_before && end == Ok(CloseReason::PeerClosed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+    use super::*;
+    use crate::hep::DestinationSettings;
+    use crate::tls::{
+        ClientDomain, ClientDomainSettings, HandshakeError, ServerDomain, ServerDomainSettings, ServerDomains,
+    };
+    use crate::{Acceptor, BoundListener, ConnectSettings, Connector, ListenerSettings, Target, Transport};
+
+    struct Streams(UnboundedSender<Stream>);
+
+    impl Acceptor for Streams {
+        fn accepted(&self, stream: Stream) {
+            let _ = self.0.send(stream);
+        }
+
+        fn handshake_failed(&self, _: SocketAddr, _: HandshakeError) {}
+    }
+
+    /// A TLS connection to ourselves: our end, and the collector's.
+    async fn pair() -> (Stream, Stream) {
+        let dir = tempfile::tempdir().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let (certificate_file, key_file) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        std::fs::write(&certificate_file, params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(&key_file, key.serialize_pem()).unwrap();
+        let mut server = ServerDomainSettings::new("collector", &certificate_file, &key_file);
+        (server.verify_cert, server.require_cert) = (false, false);
+        let server = ServerDomains::new([ServerDomain::load(&server).unwrap()]).unwrap();
+        let mut client = ClientDomainSettings::new("hep");
+        client.ca_list = Some(certificate_file);
+        let client = ClientDomain::load(&client).unwrap();
+        let settings = ListenerSettings::new("127.0.0.1:0".parse().unwrap(), Transport::Tls);
+        let listener = BoundListener::bind(settings, Arc::new(server)).unwrap();
+        let port = listener.local_addr().port();
+        let (streams, mut accepted) = unbounded_channel();
+        tokio::spawn(listener.run(Arc::new(Streams(streams))));
+        let target = Target { host: "127.0.0.1".into(), port, transport: Transport::Tls };
+        let connector = Connector::new(ConnectSettings::default(), |_, _| true);
+        let ours = connector.connect(&target, Some(&client)).await.unwrap();
+        (ours, accepted.recv().await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn ciphertext_that_leaves_is_progress_though_no_plaintext_is_taken() {
+        let (stream, collector) = pair().await;
+        let mut settings = DestinationSettings::new("x", "hep_tls://127.0.0.1".parse().unwrap());
+        settings.queue_bytes = usize::MAX;
+        let queue = Queue::new(&settings);
+        for _ in 0..2000 {
+            queue.push(&Ok(Bytes::from_static(&[0; 60_000])));
+        }
+        let mut connection = Connection {
+            stream: &stream,
+            queue: &queue,
+            offset: 0,
+            written: 0,
+            pending: 0,
+            deadline: None,
+            arrived: true,
+        };
+        // The kernel takes little at a time. The collector does not read: everything fills up.
+        stream.options().set_send_buffer_size(16 * 1024).unwrap();
+        let mut batch = VecDeque::new();
+        loop {
+            queue.take(&mut batch);
+            if connection.write(&mut batch).is_err_and(|e| is_transient(&e)) {
+                break;
+            }
+        }
+        assert!(stream.pending_ciphertext() > 0 && !batch.is_empty());
+        // It reads a little at a time. Each time some of the ciphertext leaves, until no more waits: if only the last
+        // of it were progress, the deadline would be over for a collector that reads slowly.
+        let (mut buf, mut partly) = (BytesMut::new(), false);
+        let test = async {
+            while stream.wants_flush() && !partly {
+                connection.deadline = Some(Instant::now() + Duration::from_secs(3600));
+                let reads = async {
+                    loop {
+                        collector.read(&mut buf, 4096).await.unwrap();
+                        buf.clear();
+                        tokio::task::yield_now().await;
+                    }
+                };
+                tokio::select! {
+                    ready = connection.blocked() => assert!(matches!(ready, Ready::Write)),
+                    () = reads => {}
+                }
+                assert_eq!(connection.deadline, None, "it was renewed");
+                partly |= stream.wants_flush();
+            }
+        };
+        timeout(Duration::from_secs(60), test).await.unwrap();
+        assert!(partly, "some of it has left, and some waits");
+    }
 }

@@ -41,6 +41,7 @@ pub use self::hep::HepCounters;
 use self::hep::{Concentrator, Reception};
 use self::network::{ListenerAcceptor, Network, RelayDialer, Serves};
 pub use self::observer::{SessionEvent, SessionEvents, SessionFacts, Way};
+pub use self::sip::SipCounters;
 pub use self::tls::Reloaded;
 pub use self::trace::{TraceDestination, TraceSwitches};
 

@@ -4,7 +4,9 @@
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tests::{Admin, Client, Daemon, Scheme, Send, Settings, Site, within};
+use tests::{
+    Admin, Client, Daemon, Scheme, Send, Settings, SipPeer, SipUpstream, Site, request, response, within,
+};
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
 
@@ -259,4 +261,120 @@ async fn streams_end_when_the_relay_stops() {
     assert_eq!(ended["reason"], "shutdown");
     while within("the end of the stream", events.next()).await.is_some() {}
     assert!(daemon.exit().await.success());
+}
+
+#[tokio::test]
+async fn tracing_is_switched_and_its_figures_add_up() {
+    let site = Site::new();
+    let collector = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("hep_udp://{}", collector.local_addr().unwrap());
+    let settings = Settings {
+        trace: format!(
+            "destinations: {{ homer: {{ uri: '{uri}' }} }}, protocols: {{ hep: {{ events: false }} }}"
+        ),
+        ..settings("listen: 'http://127.0.0.1:0'")
+    };
+    let daemon = Daemon::start(RELAY, &site, &settings).await;
+    let admin = Admin::of(&daemon).await.remove(0);
+    let sent = r#"msrp_relay_trace_sent_total{destination="homer"}"#;
+    let packet = async || {
+        let mut buffer = vec![0; 65_535];
+        let len = within("a packet", collector.recv(&mut buffer)).await.unwrap();
+        String::from_utf8_lossy(&buffer[..len]).into_owned()
+    };
+
+    assert_eq!(admin.mi("msrp_trace", Value::Null).await, json!({ "MSRP tracing": "on" }));
+    admin.mi("msrp_trace", json!({ "trace_mode": "off" })).await;
+    assert_eq!(admin.mi("msrp_trace", Value::Null).await, json!({ "MSRP tracing": "off" }));
+    let (unseen, _) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
+    assert_eq!(admin.metric(sent).await, 0.0);
+    admin.mi("msrp_trace", json!(["on"])).await;
+    let (bob, _) = Client::with_session(&daemon, &site, Scheme::Msrp, "bob").await;
+    let told = packet().await;
+    assert!(told.contains("ACCEPTED") && !told.contains(&unseen.address()), "{told}");
+
+    admin.mi("trace:protocol", json!({ "protocol": "msrp", "events": "off", "messages": "on" })).await;
+    admin.mi("trace:user", json!(["carol", "off"])).await;
+    let connections = admin.mi("connection:list", json!({ "protocol": "msrp" })).await;
+    let number = connections["Connections"][0]["id"].clone();
+    admin.mi("trace:connection", json!([number, "on"])).await;
+    let state = admin.mi("trace:show", Value::Null).await;
+    assert_eq!(state["protocols"]["msrp"], json!({ "events": false, "messages": true }));
+    assert_eq!(state["users"], json!({ "carol": "off" }));
+    assert_eq!(state["connections"], json!({ number.to_string(): "on" }));
+    admin.mi("trace:connection", json!([number])).await;
+    admin.mi("trace:user", json!(["carol"])).await;
+    let state = admin.mi("trace:show", Value::Null).await;
+    assert_eq!((&state["users"], &state["connections"]), (&json!({}), &json!({})));
+    for (method, params) in
+        [("trace:destination", json!(["nobody", "off"])), ("trace:connection", json!([99_999, "off"]))]
+    {
+        assert_eq!(admin.call(method, params).await.unwrap_err().0, 404, "{method}");
+    }
+    assert_eq!(admin.call("trace:protocol", json!(["ftp"])).await.unwrap_err().0, 400);
+
+    let before = admin.metric(sent).await;
+    assert!(before >= 1.0);
+    admin.mi("trace:destination", json!(["homer", "off"])).await;
+    bob.close().await;
+    daemon.log().wait_for(&["connection closed", "closed by the peer"]).await;
+    assert_eq!(admin.metric(sent).await, before);
+    let submitted = admin.metric(r#"msrp_relay_trace_submitted_total{destination="homer"}"#).await;
+    assert_eq!(submitted, before);
+}
+
+#[tokio::test]
+async fn without_collectors_there_is_nothing_to_switch() {
+    let site = Site::new();
+    let (_daemon, admin) = start(&site).await;
+    for method in ["msrp_trace", "trace:show"] {
+        assert_eq!(admin.call(method, Value::Null).await.unwrap_err().0, 404, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_sip_edge_does_is_counted() {
+    let site = Site::new();
+    let upstream = SipUpstream::bind(Scheme::Sip, &site).await;
+    let sip = format!(
+        "probe_interval: 1h, sip_upstream: [{{ uri: '{}', advertise: 'edge.test:5060' }}]",
+        upstream.uri()
+    );
+    let settings = Settings {
+        sip_tcp: Some("127.0.0.1:0".into()),
+        sip: Some(sip),
+        ..settings("listen: 'http://127.0.0.1:0'")
+    };
+    let daemon = Daemon::start(RELAY, &site, &settings).await;
+    let admin = Admin::of(&daemon).await.remove(0);
+    let up = format!(r#"msrp_relay_sip_upstream_up{{upstream="{}"}}"#, upstream.uri());
+    let mut proxy = upstream.accept().await;
+    proxy.probed().await;
+    let mut proxy = proxy.answering_probes();
+    let mut phone = SipPeer::connect(&daemon, &site, Scheme::Sip).await;
+    for number in 0..3 {
+        let branch = format!("z9hG4bK{number}");
+        phone.send(&request("MESSAGE", "sip:bob@example.com", &branch, "", "")).await;
+        let message = proxy.next().await.unwrap();
+        proxy.send(&response(&message, "200 OK", "")).await;
+        assert_eq!(phone.next().await.unwrap().kind(), "200");
+    }
+    phone
+        .send(&request("MESSAGE", "sip:bob@example.com", "z9hG4bKr", "Route: <sip:192.0.2.1;lr>\r\n", ""))
+        .await;
+    assert_eq!(phone.next().await.unwrap().kind(), "403");
+    for (result, expected) in [
+        ("to_upstream", 3.0),
+        ("to_client", 3.0),
+        ("answered_4xx", 1.0),
+        ("answered_5xx", 0.0),
+        ("probe_answer", 1.0),
+    ] {
+        let name = format!(r#"msrp_relay_sip_messages_total{{result="{result}"}}"#);
+        assert_eq!(admin.metric(&name).await, expected, "{result}");
+    }
+    assert_eq!(admin.metric(&up).await, 1.0);
+    drop((proxy, upstream));
+    daemon.log().wait_for(&["SIP upstream is down"]).await;
+    assert_eq!(admin.metric(&up).await, 0.0);
 }

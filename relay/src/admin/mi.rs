@@ -15,6 +15,7 @@ mod process;
 mod sessions;
 pub(super) mod shown;
 mod tls;
+mod trace;
 
 /// The most calls in one batch.
 const MAX_BATCH: usize = 100;
@@ -60,7 +61,9 @@ struct Command {
 }
 
 fn commands() -> impl Iterator<Item = &'static Command> {
-    [process::COMMANDS, connections::COMMANDS, sessions::COMMANDS, tls::COMMANDS].into_iter().flatten()
+    [process::COMMANDS, connections::COMMANDS, sessions::COMMANDS, tls::COMMANDS, trace::COMMANDS]
+        .into_iter()
+        .flatten()
 }
 
 /// The parameters of one call, by name.

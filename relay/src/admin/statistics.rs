@@ -14,7 +14,9 @@ use tcp_transport::{Scheme, Totals};
 use crate::msrp::Count;
 use crate::server::Control;
 
+mod hep;
 mod process;
+mod sip;
 
 /// What the value does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +127,8 @@ pub fn collect(control: &Control) -> Vec<Family> {
     let mut families = core(control);
     families.extend(connections(control));
     families.extend(msrp(control));
+    families.extend(sip::families(control));
+    families.extend(hep::families(control));
     families.extend(tls(control));
     families.extend(process::families());
     families

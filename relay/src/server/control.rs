@@ -14,6 +14,7 @@ use super::hep::{HepCounters, Reception};
 use super::network::{Carried, Network};
 use super::now;
 use super::observer::SessionEvents;
+use super::sip::SipCounters;
 use super::tls::{self, Reloaded};
 use super::trace::{TraceSwitches, Tracing};
 use crate::config::{Config, ConfigErrors, ListenerTransport};
@@ -141,6 +142,11 @@ impl Control {
         self.reception.counters()
     }
 
+    /// What the SIP edge has done, and its upstreams with whether each takes requests; `None`: there is no edge.
+    pub fn sip(&self) -> Option<(SipCounters, Vec<(String, bool)>)> {
+        self.network.sip.as_ref().map(|sip| (sip.counters(), sip.upstreams_up()))
+    }
+
     /// All connections of this moment, by number.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         let mut entries = self.ledger().snapshot();
@@ -172,7 +178,9 @@ impl Control {
 
     /// Closes a connection in order; its sessions end. `false`: there is none of that number.
     pub fn close_connection(&self, id: ConnectionId) -> bool {
-        self.network.connections.close(id)
+        // One that has ended is still listed until its task is done with it.
+        self.ledger().entry(id).is_some_and(|entry| entry.phase() != Phase::Ended)
+            && self.network.connections.close(id)
     }
 
     /// Sets how long a connection may be idle; `None`: for ever. `false`: there is none of that number.

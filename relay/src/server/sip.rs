@@ -26,6 +26,8 @@ use tracing::{debug, info, warn};
 
 use self::clock::Clock;
 use self::connection::SipConnection;
+use self::counters::Counting;
+pub use self::counters::SipCounters;
 use self::link::{Framing, QueueLimits, SipLink};
 use self::peer::Accepted;
 use super::network::Carried;
@@ -39,6 +41,7 @@ use crate::sip::{
 
 mod clock;
 mod connection;
+mod counters;
 pub(super) mod link;
 mod peer;
 #[cfg(test)]
@@ -65,6 +68,7 @@ pub(super) struct SipEdge {
     connections: Arc<Registry<Carried>>,
     connector: Connector,
     traces: Arc<Traces>,
+    counters: Counting,
     config: Sip,
     /// `timeouts.probation`
     probation: Duration,
@@ -114,6 +118,7 @@ impl SipEdge {
             connections,
             connector,
             traces,
+            counters: Counting::default(),
             config: sip.clone(),
             probation: config.timeouts.probation,
             send_timeout: config.timeouts.send_timeout,
@@ -122,6 +127,18 @@ impl SipEdge {
                 messages: config.limits.async_max_postponed_chunks,
             },
         })
+    }
+
+    /// What it has done.
+    pub(super) fn counters(&self) -> SipCounters {
+        self.counters.get()
+    }
+
+    /// The upstreams, and whether each takes requests.
+    pub(super) fn upstreams_up(&self) -> Vec<(String, bool)> {
+        let upstreams = self.upstreams.read();
+        let names = self.config.sip_upstream.iter().map(|upstream| upstream.uri.to_string());
+        names.enumerate().map(|(index, name)| (name, upstreams.is_up(index))).collect()
     }
 
     /// Takes a connection in that came over the listener of this index, a client's or an upstream's; with `websocket` one

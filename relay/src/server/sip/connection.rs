@@ -153,6 +153,7 @@ impl Inbound {
     }
 
     fn follow(&mut self, event: &Event, outcome: &Outcome, now: Instant) -> Flow {
+        self.sip.counters.count(outcome);
         match *outcome {
             Outcome::Send(_) | Outcome::Alive => Flow::Read,
             Outcome::Respond { status, close } => {

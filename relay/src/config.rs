@@ -29,7 +29,10 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-pub use self::auth::{Auth, Expires};
+pub(crate) use self::auth::ConnectOptions;
+pub use self::auth::{
+    Auth, CredentialCache, DatabaseKind, DatabaseSettings, DatabaseUrl, Expires, LimitColumns, Throttle,
+};
 pub use self::connections::{ClosedEvent, Destination, Dial, EventSettings, Tcp};
 pub use self::error::{ConfigError, ConfigErrors, Position};
 pub use self::limits::{Limits, Timeouts};
@@ -39,6 +42,7 @@ pub use self::outbound::{Denied, Network, OutboundPolicy};
 pub use self::sip::{Sip, SipUpstream, UpstreamUri};
 pub use self::tls::{ClientCertificates, ClientDomain, Identity, Negotiation, ServerDomain, Tls, Trust};
 pub use self::trace::Trace;
+pub use self::user_limits::{DEFAULT_BURST, UserLimits};
 pub use self::value::{ByteSize, Host, HostPort, Secret};
 pub use self::websocket::{CertificateUser, Origin, TokenAuth, WebSocket, WebSocketAuth};
 
@@ -67,6 +71,7 @@ mod sip;
 mod tests;
 mod tls;
 mod trace;
+mod user_limits;
 mod value;
 mod websocket;
 

@@ -22,10 +22,12 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::config::{Config, ConfigErrors, Host, Listener, ListenerTransport, WebSocket};
+use crate::credentials::Credentials as _;
 use crate::msrp::{Advertised, Random, Relay, Settings, SettingsError, WallClock, WebSocketLink};
 use crate::sip::ShortSecret;
 
 mod connection;
+mod credentials;
 mod network;
 mod occasion;
 mod pace;
@@ -34,6 +36,7 @@ pub mod tls;
 mod trace;
 mod websocket;
 
+use self::credentials::ChainResolver;
 use self::network::{ListenerAcceptor, Network, RelayDialer, Serves};
 pub use self::tls::Reloaded;
 
@@ -150,6 +153,9 @@ impl Server {
         let relay = Relay::new(settings, Arc::new(SystemRandom), Box::new(SystemClock))?;
         let network = Arc::new(Network::new(relay, &config, client_domains, sip_advertised)?);
         network.relay.set_dialer(Box::new(RelayDialer::new(&network)));
+        let credentials = config.auth.credentials.clone();
+        credentials.begin();
+        network.relay.set_resolver(Box::new(ChainResolver(credentials)));
 
         let names = bound.iter().map(|(serves, _, socket)| (socket.local_addr(), serves.name.clone()));
         let tracing = trace::start(&config, names.collect(), &network)?;

@@ -28,7 +28,7 @@
 //! | ours, but no valid session | discarded, 481 unless Failure-Report is `no`, the connection stays |
 //! | SEND | 200 to the previous hop when the chunk is whole; forwarded while it arrives |
 //! | REPORT | forwarded, never answered |
-//! | AUTH for us alone | answered in `auth` |
+//! | AUTH for us alone | answered in `auth`, now or later |
 //! | AUTH for others, unknown methods | forwarded; the response travels the whole way back |
 //! | response | ends a transaction; an error to a SEND becomes a REPORT |
 
@@ -45,10 +45,12 @@ use tracing::{debug, info};
 
 use crate::config::{Auth, Limits, Timeouts};
 
+pub use self::auth::{Attempt, HandshakeDenial, Later};
 pub use self::inbound::Inbound;
 pub use self::link::{Flushed, Link, LinkKind, Peer, Target};
 pub use self::session::{Owner, Session, Sessions};
-pub use self::wire::{Dialer, Random, WallClock, Wire};
+pub use self::user::User;
+pub use self::wire::{Dialer, Random, Resolver, WallClock, Wire};
 
 mod auth;
 mod inbound;
@@ -60,12 +62,16 @@ mod route;
 mod session;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod transactions;
+mod user;
 mod wire;
 
 use self::link::LinkSettings;
 use self::outbound::QueueSettings;
 use self::route::Routes;
+use self::throttle::Throttle;
+use self::user::Users;
 
 /// How many bytes of a nonce secret are drawn when none is configured.
 const NONCE_SECRET_LEN: usize = 32;
@@ -143,6 +149,9 @@ pub struct Relay {
     random: Arc<dyn Random>,
     wall_clock: Box<dyn WallClock>,
     dialer: OnceLock<Box<dyn Dialer>>,
+    resolver: OnceLock<Box<dyn Resolver>>,
+    users: Users,
+    throttle: Throttle,
     nonces: NonceKey,
     replay: Mutex<ReplayGuard>,
 }
@@ -181,6 +190,7 @@ impl Relay {
                 NonceKey::new(&secret)?
             }
         };
+        let throttle = Throttle::new(settings.auth.throttle.clone(), &*random);
         Ok(Arc::new(Self {
             settings,
             own,
@@ -191,6 +201,9 @@ impl Relay {
             random,
             wall_clock,
             dialer: OnceLock::new(),
+            resolver: OnceLock::new(),
+            users: Users::default(),
+            throttle,
             nonces,
             replay: Mutex::new(replay),
         }))
@@ -199,6 +212,11 @@ impl Relay {
     /// Names who opens connections; once, before the first request.
     pub fn set_dialer(&self, dialer: Box<dyn Dialer>) {
         let _ = self.dialer.set(dialer);
+    }
+
+    /// Names who asks sources of credentials that take their time; once, before the first request.
+    pub fn set_resolver(&self, resolver: Box<dyn Resolver>) {
+        let _ = self.resolver.set(resolver);
     }
 
     /// What it was made with.
@@ -247,6 +265,7 @@ impl Relay {
         for session in self.sessions.remove_if(|session| session.expires() <= now) {
             info!(user = session.user(), session = %session.uri(), "session expired");
         }
+        self.users.sweep(now);
     }
 
     fn new_link(&self, kind: LinkKind) -> Arc<Link> {

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use uuid::Uuid;
 
 use super::link::Link;
+use super::user::User;
 use super::wire::Random;
 
 /// How many locks the table is spread over.
@@ -36,7 +37,7 @@ pub struct Session {
     id: u128,
     uri: MsrpUri,
     owner: Owner,
-    user: Box<str>,
+    user: Arc<User>,
     expires: Instant,
     bindings: Mutex<SmallVec<[Binding; 1]>>,
     /// The connections that an owning relay has used for it.
@@ -75,6 +76,11 @@ impl Session {
 
     /// The user who authenticated.
     pub fn user(&self) -> &str {
+        self.user.name()
+    }
+
+    /// That user, with all sessions.
+    pub(crate) fn account(&self) -> &Arc<User> {
         &self.user
     }
 
@@ -143,6 +149,7 @@ impl Session {
 
     /// Lets go of the connections it uses.
     fn release(&self) {
+        self.user.leaves();
         if let Owner::Client(link) = &self.owner {
             link.disown(self.id);
         }
@@ -196,13 +203,13 @@ impl Sessions {
         (session.expires > now && session.uri.as_ref() == *uri).then_some(session)
     }
 
-    /// Adds a session.
+    /// Adds a session, of a user who has been counted with it.
     pub(crate) fn insert(
         &self,
         id: u128,
         uri: MsrpUri,
         owner: Owner,
-        user: &str,
+        user: Arc<User>,
         expires: Instant,
     ) -> Arc<Session> {
         if let Owner::Client(link) = &owner {
@@ -212,7 +219,7 @@ impl Sessions {
             id,
             uri,
             owner,
-            user: user.into(),
+            user,
             expires,
             bindings: Mutex::default(),
             relay_links: Mutex::default(),

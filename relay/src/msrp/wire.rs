@@ -9,6 +9,7 @@ use msrp_proto::uri::Scheme;
 use tcp_transport::connection::CloseReason;
 
 use super::link::Link;
+use crate::credentials::Query;
 
 /// The writing side of one connection.
 pub trait Wire: Send + Sync {
@@ -54,6 +55,12 @@ pub trait Dialer: Send + Sync {
         let _ = (scheme, host, port, listener);
         None
     }
+}
+
+/// Asks a source of credentials that takes its time.
+pub trait Resolver: Send + Sync {
+    /// Begins to ask. The outcome comes as [`Link::resolved`] with the same ticket.
+    fn resolve(&self, query: Query, link: Arc<Link>, ticket: u64);
 }
 
 /// The time of day, in milliseconds since the Unix epoch: nonces carry it, so that relays that share

@@ -12,6 +12,7 @@ use msrp_proto::status::StatusCode;
 use tcp_transport::connection::CloseReason;
 use tracing::info;
 
+use super::limited::{Limited, TooMuch};
 use super::{Current, Inbound, Waiting, WaitingOn, foreign, lost, touch};
 use crate::msrp::link::{Closed, Link};
 use crate::msrp::origin::Origin;
@@ -39,6 +40,8 @@ pub(super) struct Forward {
     pub(super) staged_bytes: usize,
     pub(super) expires: Instant,
     pub(super) reply: Reply,
+    /// Set if its sender has limits.
+    pub(super) limited: Option<Limited>,
 }
 
 /// The response to the chunk, kept ready.
@@ -83,6 +86,13 @@ impl Inbound {
             }
         };
         self.probation = None;
+        let limited = match self.limited(&head, &route, now) {
+            Ok(limited) => limited,
+            Err(TooMuch) => {
+                self.refuse(&head, wanted, StatusCode::STOP_SENDING);
+                return Ok(());
+            }
+        };
         let mut origin = route.link.with_queue(Outbound::spare_origin).unwrap_or_default();
         origin.set(Arc::clone(&self.link), &head, route.own_uris());
         self.current = Current::Forward(Forward {
@@ -94,6 +104,7 @@ impl Inbound {
             staged_bytes: 0,
             expires: route.expires,
             reply: Reply { wanted, head },
+            limited,
         });
         Ok(())
     }

@@ -12,7 +12,7 @@ use tcp_transport::connection::CloseReason;
 use tracing::{debug, info};
 
 use super::{Inbound, Waiting, WaitingOn, foreign, lost, touch};
-use crate::msrp::auth::AuthOutcome;
+use crate::msrp::auth::Attempt;
 use crate::msrp::link::Closed;
 use crate::msrp::route::Refusal;
 
@@ -28,12 +28,7 @@ impl Inbound {
         touch(&mut self.touched, &self.link);
         let Kind::Request(method) = head.kind() else { return Ok(()) };
         if method == Method::Auth && head.to_path().len() == 1 {
-            match self.relay.authenticate(head, &self.link, now) {
-                AuthOutcome::Granted => self.probation = None,
-                AuthOutcome::Challenged => {}
-                AuthOutcome::Refused => return self.auth_refused(head),
-            }
-            return Ok(());
+            return self.auth(head, Attempt::default(), now);
         }
         let route = self.relay.route(head, &self.link, now).map_err(|refusal| match (refusal, method) {
             // Our domain, but none of our listeners: for us, and no session.
@@ -113,7 +108,7 @@ impl Inbound {
         Ok(())
     }
 
-    fn auth_refused(&self, head: &Head) -> Result<(), CloseReason> {
+    pub(super) fn auth_refused(&self, head: &Head) -> Result<(), CloseReason> {
         if !self.relay.counts_failed_auths(&self.link, head.from_path().len() > 1) {
             return Ok(());
         }

@@ -286,7 +286,7 @@ impl Relay {
             now,
             again,
         };
-        let verify = |lookup: Lookup| match lookup {
+        let verify = |lookup: Lookup, again: bool| match lookup {
             Lookup::Found(entry) => {
                 let right = |ha1: &&Ha1| authorization.verify(ha1, method, digest_uri);
                 // Both are looked at, whichever is right.
@@ -301,15 +301,19 @@ impl Relay {
                 let _ = authorization.verify(&decoy(authorization.algorithm()), method, digest_uri);
                 Ok(Err("unknown user"))
             }
-            Lookup::Later => Err(Denial::Later(Later::Lookup(query(false)))),
+            Lookup::Later => Err(Denial::Later(Later::Lookup(query(again)))),
             Lookup::Unavailable => Err(Denial::Unavailable),
         };
         if let Some(found) = found {
             // Nobody is asked twice.
-            return if matches!(found, Lookup::Later) { Err(Denial::Unavailable) } else { verify(found) };
+            return if matches!(found, Lookup::Later) {
+                Err(Denial::Unavailable)
+            } else {
+                verify(found, false)
+            };
         }
-        match verify(auth.credentials.lookup(&query(false)))? {
-            Err("wrong password") => verify(auth.credentials.lookup(&query(true))),
+        match verify(auth.credentials.lookup(&query(false)), false)? {
+            Err("wrong password") => verify(auth.credentials.lookup(&query(true)), true),
             proved => Ok(proved),
         }
     }

@@ -1,7 +1,7 @@
 //! `auth.database`: where the users' table is, and what its columns are called.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -176,6 +176,14 @@ impl DatabaseUrl {
             other => other,
         };
         Self { options, ..self }
+    }
+
+    /// The file of SQLite.
+    pub fn file(&self) -> Option<PathBuf> {
+        match &self.options {
+            ConnectOptions::Sqlite(options) => Some(options.get_filename().to_path_buf()),
+            _ => None,
+        }
     }
 
     pub(crate) fn options(&self) -> ConnectOptions {

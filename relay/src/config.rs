@@ -238,6 +238,7 @@ impl FileConfig {
             let message = "is false and no listener is msrps:// or wss://: every AUTH will be refused";
             check.warn(KeyPath::new(&["auth", "allow_auth_without_tls"]), message);
         }
+        auth.throttle.check_times(&self.timeouts, &listeners, &mut check);
         let dial = self.outbound.dial(&listeners, &tcp, &self.timeouts, &mut check);
         let outbound = self.outbound.validate(&listeners, &mut check);
         let sip = self.sip.map(|sip| sip.validate(&mut check));

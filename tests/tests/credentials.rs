@@ -7,9 +7,12 @@ use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use msrp_proto::digest::{Answer, Authorization, Challenge, Secret as DigestSecret};
 use relay::config::Secret;
 use relay::credentials::{Ephemeral, EphemeralAlgorithm};
-use tests::{Client, Daemon, Scheme, Send, Settings, Site};
+use tests::{Client, Daemon, Scheme, Send, Settings, Site, Stream, WebSocket, within};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Error;
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
 
@@ -137,6 +140,52 @@ async fn a_database_that_is_away_lets_nobody_in_and_its_return_is_seen() {
     assert_eq!(status(&daemon, &site, "erin", "erinpw").await, 200);
     assert_eq!(daemon.log().with(&["the database of users"]).len(), 2, "{:?}", daemon.log());
     daemon.assert_well();
+}
+
+#[tokio::test]
+async fn a_browser_proves_with_the_handshake_who_it_is_in_the_database() {
+    let site = Site::new();
+    let settings = Settings {
+        ws: Some("127.0.0.1:0".into()),
+        websocket: "auth: { digest: true }".into(),
+        ..settings(DATABASE)
+    };
+    let daemon = Daemon::start(RELAY, &site, &settings).await;
+    daemon.log().wait_for(&["the database of users is away"]).await;
+    let open = async |authorization: Option<&str>| {
+        let address = daemon.address(Scheme::Ws);
+        let stream = Stream::Plain(within("a connection", TcpStream::connect(address)).await.unwrap());
+        let mut headers = vec![("Sec-WebSocket-Protocol", "msrp")];
+        headers.extend(authorization.map(|value| ("Authorization", value)));
+        let url = daemon.websocket_url(Scheme::Ws);
+        match within("a handshake", WebSocket::open(stream, &url, &headers)).await {
+            Ok(_) => (101, None),
+            Err(error) => {
+                let Error::Http(response) = *error else { panic!("an answer") };
+                let challenge = response.headers().get("WWW-Authenticate");
+                (response.status().as_u16(), challenge.map(|value| value.to_str().unwrap().to_owned()))
+            }
+        }
+    };
+    let attempt = async |password: &str| {
+        let (status, challenge) = open(None).await;
+        assert_eq!(status, 401);
+        let answer = Answer {
+            username: "erin",
+            secret: DigestSecret::Password(password),
+            method: "GET",
+            digest_uri: "/msrp",
+            cnonce: "page",
+            nc: 1,
+            send_uri: true,
+        };
+        let challenge = Challenge::parse(challenge.unwrap()).unwrap();
+        open(Some(&Authorization::answer(&challenge, &answer).unwrap().to_string())).await.0
+    };
+    assert_eq!(attempt("erinpw").await, 503);
+    assert_eq!(user(&site, &["add", "erin"], "erinpw\n").0, 0);
+    daemon.log().wait_for(&["the database of users is back"]).await;
+    assert_eq!((attempt("wrong").await, attempt("erinpw").await), (401, 101));
 }
 
 #[tokio::test]

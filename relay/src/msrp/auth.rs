@@ -313,7 +313,8 @@ impl Relay {
             };
         }
         match verify(auth.credentials.lookup(&query(false)), false)? {
-            Err("wrong password") => verify(auth.credentials.lookup(&query(true)), true),
+            // Unknown users too: what is done for both must take the same time.
+            Err(_) => verify(auth.credentials.lookup(&query(true)), true),
             proved => Ok(proved),
         }
     }
@@ -435,7 +436,7 @@ impl Relay {
             Denial::Status(status, reason) => warn!(link = link.id(), peer, %status, reason, "AUTH refused"),
             // The log says it once, when that begins.
             Denial::Unavailable => {
-                debug!(link = link.id(), peer, "AUTH answered with 408: the database is away")
+                debug!(link = link.id(), peer, "AUTH answered with 408: the database is away");
             }
             Denial::Later(_) => {}
             Denial::Expires(bound, value) => {

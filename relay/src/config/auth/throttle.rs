@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::config::Check;
 use crate::config::error::KeyPath;
 use crate::config::value::{count, duration};
+use crate::config::{Check, Listener, Timeouts};
 
 /// The longest delay there can be: with it a right password still gets in within 30 s.
 const LONGEST: Duration = Duration::from_secs(20);
@@ -51,6 +51,24 @@ impl Default for Throttle {
 }
 
 impl Throttle {
+    /// A right password that has to wait must still come in time.
+    pub(in crate::config) fn check_times(
+        &self,
+        timeouts: &Timeouts,
+        listeners: &[Listener],
+        check: &mut Check<'_>,
+    ) {
+        let handshakes = listeners.iter().filter_map(|listener| listener.websocket.as_ref());
+        let handshakes =
+            handshakes.filter(|websocket| websocket.auth.digest).map(|own| own.handshake_timeout);
+        let first = std::iter::once(timeouts.probation).chain(handshakes).min();
+        if self.enabled && first.is_some_and(|first| first <= self.max_delay) {
+            let message = "is not shorter than `timeouts.probation`, and `handshake_timeout` of a WebSocket listener \
+                           with `digest`: who has to wait so long is closed before";
+            check.warn(KeyPath::new(&["auth", "throttle", "max_delay"]), message);
+        }
+    }
+
     pub(super) fn validate(&self, path: &KeyPath, check: &mut Check<'_>) {
         if self.max_delay > LONGEST {
             check.error(

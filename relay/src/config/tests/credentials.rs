@@ -116,6 +116,32 @@ fn throttling_has_its_ranges() {
 }
 
 #[test]
+fn a_delay_that_outlasts_the_connection_is_a_warning() {
+    let outlasts = |text: &str| {
+        let found = warnings(&accepted(text));
+        found.iter().any(|warning| warning.contains("auth.throttle.max_delay: is not shorter than"))
+    };
+    assert!(!outlasts(&auth("max_failures: 5")));
+    for (probation, warned) in [("8s", true), ("8001ms", false)] {
+        assert_eq!(
+            outlasts(&(auth("max_failures: 5") + &format!("timeouts: {{ probation: {probation} }}\n"))),
+            warned
+        );
+    }
+    for (websocket, warned) in [
+        ("auth: { digest: true }, handshake_timeout: 8s", true),
+        ("auth: { digest: true }, handshake_timeout: 9s", false),
+        ("handshake_timeout: 8s", false),
+    ] {
+        let text = format!(
+            "domain: a\nlisteners: [ {{ uri: 'msrp://127.0.0.1:0' }}, {{ uri: 'ws://127.0.0.1:0/msrp', websocket: {{ {websocket} }} }} ]\n"
+        );
+        assert_eq!(outlasts(&text), warned, "{websocket}");
+        assert!(!outlasts(&(text + "auth: { throttle: { enabled: false } }\n")));
+    }
+}
+
+#[test]
 fn users_have_limits_in_common_and_of_their_own() {
     let config = accepted(&minimal(
         "limits: { user: { sessions: 5, message_size: 1MiB, messages_per_second: 1000000, bytes_per_second: 1B, burst: 10m } }\n\

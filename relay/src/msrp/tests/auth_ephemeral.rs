@@ -9,7 +9,7 @@ use tcp_transport::tls::PeerCertificate;
 
 use super::harness::*;
 use crate::config::{Secret, UserLimits};
-use crate::credentials::{Ephemeral, EphemeralAlgorithm};
+use crate::credentials::{Ephemeral, EphemeralAlgorithm, UserTable};
 use crate::msrp::Attempt;
 
 /// The virtual clock's beginning, in seconds since the Unix epoch.
@@ -21,6 +21,10 @@ fn source() -> Ephemeral {
 
 fn relay() -> World {
     let mut settings = settings();
+    let mut known = UserTable::default();
+    known.insert_password(REALM, "yves", "yvespw");
+    known.insert_limits(REALM, "yves", UserLimits { sessions: Some(1), ..UserLimits::default() });
+    settings.auth.credentials.push(Arc::new(known));
     settings.auth.credentials.push(Arc::new(source()));
     settings.limits.user = UserLimits { sessions: Some(3), ..UserLimits::default() };
     World::with(settings)
@@ -81,6 +85,12 @@ fn the_limits_of_a_user_count_for_all_its_credentials() {
         assert_eq!(login(&mut world, client, START + left, "").status(), Some(200));
     }
     assert_eq!(login(&mut world, client, START + 63, "").status(), Some(403));
+    // They are those of a user of that name, if there is one.
+    for status in [200, 403] {
+        let user = format!("{}:yves", START + 60);
+        world.credentials(client, &user, &source().password(&user), "");
+        assert_eq!(world.take_one(client).status(), Some(status));
+    }
 }
 
 #[test]

@@ -160,7 +160,10 @@ impl Dialer for Dials {
 
 /// Lookups are kept until the test answers them.
 #[derive(Clone, Default)]
-struct Lookups(Arc<Mutex<VecDeque<(Query, Arc<Link>, u64)>>>);
+struct Lookups(Arc<Mutex<VecDeque<Asked>>>);
+
+/// Who is looked for, and where the answer goes.
+type Asked = (Query, Arc<Link>, u64);
 
 impl Resolver for Lookups {
     fn resolve(&self, query: Query, link: Arc<Link>, ticket: u64) {

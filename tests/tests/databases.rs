@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
@@ -47,10 +48,13 @@ struct Server {
     process: Option<Child>,
 }
 
-/// A command that is run as nobody if we are root.
-fn as_nobody(program: &Path) -> Command {
+/// A command that is run as nobody if we are root. What it says goes to a file in `directory`, as do its temporary
+/// files: a MariaDB that starts removes those of another one in the same place.
+fn as_nobody(program: &Path, directory: &Path) -> Command {
+    let log = OpenOptions::new().create(true).append(true).open(directory.join("log")).unwrap();
     let mut command = Command::new(program);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).current_dir("/");
+    command.env("TMPDIR", directory);
     if rustix::process::geteuid().is_root() {
         command.uid(NOBODY).gid(NOBODY);
     }
@@ -76,19 +80,25 @@ impl Server {
         let data = directory.path().join("data");
         let made = match kind {
             Kind::Postgres => {
-                let mut command = as_nobody(&program("initdb"));
+                let mut command = as_nobody(&program("initdb"), directory.path());
                 command
                     .args(["-U", "relay", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C", "-D"])
                     .arg(&data);
                 command.status()
             }
             Kind::MariaDb => {
-                let mut command = as_nobody(&program("mariadb-install-db"));
-                command.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+                let mut command = as_nobody(&program("mariadb-install-db"), directory.path());
+                command.args([
+                    "--no-defaults",
+                    "--auth-root-authentication-method=normal",
+                    "--skip-test-db",
+                    "--verbose",
+                ]);
                 command.arg(format!("--datadir={}", data.display())).status()
             }
         };
-        assert!(made.unwrap().success(), "cannot make the database");
+        let said = || std::fs::read_to_string(directory.path().join("log"));
+        assert!(made.unwrap().success(), "cannot make the database: {:?}", said());
         let mut server = Self { kind, directory, process: None };
         server.run().await;
         match kind {
@@ -137,14 +147,14 @@ impl Server {
                 if self.process.as_mut().is_none_or(|process| process.try_wait().unwrap().is_some()) {
                     let mut command = match self.kind {
                         Kind::Postgres => {
-                            let mut command = as_nobody(&program("postgres"));
+                            let mut command = as_nobody(&program("postgres"), self.directory.path());
                             command.arg("-D").arg(&data).args(["-c", "listen_addresses=", "-c"]);
                             command
                                 .arg(format!("unix_socket_directories={}", self.directory.path().display()));
                             command
                         }
                         Kind::MariaDb => {
-                            let mut command = as_nobody(&program("mariadbd"));
+                            let mut command = as_nobody(&program("mariadbd"), self.directory.path());
                             command.args(["--no-defaults", "--skip-networking"]);
                             command.arg(format!("--datadir={}", data.display()));
                             command.arg(format!("--socket={}", self.socket().display()));

@@ -191,12 +191,17 @@ async fn a_browser_proves_with_the_handshake_who_it_is_in_the_database() {
 #[tokio::test]
 async fn ephemeral_credentials_open_sessions_until_they_expire() {
     let site = Site::new();
-    let auth = "allow_auth_without_tls: true, ephemeral: { secret: '0123456789abcdef', algorithm: sha256 }";
+    let auth = "allow_auth_without_tls: true, ephemeral: { secret: '0123456789abcdef', \
+                other_secret: 'fedcba9876543210', algorithm: sha256 }";
     let daemon = Daemon::start(RELAY, &site, &settings(auth)).await;
     let source = Ephemeral::new(EphemeralAlgorithm::Sha256, Secret::new("0123456789abcdef"), None);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let (good, over) = (format!("{}:zoe", now + 3600), format!("{}:zoe", now - 1));
     assert_eq!(status(&daemon, &site, &good, &source.password(&good)).await, 200);
+    let other = Ephemeral::new(EphemeralAlgorithm::Sha256, Secret::new("fedcba9876543210"), None);
+    assert_eq!(status(&daemon, &site, &good, &other.password(&good)).await, 200);
+    let sha1 = Ephemeral::new(EphemeralAlgorithm::Sha1, Secret::new("0123456789abcdef"), None);
+    assert_eq!(status(&daemon, &site, &good, &sha1.password(&good)).await, 401);
     assert_eq!(status(&daemon, &site, &over, &source.password(&over)).await, 401);
     daemon.log().wait_for(&["session granted", "user=\"zoe\""]).await;
     daemon.log().wait_for(&["AUTH failed", "expired credentials"]).await;

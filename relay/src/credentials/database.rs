@@ -67,7 +67,7 @@ pub struct CredentialStats {
     pub unanswered: u64,
 }
 
-/// The source; see the [module](self). Cloning gives the same one.
+/// Users in a database, with a cache; it is opened when it is first used. Cloning gives the same one.
 #[derive(Clone)]
 pub struct Database(Arc<Inner>);
 

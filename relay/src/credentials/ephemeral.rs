@@ -28,7 +28,7 @@ pub enum EphemeralAlgorithm {
     Sha256,
 }
 
-/// The source; see the [module](self).
+/// Credentials that a web back end makes for its users: `expiry:user`, and an HMAC of that.
 #[derive(Debug, Clone)]
 pub struct Ephemeral {
     algorithm: EphemeralAlgorithm,

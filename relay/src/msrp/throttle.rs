@@ -6,6 +6,9 @@
 //! AUTH put aside (see `inbound::aside`), so one connection has few of them waiting, and one that is closed meanwhile
 //! has tried nothing.
 //!
+//! So an attacker tries as many passwords in `max_delay` as it keeps AUTHs waiting: four on each of its connections, of
+//! which `limits.max_connections_per_address` bounds the number.
+//!
 //! An address is an IPv4 address or an IPv6 /64. Unknown users are slowed down like others.
 
 use std::net::{IpAddr, SocketAddr};

@@ -232,3 +232,23 @@ fn with<D: Database>(settings: &DatabaseSettings, options: PoolOptions<D>) -> Po
     let size = u32::try_from(settings.pool_size).unwrap_or(u32::MAX);
     options.max_connections(size).acquire_timeout(settings.timeout)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_pool_is_as_large_and_as_patient_as_configured() {
+        let text = "domain: a\nlisteners: [ { uri: 'msrp://127.0.0.1:0' } ]\n\
+                    auth: { database: { url: 'sqlite:x', pool_size: 7, timeout: 2s } }\n";
+        let config =
+            Config::parse(text, Path::new(""), "relay.yaml").unwrap_or_else(|errors| panic!("{errors}"));
+        let options = with(&config.auth.database.unwrap(), PgPoolOptions::new());
+        assert_eq!(options.get_max_connections(), 7);
+        assert_eq!(options.get_acquire_timeout(), Duration::from_secs(2));
+    }
+}

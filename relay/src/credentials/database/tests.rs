@@ -275,6 +275,22 @@ async fn an_answer_that_takes_too_long_is_none() {
     assert!(!format!("{database:?}").contains("s3cret"));
 }
 
+#[tokio::test]
+async fn so_many_users_are_asked_for_at_once_and_no_more() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut settings = Site::new("timeout: 20s").settings;
+    let url = format!("postgres://relay@{}/sip", silent.local_addr().unwrap());
+    settings.url = DatabaseUrl::parse(&url, Path::new("")).unwrap();
+    let database = Database::new(settings);
+    let asked = |index: usize| query(&format!("user{index}"), Algorithm::Md5, Instant::now());
+    for index in 0..MAX_QUERIES {
+        assert!(database.0.ask(&asked(index)).is_some(), "{index}");
+    }
+    assert!(database.0.ask(&asked(MAX_QUERIES)).is_none());
+    assert!(matches!(database.fetch(&asked(MAX_QUERIES)).await, Lookup::Unavailable));
+    assert!(database.0.ask(&asked(0)).is_some(), "who waits for one already asked for");
+}
+
 #[test]
 fn statements_have_places_for_values_in_each_dialect() {
     let mut settings = Site::with("[MD5, SHA-256]", "table: sip.subscriber, use_domain: true").settings;

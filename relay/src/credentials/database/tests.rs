@@ -174,28 +174,26 @@ async fn the_cache_is_good_for_as_long_as_it_says() {
     let site = Site::new("cache: { expire: 60s, negative_expire: 5s }");
     let database = site.database().await;
     database.add(&user("alice", "old")).await.unwrap();
-    let start = tokio::time::Instant::now().into_std();
-    let ask_at = async |name: &str, after: u64, again: bool| {
-        let now = start + Duration::from_secs(after);
-        let query = Query { again, ..query(name, Algorithm::Md5, now) };
-        (matches!(database.lookup(&query), Lookup::Later), query)
-    };
-    let (later, first) = ask_at("alice", 0, false).await;
-    assert!(later);
-    database.fetch(&first).await;
-    let (later, first) = ask_at("bob", 0, false).await;
-    assert!(later);
-    database.fetch(&first).await;
-    // Filled an instant after `start`, by the clock that goes on: asked about to the second, so with one of room.
-    for (name, after, again, later) in [
-        ("alice", 59, false, false),
-        ("alice", 62, false, true),
-        ("alice", 4, true, false),
-        ("alice", 7, true, true),
-        ("bob", 4, false, false),
-        ("bob", 7, false, true),
-    ] {
-        assert_eq!(ask_at(name, after, again).await.0, later, "{name} {after} {again}");
+    for name in ["alice", "bob"] {
+        let first = query(name, Algorithm::Md5, Instant::now());
+        assert!(matches!(database.lookup(&first), Lookup::Later));
+        database.fetch(&first).await;
+    }
+    let just_before = |seconds| Duration::from_secs(seconds) - Duration::from_nanos(1);
+    for (name, seconds, again) in
+        [("alice", 60, false), ("alice", 5, true), ("bob", 5, false), ("bob", 5, true)]
+    {
+        let since = database.0.cache.lock().get(name).unwrap().since;
+        let asked = |after| Query { again, ..query(name, Algorithm::Md5, since + after) };
+        let found = database.lookup(&asked(just_before(seconds)));
+        assert!(
+            matches!((name, found), ("alice", Lookup::Found(_)) | ("bob", Lookup::Unknown)),
+            "{name} {again}"
+        );
+        assert!(
+            matches!(database.lookup(&asked(Duration::from_secs(seconds))), Lookup::Later),
+            "{name} {again}"
+        );
     }
     assert_eq!(database.stats().unwrap().cached, 2);
 }

@@ -106,6 +106,12 @@ impl Head {
         self.layout.transaction
     }
 
+    /// A copy with bytes of its own, to be kept: it does not keep the buffer alive that this one came in.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self { bytes: Bytes::copy_from_slice(&self.bytes), layout: self.layout.clone() }
+    }
+
     /// Request or response, and which.
     pub fn kind(&self) -> Kind<'_> {
         match self.layout.start {

@@ -13,6 +13,13 @@ use crate::demo::{self, DemoArgs};
 use crate::logging;
 use crate::server::{Server, tls};
 
+mod hash;
+mod password;
+mod user;
+
+use self::hash::HashArgs;
+use self::user::UserArgs;
+
 /// An MSRP relay server (RFC 4975, RFC 4976).
 #[derive(Debug, Parser)]
 #[command(name = "msrp-relay", version, about, max_term_width = 100)]
@@ -37,6 +44,10 @@ enum Command {
     },
     /// Start a relay on loopback and send a chat and a file through it, or serve a chat page for browsers.
     Demo(DemoArgs),
+    /// Add, change, list and remove the users in the database of a configuration.
+    User(UserArgs),
+    /// Print the hash of a password for one user and realm, as `ha1`, `ha1_sha256` and htdigest files have it.
+    Hash(HashArgs),
 }
 
 /// Runs the command line of this process.
@@ -48,6 +59,8 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Run { config } => run(&config),
         Command::Check { config } => check(&Config::load(&config)?),
         Command::Demo(args) => demo::run(&args),
+        Command::User(args) => user::run(&args),
+        Command::Hash(args) => hash::run(&args),
     }
 }
 

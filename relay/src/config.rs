@@ -30,7 +30,10 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 pub use self::admin::{Admin, AdminAddress};
-pub use self::auth::{Auth, Expires};
+pub(crate) use self::auth::ConnectOptions;
+pub use self::auth::{
+    Auth, CredentialCache, DatabaseKind, DatabaseSettings, DatabaseUrl, Expires, LimitColumns, Throttle,
+};
 pub use self::connections::{ClosedEvent, DEFAULT_KEEPALIVE, Destination, Dial, EventSettings, Tcp};
 pub use self::error::{ConfigError, ConfigErrors, Position};
 pub use self::hep::{Forward, Hep, HepRule};
@@ -41,6 +44,7 @@ pub use self::outbound::{Denied, Network, OutboundPolicy};
 pub use self::sip::{Sip, SipUpstream, UpstreamUri};
 pub use self::tls::{ClientCertificates, ClientDomain, Identity, Negotiation, ServerDomain, Tls, Trust};
 pub use self::trace::Trace;
+pub use self::user_limits::{DEFAULT_BURST, UserLimits};
 pub use self::value::{ByteSize, Host, HostPort, Secret};
 pub use self::websocket::{CertificateUser, Origin, TokenAuth, WebSocket, WebSocketAuth};
 
@@ -74,6 +78,7 @@ mod sip;
 mod tests;
 mod tls;
 mod trace;
+mod user_limits;
 mod value;
 mod websocket;
 
@@ -272,6 +277,7 @@ impl FileConfig {
             let message = "is false and no listener is msrps:// or wss://: every AUTH will be refused";
             check.warn(KeyPath::new(&["auth", "allow_auth_without_tls"]), message);
         }
+        auth.throttle.check_times(&self.timeouts, &listeners, &mut check);
         let dial = self.outbound.dial(&listeners, &tcp, &self.timeouts, &mut check);
         let outbound = self.outbound.validate(&listeners, &mut check);
         let sip = self.sip.map(|sip| sip.validate(&websocket, &mut check));

@@ -1,28 +1,145 @@
 //! Where passwords come from: sources of HA1 hashes, asked in order.
 //!
 //! Digest authentication needs H(A1), the hash of user, realm and password (RFC 7616 §3.4.2), never the password
-//! itself. The sources here hold those hashes ready, so that a lookup reads a table.
+//! itself. Sources hold those hashes, or make them.
+//!
+//! # The sources and their order
+//!
+//! `auth.users` → `auth.htdigest` → `auth.ephemeral` → `auth.database`. The first that knows the user with the
+//! algorithm asked for answers. One that cannot say ([`Lookup::Unavailable`]) ends the walk: it may be the one that
+//! knows the user, with another password than a source after it has.
+//!
+//! # Now or later
+//!
+//! A lookup in memory answers at once; so does one in the database's cache. What has to ask the database says
+//! [`Lookup::Later`]: the AUTH is put aside (see `msrp::auth`), [`Credentials::fetch`] is awaited by a task of its
+//! own, and the AUTH goes on with what that gives. No thread that carries traffic waits, and no lock is held
+//! meanwhile.
+//!
+//! # What others can learn
+//!
+//! An unknown user is answered as a wrong password is, after a digest has been computed for both. The database is
+//! asked again when a digest is wrong for a hash that has been in the cache for longer than `negative_expire`, so
+//! that a wrong password takes as long as an unknown user does, and a changed password counts at once.
 
-use std::collections::HashMap;
 use std::fmt;
+use std::future::ready;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use msrp_proto::digest::{Algorithm, Ha1};
 
+use crate::config::UserLimits;
+
+pub use self::database::{CredentialStats, Database, DatabaseError, NewUser};
+pub use self::ephemeral::{Ephemeral, EphemeralAlgorithm};
 pub use self::htdigest::{HtdigestError, HtdigestFile};
+pub use self::users::UserTable;
 
+mod database;
+mod ephemeral;
 mod htdigest;
+mod users;
 
-const ALGORITHMS: [Algorithm; 3] = [Algorithm::Md5, Algorithm::Sha256, Algorithm::Sha512_256];
+/// Who is looked for.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// The user name, as the client sent it; compared by case.
+    pub user: String,
+    /// The realm, compared by case.
+    pub realm: String,
+    /// The algorithm that the hash is to be of.
+    pub algorithm: Algorithm,
+    /// The time, for what is remembered.
+    pub now: Instant,
+    /// What is remembered has just not been what the client knows: it is to be asked for again, unless that has
+    /// been done a short time ago.
+    pub again: bool,
+}
+
+/// What a source says.
+#[derive(Debug, Clone)]
+pub enum Lookup {
+    /// It knows the user.
+    Found(Box<Entry>),
+    /// It does not know the user, or not with that algorithm.
+    Unknown,
+    /// It has to ask somebody: [`Credentials::fetch`].
+    Later,
+    /// It cannot say, since whom it has to ask is away. Nobody is let in on that.
+    Unavailable,
+}
+
+impl Lookup {
+    /// A user who is known.
+    pub fn found(entry: Entry) -> Self {
+        Self::Found(Box::new(entry))
+    }
+}
+
+/// A user who is known.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The hash of the password.
+    pub ha1: Ha1,
+    /// The hash of another password that is right too, while a secret is being replaced by another.
+    pub other: Option<Ha1>,
+    /// Whose session it will be, if that is not the name the client sent.
+    pub user: Option<Box<str>>,
+    /// Until when, in milliseconds since the Unix epoch, the credentials are good, and sessions may last.
+    pub expires: Option<u64>,
+    /// The user's own limits.
+    pub limits: UserLimits,
+}
+
+impl Entry {
+    /// A user with this password hash, and nothing special.
+    pub fn new(ha1: Ha1) -> Self {
+        Self { ha1, other: None, user: None, expires: None, limits: UserLimits::default() }
+    }
+}
+
+/// What [`Credentials::fetch`] gives: an answer, in a while.
+pub type Fetch<'a> = Pin<Box<dyn Future<Output = Lookup> + Send + 'a>>;
 
 /// A source of HA1 hashes.
 pub trait Credentials: fmt::Debug + Send + Sync {
-    /// The hash of `user` in `realm`, both compared by case; nothing if the user is not known here, or not with
-    /// this algorithm.
-    fn ha1(&self, user: &str, realm: &str, algorithm: Algorithm) -> Option<Ha1>;
+    /// The user's hash, if it is at hand. It does not wait for anything.
+    fn lookup(&self, query: &Query) -> Lookup;
+
+    /// The user's hash, after [`lookup`](Self::lookup) has said [`Lookup::Later`]. It needs a tokio runtime, and
+    /// never says [`Lookup::Later`].
+    fn fetch<'a>(&'a self, query: &'a Query) -> Fetch<'a> {
+        Box::pin(ready(self.lookup(query)))
+    }
+
+    /// The limits of a user who has proved who it is in some other way, if they are at hand.
+    fn limits(&self, user: &str, realm: &str) -> Option<UserLimits> {
+        let _ = (user, realm);
+        None
+    }
 
     /// Whether every user known here has a hash for `algorithm`.
     fn supports(&self, algorithm: Algorithm) -> bool;
+
+    /// Begins to look after whom it asks, so that the log says early that they are away. It needs a tokio runtime.
+    fn begin(&self) {}
+
+    /// How a source that asks others is doing.
+    fn stats(&self) -> Option<CredentialStats> {
+        None
+    }
+
+    /// The hash, if it is at hand.
+    #[cfg(test)]
+    fn ha1(&self, user: &str, realm: &str, algorithm: Algorithm) -> Option<Ha1> {
+        let (user, realm) = (user.to_owned(), realm.to_owned());
+        match self.lookup(&Query { user, realm, algorithm, now: Instant::now(), again: false }) {
+            Lookup::Found(entry) => Some(entry.ha1),
+            _ => None,
+        }
+    }
 }
 
 /// Several sources; the first that knows the user with the algorithm asked for answers.
@@ -44,85 +161,42 @@ impl CredentialChain {
 }
 
 impl Credentials for CredentialChain {
-    fn ha1(&self, user: &str, realm: &str, algorithm: Algorithm) -> Option<Ha1> {
-        self.sources.iter().find_map(|source| source.ha1(user, realm, algorithm))
+    fn lookup(&self, query: &Query) -> Lookup {
+        let mut answers = self.sources.iter().map(|source| source.lookup(query));
+        answers.find(|answer| !matches!(answer, Lookup::Unknown)).unwrap_or(Lookup::Unknown)
+    }
+
+    fn fetch<'a>(&'a self, query: &'a Query) -> Fetch<'a> {
+        Box::pin(async move {
+            for source in &self.sources {
+                let answer = match source.lookup(query) {
+                    Lookup::Later => source.fetch(query).await,
+                    answer => answer,
+                };
+                if !matches!(answer, Lookup::Unknown) {
+                    return answer;
+                }
+            }
+            Lookup::Unknown
+        })
+    }
+
+    fn limits(&self, user: &str, realm: &str) -> Option<UserLimits> {
+        self.sources.iter().find_map(|source| source.limits(user, realm))
     }
 
     fn supports(&self, algorithm: Algorithm) -> bool {
         self.sources.iter().all(|source| source.supports(algorithm))
     }
-}
 
-/// Users in memory. Its `Debug` shows how many, not who.
-#[derive(Clone, Default)]
-pub struct UserTable {
-    /// By realm, then user: so that a lookup needs no key of its own.
-    realms: HashMap<Box<str>, HashMap<Box<str>, Hashes>>,
-}
-
-/// One user's hashes.
-#[derive(Clone, Default)]
-struct Hashes {
-    md5: Option<Ha1>,
-    sha256: Option<Ha1>,
-    sha512_256: Option<Ha1>,
-}
-
-impl Hashes {
-    fn of(&self, algorithm: Algorithm) -> Option<&Ha1> {
-        match algorithm {
-            Algorithm::Md5 => self.md5.as_ref(),
-            Algorithm::Sha256 => self.sha256.as_ref(),
-            Algorithm::Sha512_256 => self.sha512_256.as_ref(),
+    fn begin(&self) {
+        for source in &self.sources {
+            source.begin();
         }
     }
 
-    fn of_mut(&mut self, algorithm: Algorithm) -> &mut Option<Ha1> {
-        match algorithm {
-            Algorithm::Md5 => &mut self.md5,
-            Algorithm::Sha256 => &mut self.sha256,
-            Algorithm::Sha512_256 => &mut self.sha512_256,
-        }
-    }
-}
-
-impl UserTable {
-    /// Adds a user's hash for one algorithm, in place of one already there.
-    pub fn insert(&mut self, realm: &str, user: &str, algorithm: Algorithm, ha1: Ha1) {
-        *self.hashes(realm, user).of_mut(algorithm) = Some(ha1);
-    }
-
-    /// Adds a user's hashes for all algorithms; the password itself is not kept.
-    pub fn insert_password(&mut self, realm: &str, user: &str, password: &str) {
-        for algorithm in ALGORITHMS {
-            self.insert(realm, user, algorithm, Ha1::from_password(algorithm, user, realm, password));
-        }
-    }
-
-    /// How many users of `realm` are known.
-    pub fn users_in(&self, realm: &str) -> usize {
-        self.realms.get(realm).map_or(0, HashMap::len)
-    }
-
-    fn hashes(&mut self, realm: &str, user: &str) -> &mut Hashes {
-        self.realms.entry(realm.into()).or_default().entry(user.into()).or_default()
-    }
-}
-
-impl Credentials for UserTable {
-    fn ha1(&self, user: &str, realm: &str, algorithm: Algorithm) -> Option<Ha1> {
-        self.realms.get(realm)?.get(user)?.of(algorithm).cloned()
-    }
-
-    fn supports(&self, algorithm: Algorithm) -> bool {
-        self.realms.values().flat_map(HashMap::values).all(|hashes| hashes.of(algorithm).is_some())
-    }
-}
-
-impl fmt::Debug for UserTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let users: usize = self.realms.values().map(HashMap::len).sum();
-        f.debug_struct("UserTable").field("users", &users).finish_non_exhaustive()
+    fn stats(&self) -> Option<CredentialStats> {
+        self.sources.iter().find_map(|source| source.stats())
     }
 }
 
@@ -134,30 +208,55 @@ mod tests {
         Ha1::from_hex(Algorithm::Md5, &digit.to_string().repeat(32)).unwrap()
     }
 
-    #[test]
-    fn a_password_serves_every_algorithm_and_a_hash_its_own() {
-        let mut users = UserTable::default();
-        users.insert_password("relay.test", "alice", "alicepw");
-        assert!(ALGORITHMS.into_iter().all(|algorithm| users.supports(algorithm)));
-        for algorithm in ALGORITHMS {
-            assert!(users.ha1("alice", "relay.test", algorithm).is_some());
-        }
-
-        users.insert("relay.test", "bob", Algorithm::Md5, md5('b'));
-        assert!(users.supports(Algorithm::Md5) && !users.supports(Algorithm::Sha256));
-        assert!(users.ha1("bob", "relay.test", Algorithm::Md5).is_some());
-        assert!(users.ha1("bob", "relay.test", Algorithm::Sha256).is_none());
+    fn query(user: &str) -> Query {
+        let (user, realm) = (user.to_owned(), "r".to_owned());
+        Query { user, realm, algorithm: Algorithm::Md5, now: Instant::now(), again: false }
     }
 
-    #[test]
-    fn users_and_realms_are_compared_by_case() {
-        let mut users = UserTable::default();
-        users.insert("relay.test", "alice", Algorithm::Md5, md5('a'));
-        for (user, realm) in
-            [("Alice", "relay.test"), ("alice", "Relay.test"), ("alice", ""), ("", "relay.test")]
-        {
-            assert!(users.ha1(user, realm, Algorithm::Md5).is_none(), "{user} {realm}");
+    /// A source that always says the same, first and then.
+    #[derive(Debug)]
+    struct Says(Lookup, Lookup);
+
+    impl Credentials for Says {
+        fn lookup(&self, _: &Query) -> Lookup {
+            self.0.clone()
         }
+
+        fn fetch<'a>(&'a self, _: &'a Query) -> Fetch<'a> {
+            Box::pin(ready(self.1.clone()))
+        }
+
+        fn supports(&self, _: Algorithm) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_that_cannot_say_ends_the_walk() {
+        let mut users = UserTable::default();
+        users.insert("r", "alice", Algorithm::Md5, md5('1'));
+        let users: Arc<dyn Credentials> = Arc::new(users);
+        let chain = |sources: &[Arc<dyn Credentials>]| {
+            let mut chain = CredentialChain::default();
+            sources.iter().for_each(|source| chain.push(Arc::clone(source)));
+            chain
+        };
+        let away: Arc<dyn Credentials> = Arc::new(Says(Lookup::Later, Lookup::Unavailable));
+        let empty: Arc<dyn Credentials> = Arc::new(Says(Lookup::Later, Lookup::Unknown));
+
+        // Before it, what is known is known without it.
+        let first = chain(&[users.clone(), away.clone()]);
+        assert!(matches!(first.lookup(&query("alice")), Lookup::Found(_)));
+        assert!(matches!(first.lookup(&query("bob")), Lookup::Later));
+        assert!(matches!(first.fetch(&query("bob")).await, Lookup::Unavailable));
+        // Nobody after it answers for it.
+        let last = chain(&[away, users.clone()]);
+        assert!(matches!(last.lookup(&query("alice")), Lookup::Later));
+        assert!(matches!(last.fetch(&query("alice")).await, Lookup::Unavailable));
+        // One that does not know the user leaves it to the next.
+        let next = chain(&[empty, users]);
+        assert!(matches!(next.fetch(&query("alice")).await, Lookup::Found(_)));
+        assert!(matches!(next.fetch(&query("bob")).await, Lookup::Unknown));
     }
 
     #[test]

@@ -12,5 +12,6 @@ pub mod credentials;
 pub mod demo;
 pub mod logging;
 pub mod msrp;
+mod recent;
 pub mod server;
 pub mod sip;

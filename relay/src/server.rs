@@ -21,11 +21,13 @@ use tracing::{info, warn};
 
 use crate::admin::{AdminError, AdminServer};
 use crate::config::{AdminAddress, Config, ConfigErrors, Host, Listener, ListenerTransport, WebSocket};
+use crate::credentials::Credentials as _;
 use crate::msrp::{Advertised, Random, Relay, Settings, SettingsError, WallClock, WebSocketLink};
 use crate::sip::ShortSecret;
 
 mod connection;
 mod control;
+mod credentials;
 mod hep;
 mod network;
 mod observer;
@@ -37,6 +39,7 @@ mod trace;
 mod websocket;
 
 pub use self::control::{ConnectionInfo, Control, Started};
+use self::credentials::ChainResolver;
 pub use self::hep::HepCounters;
 use self::hep::{Concentrator, Reception};
 use self::network::{ListenerAcceptor, Network, RelayDialer, Serves};
@@ -166,6 +169,9 @@ impl Server {
         network.relay.set_dialer(Box::new(RelayDialer::new(&network)));
         let session_events = SessionEvents::default();
         network.relay.set_observer(Box::new(session_events.clone()));
+        let credentials = config.auth.credentials.clone();
+        credentials.begin();
+        network.relay.set_resolver(Box::new(ChainResolver(credentials)));
 
         // Datagrams have no connections to be traced.
         let streams = bound.iter().filter(|(_, _, socket)| matches!(socket, Socket::Stream(_)));

@@ -5,7 +5,25 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the reference texts have, by section.
-const THEIRS: [(&str, &[&str]); 7] = [
+const THEIRS: [(&str, &[&str]); 8] = [
+    (
+        "auth_db",
+        &[
+            "db_url",
+            "user_column",
+            "domain_column",
+            "password_column",
+            "password_column_2",
+            "hash_column_sha256",
+            "hash_column_sha512",
+            "calculate_ha1",
+            "use_domain",
+            "load_credentials",
+            "skip_version_check",
+            "version_table",
+            "force_generate_avps",
+        ],
+    ),
     ("proto_ws, for SIP", &["ws_port", "ws_send_timeout", "ws_max_msg_chunks"]),
     (
         "proto_tcp",

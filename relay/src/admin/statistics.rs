@@ -252,6 +252,7 @@ fn msrp(control: &Control) -> Vec<Family> {
                 ("challenged", get(Count::AuthsChallenged)),
                 ("stale", get(Count::AuthsStale)),
                 ("failed", get(Count::AuthsFailed)),
+                ("undecided", get(Count::AuthsUndecided)),
                 ("refused", get(Count::AuthsRefused)),
             ],
         ),

@@ -9,10 +9,20 @@ use std::time::Duration;
 use msrp_proto::digest::{Algorithm, Ha1, MIN_SECRET_LEN};
 use serde::{Deserialize, Deserializer};
 
-use super::Check;
+use self::database::FileDatabase;
+use self::ephemeral::FileEphemeral;
 use super::error::KeyPath;
 use super::value::{FileSecret, Host, Secret, count, duration, from_text, read_text};
-use crate::credentials::{CredentialChain, Credentials, HtdigestFile, UserTable};
+use super::{Check, UserLimits};
+use crate::credentials::{CredentialChain, Credentials, Database, HtdigestFile, UserTable};
+
+pub(crate) use self::database::ConnectOptions;
+pub use self::database::{CredentialCache, DatabaseKind, DatabaseSettings, DatabaseUrl, LimitColumns};
+pub use self::throttle::Throttle;
+
+mod database;
+mod ephemeral;
+mod throttle;
 
 /// The largest htdigest file: a few hundred thousand users. More belong in a database.
 const MAX_HTDIGEST_FILE: u64 = 64 * 1024 * 1024;
@@ -37,8 +47,12 @@ pub struct Auth {
     pub algorithms: Vec<Algorithm>,
     /// Failed AUTHs on one connection until it is closed (RFC 4976 §6.1). Default 5.
     pub max_failures: usize,
-    /// Where passwords come from: the users of this file, then `htdigest`.
+    /// How those are slowed down who try passwords.
+    pub throttle: Throttle,
+    /// Where passwords come from: the users of this file, `htdigest`, `ephemeral`, `database`, in that order.
     pub credentials: CredentialChain,
+    /// The database among them, for the commands that write to it.
+    pub database: Option<DatabaseSettings>,
 }
 
 /// How long a session lasts: what the client asks for with `Expires`, within limits (RFC 4976 §4.6).
@@ -77,6 +91,9 @@ pub(super) struct FileAuth {
     max_failures: usize,
     users: BTreeMap<String, FileUser>,
     htdigest: Option<PathBuf>,
+    ephemeral: Option<FileEphemeral>,
+    database: Option<FileDatabase>,
+    throttle: Throttle,
 }
 
 impl Default for FileAuth {
@@ -91,6 +108,9 @@ impl Default for FileAuth {
             max_failures: 5,
             users: BTreeMap::new(),
             htdigest: None,
+            ephemeral: None,
+            database: None,
+            throttle: Throttle::default(),
         }
     }
 }
@@ -101,6 +121,7 @@ struct FileUser {
     password: Option<FileSecret>,
     ha1: Option<FileSecret>,
     ha1_sha256: Option<FileSecret>,
+    limits: UserLimits,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -159,8 +180,21 @@ impl FileAuth {
                 credentials.push(Arc::new(users));
             }
         }
+        if let Some(ephemeral) = self.ephemeral
+            && let Some(ephemeral) = ephemeral.validate(&path.clone().key("ephemeral"), check)
+        {
+            credentials.push(Arc::new(ephemeral));
+        }
+        let database = self
+            .database
+            .and_then(|database| database.validate(&algorithms, &path.clone().key("database"), check));
+        if let Some(settings) = &database {
+            credentials.push(Arc::new(Database::new(settings.clone())));
+        }
+        self.throttle.validate(&path.clone().key("throttle"), check);
         if credentials.is_empty() {
-            check.warn(path, "has neither `users` nor `htdigest`: every AUTH will be refused");
+            let message = "has no `users`, `htdigest`, `ephemeral` or `database`: every AUTH will be refused";
+            check.warn(path, message);
         }
 
         Auth {
@@ -171,7 +205,9 @@ impl FileAuth {
             expires: self.expires,
             algorithms,
             max_failures: self.max_failures,
+            throttle: self.throttle,
             credentials,
+            database,
         }
     }
 }
@@ -239,6 +275,8 @@ fn validate_users(
         {
             table.insert_password(realm, &name, password.reveal());
         }
+        user.limits.validate(&path.clone().key("limits"), check);
+        table.insert_limits(realm, &name, user.limits);
         for (key, secret, algorithm) in
             [("ha1", user.ha1, Algorithm::Md5), ("ha1_sha256", user.ha1_sha256, Algorithm::Sha256)]
         {

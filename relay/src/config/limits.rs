@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::Check;
 use super::error::KeyPath;
 use super::value::{count, duration, duration_or_zero, optional_count, size};
+use super::{Check, UserLimits};
 
 /// How much the relay takes from others before it says no. Sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -64,6 +64,8 @@ pub struct Limits {
     /// about one TCP segment of the smallest kind, and less than any head.
     #[serde(deserialize_with = "size")]
     pub min_progress: usize,
+    /// What each user may have and send, unless it has limits of its own.
+    pub user: UserLimits,
 }
 
 impl Default for Limits {
@@ -82,6 +84,7 @@ impl Default for Limits {
             max_connections_per_address: None,
             max_msg_chunks: None,
             min_progress: 100,
+            user: UserLimits::default(),
         }
     }
 }
@@ -102,6 +105,7 @@ impl Limits {
                 check.error(KeyPath::new(&["limits", key]), message);
             }
         }
+        self.user.validate(&KeyPath::new(&["limits", "user"]), check);
         // A request carries To-Path, From-Path and what its method needs; a path through two relays has three hops.
         for (key, value, min, max) in
             [("headers", self.headers, 16, 10_000), ("path_length", self.path_length, 4, 1000)]

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::credentials::Credentials;
 
+mod credentials;
 pub(super) mod known_keys;
 mod ranges;
 
@@ -131,6 +132,7 @@ fn the_example_runs_as_it_is() {
     assert_eq!(config.auth.expires, default.auth.expires);
     assert_eq!(config.auth.nonce_expire, default.auth.nonce_expire);
     assert_eq!(config.auth.max_failures, default.auth.max_failures);
+    assert_eq!(config.auth.throttle, default.auth.throttle);
     assert_eq!(config.tls.tls_handshake_timeout, default.tls.tls_handshake_timeout);
     assert_eq!(config.tls.cert_check_on_conn_reusage, default.tls.cert_check_on_conn_reusage);
     assert_eq!(config.tls.expiry_warning, default.tls.expiry_warning);
@@ -148,7 +150,8 @@ fn the_example_runs_with_its_commented_settings_too() {
         let key = setting.trim_start().trim_start_matches("- ").split(':').next().unwrap_or_default();
         let is_setting = setting.contains(':') && known_keys().iter().any(|known| known.ends_with(key));
         let is_name = matches!(setting.trim(), "relay:" | "default:" | "partner:" | "homer:")
-            || setting.starts_with("carol: ");
+            || setting.starts_with("carol: ")
+            || setting.starts_with("dora: ");
         if !key.contains(' ') && (is_setting || is_name) {
             format!("{indent}{setting}")
         } else {
@@ -162,6 +165,7 @@ fn the_example_runs_with_its_commented_settings_too() {
         ("ca.pem", ""),
         ("nonce.secret", "0123456789abcdef\n"),
         ("carol.sha256", &"ab".repeat(32)),
+        ("old.secret", "fedcba9876543210\n"),
         ("users.htdigest", "dave:localhost:0123456789abcdef0123456789abcdef\n"),
     ]);
     for directory in ["ca", "crl"] {
@@ -189,6 +193,13 @@ fn the_example_runs_with_its_commented_settings_too() {
     assert_eq!(config.tls.client_domains["partner"].match_listener, ["msrps://0.0.0.0:2856"]);
     assert_eq!(config.auth.nonce_secret.as_ref().map(Secret::reveal), Some("0123456789abcdef"));
     assert!(config.auth.credentials.ha1("carol", "localhost", Algorithm::Sha256).is_some());
+    let database = config.auth.database.as_ref().unwrap();
+    assert_eq!((database.url.to_string().as_str(), database.pool_size), ("sqlite:users.db", 4));
+    assert_eq!(database.limits.sessions.as_deref(), Some("max_sessions"));
+    assert_eq!(config.limits.user.message_size, Some(100 * 1024 * 1024));
+    assert_eq!(config.limits.user.burst, Some(DEFAULT_BURST));
+    let dora = config.auth.credentials.limits("dora", "localhost").unwrap();
+    assert_eq!((dora.sessions, dora.message_size), (Some(20), None));
     assert_eq!(config.limits.max_connections, Some(10000));
     let found = warnings(&config);
     assert_eq!(found.len(), 2, "carol cannot answer MD5, and anything is dialled: {found:?}");

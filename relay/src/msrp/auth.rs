@@ -3,8 +3,17 @@
 //! # The order of things
 //!
 //! who asks (a client, or a relay on a client's behalf, which its certificate must prove) → is the
-//! channel safe → are the credentials right, or was the client's user known from its WebSocket handshake → is Expires acceptable → a session is made. A certificate
-//! authenticates the relay, never the user: a relayed AUTH is challenged like any other.
+//! channel safe → are the credentials right, or was the client's user known from its WebSocket handshake → is Expires
+//! acceptable → a session is made. A certificate authenticates the relay, never the user: a relayed AUTH is challenged
+//! like any other.
+//!
+//! Two things take time: a user and address that keep failing wait before they are looked at (see `throttle`), and a
+//! database has to be asked. The AUTH comes to [`AuthOutcome::Later`] then, is put aside (see `inbound::aside`), and is
+//! looked at again from the beginning with what is known by then. If the database is away it is answered with 408,
+//! which a client takes as an answer that did not come (RFC 4975 §10.4): it tries again, and has not been let in.
+//!
+//! Credentials that are good until some time, and the sessions obtained with them, end then: a client that asks for
+//! longer gets that, and `Expires` says so.
 //!
 //! The nonce is stateless; only (nonce, nc) pairs that were used with the right password are
 //! remembered, so that nobody can fill that memory without one.
@@ -24,14 +33,22 @@ use msrp_proto::status::StatusCode;
 use msrp_proto::uri::{MsrpUri, Scheme, UriRef};
 use tracing::{debug, info, warn};
 
+use self::identity::Identity;
 use super::counters::Count;
 use super::link::{Link, LinkKind};
 use super::session::{self, Owner};
+use super::user::TooManySessions;
 use super::{Relay, millis};
-use crate::credentials::Credentials as _;
+use crate::config::UserLimits;
+use crate::credentials::{Credentials as _, Entry, Lookup, Query};
+
+mod http;
+mod identity;
+
+pub use self::http::HandshakeDenial;
 
 /// What an AUTH came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum AuthOutcome {
     /// A session was made.
     Granted,
@@ -39,6 +56,28 @@ pub(crate) enum AuthOutcome {
     Challenged,
     /// The client did wrong.
     Refused,
+    /// Nobody could say whether it did; answered with 408.
+    Unanswered,
+    /// It is not answered yet.
+    Later(Later),
+}
+
+/// Why credentials are not decided about yet.
+#[derive(Debug)]
+pub enum Later {
+    /// They wait until then.
+    Until(Instant),
+    /// A source is to be asked: [`Credentials::fetch`](crate::credentials::Credentials::fetch).
+    Lookup(Query),
+}
+
+/// What there is of credentials that were put aside.
+#[derive(Debug, Default)]
+pub struct Attempt {
+    /// They have waited as long as they had to.
+    pub waited: bool,
+    /// What the source said.
+    pub found: Option<Lookup>,
 }
 
 /// Why an AUTH is answered with something else than 200.
@@ -53,13 +92,28 @@ enum Denial {
     Status(StatusCode, String),
     /// 423 with Min-Expires or Max-Expires.
     Expires(Name, Duration),
+    /// 408: whoever knows is away.
+    Unavailable,
+    /// No answer yet.
+    Later(Later),
 }
 
 /// What the confirmed credentials were.
 struct Confirmed<'a> {
     authorization: Authorization,
     ha1: Ha1,
+    identity: Identity,
     digest_uri: Cow<'a, str>,
+}
+
+/// A request with credentials, for [`Relay::confirm`].
+struct Claim<'a> {
+    authorization: &'a Authorization,
+    method: &'a str,
+    digest_uri: &'a str,
+    /// Where it comes from.
+    address: &'a str,
+    now: Instant,
 }
 
 /// What shows who the user is.
@@ -67,26 +121,35 @@ enum Proof<'a> {
     /// Digest, in the AUTH itself.
     Digest(Box<Confirmed<'a>>),
     /// The WebSocket handshake, over which the AUTH came (RFC 7977 §5.3.1).
-    Handshake(&'a str),
+    Handshake(Identity),
 }
 
 impl Proof<'_> {
-    fn user(&self) -> &str {
+    fn identity(&self) -> &Identity {
         match self {
-            Self::Digest(confirmed) => confirmed.authorization.username(),
-            Self::Handshake(user) => user,
+            Self::Digest(confirmed) => &confirmed.identity,
+            Self::Handshake(identity) => identity,
         }
     }
 }
 
 impl Relay {
-    /// Answers an AUTH of which the one URI in To-Path is ours.
-    pub(crate) fn authenticate(&self, head: &Head, link: &Arc<Link>, now: Instant) -> AuthOutcome {
-        match self.try_authenticate(head, link, now) {
+    /// Answers an AUTH of which the one URI in To-Path is ours, or says what it waits for. Then it is to be called
+    /// again with that in `attempt`.
+    pub(crate) fn authenticate(
+        &self,
+        head: &Head,
+        link: &Arc<Link>,
+        attempt: Attempt,
+        now: Instant,
+    ) -> AuthOutcome {
+        match self.try_authenticate(head, link, attempt, now) {
             Ok(()) => AuthOutcome::Granted,
+            Err(Denial::Later(later)) => AuthOutcome::Later(later),
             Err(denial) => {
                 let outcome = match &denial {
                     Denial::Challenge | Denial::Stale => AuthOutcome::Challenged,
+                    Denial::Unavailable => AuthOutcome::Unanswered,
                     _ => AuthOutcome::Refused,
                 };
                 self.deny(head, link, &denial);
@@ -95,7 +158,13 @@ impl Relay {
         }
     }
 
-    fn try_authenticate(&self, head: &Head, link: &Arc<Link>, now: Instant) -> Result<(), Denial> {
+    fn try_authenticate(
+        &self,
+        head: &Head,
+        link: &Arc<Link>,
+        attempt: Attempt,
+        now: Instant,
+    ) -> Result<(), Denial> {
         let relay = self.asking_relay(head, link)?;
         let secure = link.peer().is_some_and(|peer| peer.secure);
         if !secure && !self.settings.auth.allow_auth_without_tls {
@@ -106,11 +175,19 @@ impl Relay {
         let proof = match principal {
             // Of the connection's own client only: of whom a relay asks for, its handshake says nothing.
             Some(user) if relay.is_none() && head.value(Name::Authorization).is_none() => {
-                Proof::Handshake(user)
+                Proof::Handshake(Identity::of_principal(user))
             }
-            _ => Proof::Digest(Box::new(self.check_credentials(head)?)),
+            _ => {
+                let address = link.address().unwrap_or_default();
+                Proof::Digest(Box::new(self.check_credentials(head, address, attempt, now)?))
+            }
         };
         let lifetime = self.lifetime(head)?;
+        let lifetime = self.time_left(proof.identity()).map_or(lifetime, |left| lifetime.min(left));
+        if lifetime.is_zero() {
+            let reason = "the credentials of the WebSocket handshake have expired";
+            return Err(Denial::Status(StatusCode::FORBIDDEN, reason.into()));
+        }
         let limit = self.settings.limits.sessions_per_connection;
         if relay.is_none() && link.owned_count() >= limit {
             let reason = format!("the connection has {limit} sessions already");
@@ -131,19 +208,29 @@ impl Relay {
         Err(Denial::Status(StatusCode::FORBIDDEN, reason))
     }
 
-    fn check_credentials<'h>(&self, head: &'h Head) -> Result<Confirmed<'h>, Denial> {
+    fn check_credentials<'h>(
+        &self,
+        head: &'h Head,
+        address: &str,
+        attempt: Attempt,
+        now: Instant,
+    ) -> Result<Confirmed<'h>, Denial> {
         let Some(value) = head.value(Name::Authorization) else { return Err(Denial::Challenge) };
         let bad_request = |reason: String| Denial::Status(StatusCode::BAD_REQUEST, reason);
         let authorization = Authorization::parse(value).map_err(|error| bad_request(error.to_string()))?;
         let digest_uri = digest_uri(head, authorization.uri())
             .ok_or_else(|| bad_request("uri= is not the last URI of To-Path".into()))?;
-        let ha1 = self.confirm(&authorization, "AUTH", &digest_uri)?;
-        Ok(Confirmed { authorization, ha1, digest_uri })
+        let claim =
+            Claim { authorization: &authorization, method: "AUTH", digest_uri: &digest_uri, address, now };
+        let (ha1, identity) = self.confirm(&claim, attempt)?;
+        Ok(Confirmed { authorization, ha1, identity, digest_uri })
     }
 
-    /// Whether the credentials are right for a request of this method and URI; gives the hash they prove.
-    fn confirm(&self, authorization: &Authorization, method: &str, digest_uri: &str) -> Result<Ha1, Denial> {
+    /// Whether the credentials are right; gives the hash they prove, and who it is.
+    fn confirm(&self, claim: &Claim<'_>, attempt: Attempt) -> Result<(Ha1, Identity), Denial> {
         let auth = &self.settings.auth;
+        let Claim { authorization, address, now, .. } = *claim;
+        let user = authorization.username();
         if authorization.realm() != auth.realm {
             return Err(Denial::WrongCredentials("wrong realm"));
         }
@@ -156,58 +243,87 @@ impl Relay {
         if matches!(nonce, NonceState::Forged) {
             return Err(Denial::WrongCredentials("a nonce that is not ours"));
         }
-        let known = auth.credentials.ha1(authorization.username(), &auth.realm, authorization.algorithm());
-        let user_known = known.is_some();
-        // An unknown user costs the same time as a known one.
-        let ha1 = known.unwrap_or_else(|| decoy(authorization.algorithm()));
-        if !authorization.verify(&ha1, method, digest_uri) || !user_known {
-            return Err(Denial::WrongCredentials(if user_known { "wrong password" } else { "unknown user" }));
+        if !attempt.waited
+            && let Some(delay) = self.throttle.delay(address, user, now)
+        {
+            return Err(Denial::Later(Later::Until(now + delay)));
         }
+        let proved = match self.prove(claim, attempt.found)? {
+            Ok((_, entry)) if entry.expires.is_some_and(|at| at <= unix_millis) => Err("expired credentials"),
+            proved => proved,
+        };
+        let (ha1, entry) = match proved {
+            Ok(proved) => proved,
+            Err(reason) => {
+                self.throttle.failed(address, user, now);
+                return Err(Denial::WrongCredentials(reason));
+            }
+        };
         // Only who knows the password learns that the nonce was the trouble (RFC 7616 §3.3).
         let NonceState::Fresh(nonce) = nonce else { return Err(Denial::Stale) };
         let replayed = self.replay.lock().check_and_store(nonce, authorization.nc(), unix_millis);
         match replayed {
-            Ok(()) => Ok(ha1),
+            Ok(()) => {
+                self.throttle.succeeded(address, user);
+                Ok((ha1, Identity::of_entry(user, &entry)))
+            }
             Err(Replayed::Count) => Err(Denial::WrongCredentials("a replayed nonce count")),
             Err(_) => Err(Denial::Stale),
         }
     }
 
-    /// Who sent an HTTP request with these credentials: Digest in a WebSocket's opening handshake (RFC 7977 §5.3.1, §7).
-    /// `target` is the request's, as it was sent; the users, nonces and replays are those of AUTH.
-    ///
-    /// # Errors
-    /// The challenges to answer with 401, each the value of a WWW-Authenticate field.
-    pub fn http_digest(
+    /// Whether who sent it knows the password: the hash and the user's entry, or why not.
+    fn prove(
         &self,
-        method: &str,
-        target: &str,
-        authorization: Option<&str>,
-        peer: &str,
-    ) -> Result<Arc<str>, Vec<String>> {
-        let challenges = |stale| Err(self.challenges(stale).map(|challenge| challenge.to_string()).collect());
-        let Some(value) = authorization else { return challenges(false) };
-        let parsed = Authorization::parse(value).ok();
-        let confirmed = match &parsed {
-            None => Err(Denial::WrongCredentials("credentials that cannot be read")),
-            Some(parsed) if parsed.uri() != Some(target) => {
-                Err(Denial::WrongCredentials("uri= is not what was asked for"))
-            }
-            Some(parsed) => self.confirm(parsed, method, target).map(|_| parsed.username().into()),
+        claim: &Claim<'_>,
+        found: Option<Lookup>,
+    ) -> Result<Result<(Ha1, Entry), &'static str>, Denial> {
+        let Claim { authorization, method, digest_uri, now, .. } = *claim;
+        let auth = &self.settings.auth;
+        let query = |again| Query {
+            user: authorization.username().to_owned(),
+            realm: auth.realm.clone(),
+            algorithm: authorization.algorithm(),
+            now,
+            again,
         };
-        let user = parsed.as_ref().map(Authorization::username);
-        match confirmed {
-            Ok(user) => Ok(user),
-            Err(Denial::Stale) => {
-                info!(peer, "WebSocket handshake with an outdated nonce: challenged anew");
-                challenges(true)
+        let verify = |lookup: Lookup, again: bool| match lookup {
+            Lookup::Found(entry) => {
+                let right = |ha1: &&Ha1| authorization.verify(ha1, method, digest_uri);
+                // Both are looked at, whichever is right.
+                let (first, other) = (Some(&entry.ha1).filter(right), entry.other.as_ref().filter(right));
+                match first.or(other).cloned() {
+                    Some(ha1) => Ok(Ok((ha1, *entry))),
+                    None => Ok(Err("wrong password")),
+                }
             }
-            Err(denial) => {
-                let reason = if let Denial::WrongCredentials(reason) = denial { reason } else { "refused" };
-                warn!(peer, user, reason, "AUTH failed: the WebSocket handshake");
-                challenges(false)
+            Lookup::Unknown => {
+                // An unknown user costs the same time as a known one.
+                let _ = authorization.verify(&decoy(authorization.algorithm()), method, digest_uri);
+                Ok(Err("unknown user"))
             }
+            Lookup::Later => Err(Denial::Later(Later::Lookup(query(again)))),
+            Lookup::Unavailable => Err(Denial::Unavailable),
+        };
+        if let Some(found) = found {
+            // Nobody is asked twice.
+            return if matches!(found, Lookup::Later) {
+                Err(Denial::Unavailable)
+            } else {
+                verify(found, false)
+            };
         }
+        match verify(auth.credentials.lookup(&query(false)), false)? {
+            // Unknown users too: what is done for both must take the same time.
+            Err(_) => verify(auth.credentials.lookup(&query(true)), true),
+            proved => Ok(proved),
+        }
+    }
+
+    /// How long what the user has proved is good for, in whole seconds, if it ends at all.
+    fn time_left(&self, identity: &Identity) -> Option<Duration> {
+        let left = identity.until?.saturating_sub(self.wall_clock.unix_millis());
+        Some(Duration::from_secs(left / 1000))
     }
 
     /// How long the session lives: as the client wishes, within our bounds.
@@ -233,9 +349,10 @@ impl Relay {
         now: Instant,
     ) -> Result<(), Denial> {
         let internal = |reason: String| Denial::Status(StatusCode::FORBIDDEN, reason);
+        let identity = proof.identity();
         let info = match proof {
             Proof::Digest(confirmed) => {
-                let Confirmed { authorization, ha1, digest_uri } = &**confirmed;
+                let Confirmed { authorization, ha1, digest_uri, .. } = &**confirmed;
                 let nextnonce = self.new_nonce();
                 let info = AuthenticationInfo::confirm(authorization, ha1, digest_uri, Some(&nextnonce));
                 Some(info.map_err(|error| internal(error.to_string()))?)
@@ -244,12 +361,15 @@ impl Relay {
         };
         let id = session::new_id(&*self.random);
         let uri = self.session_uri(link, id).ok_or_else(|| internal("no listener to name".into()))?;
+        let user = self.users.enter(&identity.user, self.limits_of(identity), now);
+        let user =
+            user.map_err(|TooManySessions(most)| internal(format!("the user has {most} sessions already")))?;
         let owner = match relay {
             Some(host) => Owner::Relay { host },
             None => Owner::Client(Arc::clone(link)),
         };
         let time = session::Granted { began: now, unix_millis: self.wall_clock.unix_millis(), lifetime };
-        let session = self.sessions.insert(id, uri, owner, proof.user(), time);
+        let session = self.sessions.insert(id, uri, owner, user, time);
         info!(
             link = link.id(),
             peer = link.address(),
@@ -281,6 +401,13 @@ impl Relay {
             observer.began(&session);
         }
         Ok(())
+    }
+
+    /// The limits of a user: its own, and where those say nothing everybody's.
+    fn limits_of(&self, identity: &Identity) -> UserLimits {
+        let auth = &self.settings.auth;
+        let own = identity.limits.clone().or_else(|| auth.credentials.limits(&identity.user, &auth.realm));
+        own.unwrap_or_default().over(&self.settings.limits.user)
     }
 
     /// Our URI for a session: as the listener calls itself over which the client came. Over a
@@ -316,6 +443,11 @@ impl Relay {
                 warn!(link = link.id(), peer, user, reason, "AUTH failed");
             }
             Denial::Status(status, reason) => warn!(link = link.id(), peer, %status, reason, "AUTH refused"),
+            // The log says it once, when that begins.
+            Denial::Unavailable => {
+                debug!(link = link.id(), peer, "AUTH answered with 408: the database is away");
+            }
+            Denial::Later(_) => return,
             Denial::Expires(bound, value) => {
                 debug!(
                     link = link.id(),
@@ -332,6 +464,8 @@ impl Relay {
             Denial::WrongCredentials(_) => (Count::AuthsFailed, StatusCode::UNAUTHORIZED),
             Denial::Status(status, _) => (Count::AuthsRefused, *status),
             Denial::Expires(..) => (Count::AuthsRefused, StatusCode::OUT_OF_BOUNDS),
+            Denial::Unavailable => (Count::AuthsUndecided, StatusCode::REQUEST_TIMEOUT),
+            Denial::Later(_) => return,
         };
         link.count(count, 1);
         link.count_response(status);
@@ -340,6 +474,8 @@ impl Relay {
             Denial::Challenge | Denial::WrongCredentials(_) => self.challenge(out, head, false),
             Denial::Stale => self.challenge(out, head, true),
             Denial::Status(status, _) => answer(out, head, *status).end(Flag::Complete),
+            Denial::Unavailable => answer(out, head, StatusCode::REQUEST_TIMEOUT).end(Flag::Complete),
+            Denial::Later(_) => {}
             Denial::Expires(bound, value) => {
                 answer(out, head, StatusCode::OUT_OF_BOUNDS)
                     .field(*bound, value.as_secs())

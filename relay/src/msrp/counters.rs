@@ -71,6 +71,8 @@ counts! {
     AuthsStale,
     /// AUTHs with wrong credentials.
     AuthsFailed,
+    /// AUTHs that could not be decided, as the source of credentials was away.
+    AuthsUndecided,
     /// AUTHs refused for anything else.
     AuthsRefused,
     /// Sessions that lasted to their end.

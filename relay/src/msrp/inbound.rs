@@ -13,9 +13,11 @@
 //!
 //! while the lane the chunk goes to is full, while the control backlog of a link this one sends to is
 //! over its limit, and while this link's own answers pile up because its peer does not read. Whoever
-//! drains the queue in question wakes this link. After `stall_timeout` in front of another link's queue,
+//! drains the queue in question wakes this link. It pauses too while as many AUTHs as may be are put aside (see
+//! `aside`), and while its user has sent faster than it may (`limits.user`), for as long as that takes. After `stall_timeout` in front of another link's queue,
 //! and only if other sessions use this connection too, the chunk is ended (`#`, 408), or what is no SEND
-//! is refused, and reading goes on.
+//! is refused, and reading goes on. What comes too fast over a relay's connection is refused instead (413): others
+//! share it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,7 +34,9 @@ use tcp_transport::connection::{CloseReason, Flow};
 use tcp_transport::hep::trace::SentBy;
 use tracing::info;
 
+use self::aside::Aside;
 use self::forward::Forward;
+use self::limited::Verdict;
 use super::Relay;
 use super::counters::Count;
 use super::link::Link;
@@ -40,7 +44,9 @@ use super::outbound::LaneKey;
 use super::route::MARGIN;
 use super::tap::Watch;
 
+mod aside;
 mod forward;
+mod limited;
 mod whole;
 
 /// How much of a chunk is collected before it is handed over, when it comes in one read.
@@ -69,6 +75,11 @@ pub struct Inbound {
     ended: usize,
     /// Where they are counted and traced.
     watch: Option<Watch>,
+    /// AUTHs that are not decided yet.
+    aside: Vec<Aside>,
+    next_ticket: u64,
+    /// Until when the user has to wait who sends too fast.
+    slowed: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -117,6 +128,9 @@ impl Inbound {
             staged: Vec::new(),
             ended: 0,
             watch,
+            aside: Vec::new(),
+            next_ticket: 0,
+            slowed: None,
         }
     }
 
@@ -134,6 +148,9 @@ impl Inbound {
     /// while paused.
     pub fn received(&mut self, buf: &mut BytesMut, now: Instant) -> Flow {
         self.last_read = now;
+        if let Err(reason) = self.resume(now) {
+            return Flow::Close(reason);
+        }
         let flow = self.take(buf, now);
         self.flush(now);
         if let Some(watch) = &mut self.watch {
@@ -172,7 +189,7 @@ impl Inbound {
             Current::Forward(forward) => Some(forward.expires),
             Current::None | Current::Discard | Current::Whole { .. } => None,
         };
-        [self.probation, stalled, session_end].into_iter().flatten().min()
+        [self.probation, stalled, session_end, self.aside_deadline(), self.slowed].into_iter().flatten().min()
     }
 
     /// Time has passed.
@@ -182,6 +199,11 @@ impl Inbound {
             return Flow::Close(CloseReason::HandshakeTimeout);
         }
         let stall_timeout = timeouts.stall_timeout;
+        if let Err(reason) = self.resume_due(now) {
+            self.flush(now);
+            return Flow::Close(reason);
+        }
+        self.is_slowed(now);
         if matches!(&self.current, Current::Forward(forward) if now >= forward.expires) {
             self.session_over();
             self.flush(now);
@@ -210,14 +232,15 @@ impl Inbound {
 
     fn take(&mut self, buf: &mut BytesMut, now: Instant) -> Flow {
         loop {
-            if self.must_wait(now) {
+            // A message that is here already goes on as it is.
+            if self.must_wait(now) || !self.is_within_message() && self.is_slowed(now) {
                 return Flow::Pause;
             }
             let event = match self.decoder.decode(buf) {
                 Ok(Some(event)) => event,
                 Ok(None) => {
                     self.hand_over_current(now);
-                    if self.must_wait(now) {
+                    if self.must_wait(now) || self.is_slowed(now) {
                         return Flow::Pause;
                     }
                     return Flow::Read;
@@ -245,6 +268,12 @@ impl Inbound {
         }
     }
 
+    /// Whether its user has sent too much, for the moment.
+    fn is_slowed(&mut self, now: Instant) -> bool {
+        self.slowed = self.slowed.filter(|until| *until > now);
+        self.slowed.is_some()
+    }
+
     /// Whether reading must pause, and stays registered with whoever ends that.
     fn must_wait(&mut self, now: Instant) -> bool {
         let own = self.link.with_queue(|queue| {
@@ -254,7 +283,7 @@ impl Inbound {
             }
             over
         });
-        if own == Ok(true) {
+        if own == Ok(true) || self.aside_is_full() {
             return true;
         }
         let Some(waiting) = &self.waiting else { return false };
@@ -360,6 +389,12 @@ impl Inbound {
             Current::None | Current::Discard => {}
             Current::Whole { body, .. } => body.extend_from_slice(&bytes),
             Current::Forward(forward) => {
+                let verdict = forward.limited.as_mut().map(|limited| limited.takes(bytes.len(), now));
+                match verdict {
+                    Some(Verdict::Refuse) => return self.refuse_for_user(now),
+                    Some(Verdict::Slow(until)) => self.slowed = self.slowed.max(Some(until)),
+                    Some(Verdict::Take) | None => {}
+                }
                 self.link.count(Count::BodyBytesReceived, bytes.len() as u64);
                 forward.staged_bytes += bytes.len();
                 self.staged.push(bytes);
@@ -393,6 +428,7 @@ impl Inbound {
                     Ok(()) => {}
                     Err(failure) => self.hand_over_failed(&forward, &failure),
                 }
+                self.limited_ended(forward.limited.as_ref(), now);
                 self.decoder.recycle(forward.reply.head);
                 Ok(())
             }

@@ -41,6 +41,7 @@ use super::outbound::{Outbound, Pushed, QueueSettings};
 use super::tap::Tap;
 use super::transactions::{Failure, Transaction};
 use super::wire::{Random, Wire};
+use crate::credentials::Lookup;
 
 /// Where a link leads that we open ourselves.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -94,7 +95,8 @@ pub struct Peer {
     pub secure: bool,
     /// What TLS found out about the peer.
     pub certificate: PeerCertificate,
-    /// The user that the WebSocket handshake has proved (RFC 7977 §5.3.1): its AUTH needs no credentials.
+    /// The user that the WebSocket handshake has proved (RFC 7977 §5.3.1): its AUTH needs no credentials. A name
+    /// without control characters, or what [`Relay::http_digest`](super::Relay::http_digest) has given.
     pub principal: Option<Arc<str>>,
 }
 
@@ -133,6 +135,8 @@ pub struct Link {
     /// The sessions its client has obtained.
     owned: Mutex<Vec<u128>>,
     failed_auths: AtomicU32,
+    /// What sources of credentials have said, for its own task to find.
+    resolved: Mutex<Vec<(u64, Lookup)>>,
     /// How often AUTH failed at which other relay.
     failed_elsewhere: Mutex<HashMap<Box<str>, u32>>,
 }
@@ -187,6 +191,7 @@ impl Link {
             sessions: Mutex::default(),
             owned: Mutex::default(),
             failed_auths: AtomicU32::new(0),
+            resolved: Mutex::default(),
             failed_elsewhere: Mutex::default(),
         })
     }
@@ -496,6 +501,20 @@ impl Link {
     /// How many sessions its client has obtained.
     pub(crate) fn owned_count(&self) -> usize {
         self.owned.lock().len()
+    }
+
+    /// A source of credentials has answered what was asked with this ticket.
+    pub fn resolved(&self, ticket: u64, found: Lookup) {
+        // A link that is closed has nobody who takes it.
+        if self.is_open() {
+            self.resolved.lock().push((ticket, found));
+            self.wake();
+        }
+    }
+
+    /// What sources of credentials have said meanwhile.
+    pub(crate) fn take_resolved(&self) -> Vec<(u64, Lookup)> {
+        std::mem::take(&mut self.resolved.lock())
     }
 
     /// Asks the task that drives the connection to close it.

@@ -28,7 +28,7 @@
 //! | ours, but no valid session | discarded, 481 unless Failure-Report is `no`, the connection stays |
 //! | SEND | 200 to the previous hop when the chunk is whole; forwarded while it arrives |
 //! | REPORT | forwarded, never answered |
-//! | AUTH for us alone | answered in `auth` |
+//! | AUTH for us alone | answered in `auth`, now or later |
 //! | AUTH for others, unknown methods | forwarded; the response travels the whole way back |
 //! | response | ends a transaction; an error to a SEND becomes a REPORT |
 
@@ -45,12 +45,14 @@ use tracing::{debug, info};
 
 use crate::config::{Auth, Limits, Timeouts};
 
+pub use self::auth::{Attempt, HandshakeDenial, Later};
 pub use self::counters::{Count, Counters};
 pub use self::inbound::Inbound;
 pub use self::link::{Flushed, Link, LinkKind, Peer, Target};
 pub use self::session::{Owner, Session, SessionEnd, Sessions, Traffic};
 pub use self::tap::Tap;
-pub use self::wire::{Dialer, Random, SessionObserver, WallClock, Wire};
+pub use self::user::User;
+pub use self::wire::{Dialer, Random, Resolver, SessionObserver, WallClock, Wire};
 
 mod auth;
 mod counters;
@@ -64,12 +66,16 @@ mod session;
 mod tap;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod transactions;
+mod user;
 mod wire;
 
 use self::link::LinkSettings;
 use self::outbound::QueueSettings;
 use self::route::Routes;
+use self::throttle::Throttle;
+use self::user::Users;
 
 /// How many bytes of a nonce secret are drawn when none is configured.
 const NONCE_SECRET_LEN: usize = 32;
@@ -149,6 +155,9 @@ pub struct Relay {
     dialer: OnceLock<Box<dyn Dialer>>,
     observer: OnceLock<Box<dyn SessionObserver>>,
     counters: Arc<Counters>,
+    resolver: OnceLock<Box<dyn Resolver>>,
+    users: Users,
+    throttle: Throttle,
     nonces: NonceKey,
     replay: Mutex<ReplayGuard>,
 }
@@ -187,6 +196,7 @@ impl Relay {
                 NonceKey::new(&secret)?
             }
         };
+        let throttle = Throttle::new(settings.auth.throttle.clone(), &*random);
         Ok(Arc::new(Self {
             settings,
             own,
@@ -199,6 +209,9 @@ impl Relay {
             dialer: OnceLock::new(),
             observer: OnceLock::new(),
             counters: Arc::default(),
+            resolver: OnceLock::new(),
+            users: Users::default(),
+            throttle,
             nonces,
             replay: Mutex::new(replay),
         }))
@@ -217,6 +230,11 @@ impl Relay {
     /// What has been counted since the start.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Names who asks sources of credentials that take their time; once, before the first request.
+    pub fn set_resolver(&self, resolver: Box<dyn Resolver>) {
+        let _ = self.resolver.set(resolver);
     }
 
     /// What it was made with.
@@ -267,6 +285,7 @@ impl Relay {
             info!(user = session.user(), session = %session.uri(), "session expired");
             self.session_ended(&session, SessionEnd::Expired);
         }
+        self.users.sweep(now);
     }
 
     /// Ends one session: what is under way in it ends with `#`, and what comes for it is answered with 481. `false`:

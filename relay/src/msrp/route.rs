@@ -51,6 +51,11 @@ pub(crate) struct Through {
 }
 
 impl Through {
+    /// The first of them.
+    pub(crate) fn first(&self) -> Option<&Arc<Session>> {
+        self.sessions.first()
+    }
+
     /// Whether one of them is over.
     pub(crate) fn is_over(&self) -> bool {
         self.sessions.iter().any(|session| session.is_over())

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::counters::Count;
 use super::link::Link;
+use super::user::User;
 use super::wire::Random;
 
 /// How many locks the table is spread over.
@@ -121,7 +122,7 @@ pub struct Session {
     id: u128,
     uri: MsrpUri,
     owner: Owner,
-    user: Box<str>,
+    user: Arc<User>,
     began: Instant,
     began_unix_millis: u64,
     expires: Instant,
@@ -165,6 +166,11 @@ impl Session {
 
     /// The user who authenticated.
     pub fn user(&self) -> &str {
+        self.user.name()
+    }
+
+    /// That user, with all sessions.
+    pub(crate) fn account(&self) -> &Arc<User> {
         &self.user
     }
 
@@ -264,6 +270,7 @@ impl Session {
     /// Lets go of the connections it uses: it is over.
     pub(crate) fn release(&self) {
         self.over.store(true, Ordering::Release);
+        self.user.leaves();
         if let Owner::Client(link) = &self.owner {
             link.disown(self.id);
         }
@@ -331,13 +338,13 @@ impl Sessions {
         self.shard(id).read().get(&id).cloned()
     }
 
-    /// Adds a session.
+    /// Adds a session, of a user who has been counted with it.
     pub(crate) fn insert(
         &self,
         id: u128,
         uri: MsrpUri,
         owner: Owner,
-        user: &str,
+        user: Arc<User>,
         time: Granted,
     ) -> Arc<Session> {
         if let Owner::Client(link) = &owner {
@@ -347,7 +354,7 @@ impl Sessions {
             id,
             uri,
             owner,
-            user: user.into(),
+            user,
             began: time.began,
             began_unix_millis: time.unix_millis,
             expires: time.began + time.lifetime,

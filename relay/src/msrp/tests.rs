@@ -3,6 +3,9 @@
 mod harness;
 
 mod auth;
+mod auth_aside;
+mod auth_ephemeral;
+mod auth_throttle;
 mod chain;
 mod chunks;
 mod failure;
@@ -13,5 +16,6 @@ mod reuse;
 mod reuse_towards_owner;
 mod simulation;
 mod tap;
+mod user_limits;
 mod websocket;
 mod websocket_frames;

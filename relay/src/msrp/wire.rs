@@ -11,6 +11,7 @@ use tcp_transport::connection::CloseReason;
 use super::link::Link;
 use super::session::{Session, SessionEnd};
 use super::tap::Tap;
+use crate::credentials::Query;
 
 /// The writing side of one connection.
 pub trait Wire: Send + Sync {
@@ -70,6 +71,12 @@ pub trait SessionObserver: Send + Sync {
 
     /// It is over, and was taken out of the table.
     fn ended(&self, session: &Session, end: SessionEnd);
+}
+
+/// Asks a source of credentials that takes its time.
+pub trait Resolver: Send + Sync {
+    /// Begins to ask. The outcome comes as [`Link::resolved`] with the same ticket.
+    fn resolve(&self, query: Query, link: Arc<Link>, ticket: u64);
 }
 
 /// The time of day, in milliseconds since the Unix epoch: nonces carry it, so that relays that share

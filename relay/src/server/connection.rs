@@ -176,6 +176,10 @@ impl Protocol for MsrpConnection {
     }
 
     fn transmit(&mut self, _: &Stream, now: Instant) -> io::Result<Transmit> {
+        // What woke it may be the answer to a lookup.
+        if let Err(reason) = self.inbound.resume(now) {
+            self.handle.close(reason);
+        }
         let link = self.inbound.link();
         loop {
             if let Some(websocket) = &mut self.websocket {

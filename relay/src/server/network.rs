@@ -21,7 +21,7 @@ use super::occasion::Occasion;
 use super::sip::SipEdge;
 use super::sip::link::SipLink;
 use super::trace::Traces;
-use super::{now, sip, websocket};
+use super::{credentials, now, sip, websocket};
 use crate::config::{Config, Dial, Listener, Sip, WebSocket};
 use crate::msrp::{Dialer, Inbound, Link, Peer, Relay};
 use crate::sip::ShortSecret;
@@ -362,10 +362,10 @@ impl Acceptor for ListenerAcceptor {
         let Some(settings) = &self.serves.websocket else { return Answer::refuse(404, "") };
         let peer = stream.peer_addr().to_string();
         let relay = &self.network.relay;
-        let digest = |method: &str, target: &str, authorization: Option<&str>| {
-            relay.http_digest(method, target, authorization, &peer)
+        let digest = async |method: String, target: String, authorization: Option<String>| {
+            credentials::http_digest(relay, &method, &target, authorization.as_deref(), &peer).await
         };
-        websocket::answer(settings, self.serves.protocols(), digest, request, stream.tls(), &peer)
+        websocket::answer(settings, self.serves.protocols(), digest, request, stream.tls(), &peer).await
     }
 
     fn upgraded(&self, stream: Stream, opened: Opened) {

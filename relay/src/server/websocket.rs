@@ -11,6 +11,7 @@ use tcp_transport::ws::{self, Answer, HeadLimits, Headers, Request};
 use tracing::{info, warn};
 
 use crate::config::{CertificateUser, Host, HostPort, TokenAuth, WebSocket};
+use crate::msrp::HandshakeDenial;
 
 mod token;
 
@@ -38,10 +39,10 @@ pub(super) fn handshake(settings: &WebSocket) -> ws::ServerSettings {
 
 /// The answer to an opening handshake from `peer`. `digest` says who sent a request (method, target, Authorization), or
 /// gives the challenges to answer.
-pub(super) fn answer(
+pub(super) async fn answer<F: Future<Output = Result<Arc<str>, HandshakeDenial>>>(
     settings: &WebSocket,
     served: impl Iterator<Item = &'static str> + Clone,
-    digest: impl FnOnce(&str, &str, Option<&str>) -> Result<Arc<str>, Vec<String>>,
+    digest: impl FnOnce(String, String, Option<String>) -> F,
     request: &Request<'_>,
     tls: Option<&TlsInfo>,
     peer: &str,
@@ -61,11 +62,15 @@ pub(super) fn answer(
                 Some(query) => format!("{}?{query}", request.path()),
                 None => request.path().to_owned(),
             };
-            match digest(request.method(), &target, request.header("Authorization")) {
+            let authorization = request.header("Authorization").map(str::to_owned);
+            match digest(request.method().to_owned(), target, authorization).await {
                 Ok(user) => Some(user),
-                Err(challenges) => {
+                Err(HandshakeDenial::Challenge(challenges)) => {
                     refused = challenges;
                     None
+                }
+                Err(HandshakeDenial::Unavailable | HandshakeDenial::Later(_)) => {
+                    return Answer::refuse(503, "Who you are cannot be found out now.\n");
                 }
             }
         }
@@ -157,6 +162,8 @@ fn identify(
         CertificateUser::Email => only(&certificate.emails),
         CertificateUser::DnsName => only(&certificate.dns_names),
     };
+    // No user name has control characters (see `Peer::principal`).
+    let user = user.filter(|user| !user.contains(char::is_control));
     if user.is_none() {
         info!(
             peer,

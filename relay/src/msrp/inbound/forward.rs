@@ -12,6 +12,7 @@ use msrp_proto::status::StatusCode;
 use tcp_transport::connection::CloseReason;
 use tracing::info;
 
+use super::limited::{Limited, TooMuch};
 use super::{Current, Inbound, Waiting, WaitingOn, foreign, lost, touch};
 use crate::msrp::counters::Count;
 use crate::msrp::link::{Closed, Link};
@@ -42,6 +43,8 @@ pub(super) struct Forward {
     /// The sessions it is counted in.
     through: Through,
     pub(super) reply: Reply,
+    /// Set if its sender has limits.
+    pub(super) limited: Option<Limited>,
 }
 
 /// The response to the chunk, kept ready.
@@ -100,6 +103,13 @@ impl Inbound {
                 return self.count_refusal();
             }
         };
+        let limited = match self.limited(&head, &route, now) {
+            Ok(limited) => limited,
+            Err(TooMuch) => {
+                self.refuse(&head, wanted, StatusCode::STOP_SENDING);
+                return Ok(());
+            }
+        };
         let mut origin = route.link.with_queue(Outbound::spare_origin).unwrap_or_default();
         let session = route.correlation();
         origin.set(Arc::clone(&self.link), &head, route.own_uris(), session);
@@ -113,6 +123,7 @@ impl Inbound {
             expires: route.expires,
             through: route.through,
             reply: Reply { wanted, head, session },
+            limited,
         });
         Ok(())
     }

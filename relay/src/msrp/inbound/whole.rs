@@ -12,7 +12,7 @@ use tcp_transport::connection::CloseReason;
 use tracing::{debug, info};
 
 use super::{Inbound, Waiting, WaitingOn, foreign, lost, touch};
-use crate::msrp::auth::AuthOutcome;
+use crate::msrp::auth::Attempt;
 use crate::msrp::counters::Count;
 use crate::msrp::link::Closed;
 use crate::msrp::route::Refusal;
@@ -30,15 +30,7 @@ impl Inbound {
         touch(&mut self.touched, &self.link);
         let Kind::Request(method) = head.kind() else { return Ok(()) };
         if method == Method::Auth && head.to_path().len() == 1 {
-            match self.relay.authenticate(head, &self.link, now) {
-                AuthOutcome::Granted => {
-                    self.granted();
-                    self.proved();
-                }
-                AuthOutcome::Challenged => {}
-                AuthOutcome::Refused => return self.auth_refused(head),
-            }
-            return Ok(());
+            return self.auth(head, Attempt::default(), now);
         }
         let route = self.relay.route(head, &self.link, now).map_err(|refusal| match (refusal, method) {
             // Our domain, but none of our listeners: for us, and no session.
@@ -133,7 +125,7 @@ impl Inbound {
 
     /// Tells who watches whose the connection is: a client's, who has obtained a session. One that a relay asks for on
     /// another's behalf says nothing of the connection.
-    fn granted(&self) {
+    pub(super) fn granted(&self) {
         let Some(watch) = &self.watch else { return };
         let session = self.link.owned().last().and_then(|id| self.relay.sessions.by_id(*id));
         if let Some(session) = session {
@@ -141,7 +133,7 @@ impl Inbound {
         }
     }
 
-    fn auth_refused(&self, head: &Head) -> Result<(), CloseReason> {
+    pub(super) fn auth_refused(&self, head: &Head) -> Result<(), CloseReason> {
         if !self.relay.counts_failed_auths(&self.link, head.from_path().len() > 1) {
             return Ok(());
         }

@@ -12,8 +12,6 @@ use crate::config::Secret;
 use crate::credentials::{CredentialChain, UserTable};
 use crate::msrp::Owner;
 
-const RELAY: &str = "msrps://relay.test:2855;tcp";
-
 /// Sends an AUTH without credentials, and gives the challenge.
 fn challenge(world: &mut World, client: ClientId, to: &str) -> Challenge {
     let tid = world.tid();

@@ -18,10 +18,10 @@ use parking_lot::Mutex;
 use tcp_transport::connection::{CloseReason, Flow};
 use tcp_transport::tls::PeerCertificate;
 
-use crate::config::{Auth, Expires, Limits, Timeouts};
-use crate::credentials::{CredentialChain, UserTable};
+use crate::config::{Auth, Expires, Limits, Throttle, Timeouts};
+use crate::credentials::{CredentialChain, Lookup, Query, UserTable};
 use crate::msrp::{
-    Advertised, Dialer, Flushed, Inbound, Link, LinkKind, Peer, Random, Relay, Settings, Tap, WallClock,
+    Advertised, Dialer, Flushed, Inbound, Link, LinkKind, Peer, Random, Relay, Resolver, Settings, Tap, WallClock,
     WebSocketLink, Wire,
 };
 
@@ -31,6 +31,8 @@ use super::websocket_frames::{Unframer, frame, take_frame};
 /// What `write_unit` is over TLS.
 pub(super) const TLS_UNIT: usize = 16_384;
 pub(super) const REALM: &str = "relay.test";
+/// The URI by which clients over TLS ask the first relay.
+pub(super) const RELAY: &str = "msrps://relay.test:2855;tcp";
 /// The listeners' numbers.
 pub(super) const TLS: usize = 0;
 pub(super) const PLAIN: usize = 1;
@@ -161,9 +163,23 @@ impl Dialer for Dials {
     }
 }
 
+/// Lookups are kept until the test answers them.
+#[derive(Clone, Default)]
+struct Lookups(Arc<Mutex<VecDeque<Asked>>>);
+
+/// Who is looked for, and where the answer goes.
+type Asked = (Query, Arc<Link>, u64);
+
+impl Resolver for Lookups {
+    fn resolve(&self, query: Query, link: Arc<Link>, ticket: u64) {
+        self.0.lock().push_back((query, link, ticket));
+    }
+}
+
 struct RelayNode {
     relay: Arc<Relay>,
     dials: Dials,
+    lookups: Lookups,
     certificate: PeerCertificate,
 }
 
@@ -307,7 +323,10 @@ pub(super) fn settings_for(host: &str, port: u16) -> Settings {
             expires: Expires::default(),
             algorithms: vec![Algorithm::Md5],
             max_failures: 5,
+            // Tests of other things fail as often as they like.
+            throttle: Throttle { enabled: false, ..Throttle::default() },
             credentials,
+            database: None,
         },
         limits: Limits::default(),
         timeouts: Timeouts::default(),
@@ -361,8 +380,22 @@ impl World {
         let relay = Relay::new(settings, random, Box::new(self.clock.clone())).unwrap();
         let dials = Dials::default();
         relay.set_dialer(Box::new(dials.clone()));
-        self.relays.push(RelayNode { relay, dials, certificate });
+        let lookups = Lookups::default();
+        relay.set_resolver(Box::new(lookups.clone()));
+        self.relays.push(RelayNode { relay, dials, lookups, certificate });
         index
+    }
+
+    /// Whom the first relay asks for and has no answer yet.
+    pub(super) fn lookups(&self) -> Vec<String> {
+        self.relays[0].lookups.0.lock().iter().map(|(query, ..)| query.user.clone()).collect()
+    }
+
+    /// The oldest of these lookups is answered.
+    pub(super) fn resolve(&mut self, found: Lookup) {
+        let (_, link, ticket) = self.relays[0].lookups.0.lock().pop_front().unwrap();
+        link.resolved(ticket, found);
+        self.run();
     }
 
     pub(super) fn relay(&self, index: usize) -> &Arc<Relay> {
@@ -631,6 +664,11 @@ impl World {
 
     /// Says whether the connection is still open.
     fn transmit(&mut self, index: usize) -> bool {
+        let conn = &mut self.conns[index];
+        if let Err(reason) = conn.inbound.resume(self.now) {
+            self.close(index, reason);
+            return false;
+        }
         let conn = &mut self.conns[index];
         match conn.link.transmit(self.now) {
             Ok(Flushed::Idle) => conn.blocked = false,
@@ -929,6 +967,29 @@ impl World {
         assert_eq!((response.status(), response.tid()), (Some(200), tid), "{response:?}");
         let info = AuthenticationInfo::parse(response.field("Authentication-Info")).unwrap();
         (response.field("Use-Path").to_owned(), challenge.renewed(&info))
+    }
+
+    /// Sends an AUTH without credentials to the first relay, and gives the challenge.
+    pub(super) fn challenged(&mut self, client: ClientId) -> Challenge {
+        let tid = self.tid();
+        self.write(client, auth_request(&tid, RELAY, &own_uri("alice"), ""));
+        Challenge::parse(self.take_one(client).field("WWW-Authenticate")).unwrap()
+    }
+
+    /// Sends an AUTH with these credentials, and these lines, to the first relay; gives its transaction id.
+    pub(super) fn credentials(
+        &mut self,
+        client: ClientId,
+        user: &str,
+        password: &str,
+        lines: &str,
+    ) -> String {
+        let challenge = self.challenged(client);
+        let tid = self.tid();
+        let authorization = answer_with(&challenge, user, password, RELAY, 1, false);
+        let lines = format!("{lines}Authorization: {authorization}\r\n");
+        self.write(client, auth_request(&tid, RELAY, &own_uri("alice"), &lines));
+        tid
     }
 
     /// A client that has a session on the first relay.

@@ -18,11 +18,12 @@ impl Fake {
         method: &str,
         target: &str,
         authorization: Option<&str>,
-    ) -> Result<Arc<str>, Vec<String>> {
+    ) -> Result<Arc<str>, HandshakeDenial> {
         self.0.borrow_mut().push((method.to_owned(), target.to_owned(), authorization.map(str::to_owned)));
         match authorization {
             Some("right") => Ok("dave".into()),
-            _ => Err(vec!["Digest a".to_owned(), "Digest b".to_owned()]),
+            Some("anybody") => Err(HandshakeDenial::Unavailable),
+            _ => Err(HandshakeDenial::Challenge(vec!["Digest a".to_owned(), "Digest b".to_owned()])),
         }
     }
 }
@@ -39,8 +40,12 @@ fn ask_with(settings: &WebSocket, digest: &Fake, target: &str, lines: &str) -> (
     );
     let (request, _) = Request::parse(text.as_bytes(), &HeadLimits::default()).unwrap().unwrap();
     request.check().unwrap();
-    let digest = |method: &str, target: &str, value: Option<&str>| digest.check(method, target, value);
+    let digest = |method: String, target: String, value: Option<String>| {
+        std::future::ready(digest.check(&method, &target, value.as_deref()))
+    };
     let answer = answer(settings, [MSRP].into_iter(), digest, &request, None, "peer");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let answer = runtime.block_on(answer);
     let mut out = BytesMut::new();
     assert!(answer.write(&request, answer.keeps_connection(&request), &mut out));
     let principal = match answer {
@@ -211,6 +216,11 @@ fn digest_is_asked_for_what_nothing_else_proves() {
     assert!(challenged.contains("\r\nConnection: keep-alive\r\n"), "{challenged}");
     assert_eq!(with("Authorization: wrong\r\n").0[9..12], *"401");
     assert_eq!(with("Authorization: right\r\n").1.as_deref(), Some("dave"));
+    // Nobody can say: the browser may try again, and has not been let in.
+    let (answer, principal) =
+        ask(&settings, "/msrp?room=1", &format!("{PROTOCOL}Authorization: anybody\r\n"));
+    assert!(answer.starts_with("HTTP/1.1 503 ") && !answer.contains("WWW-Authenticate"), "{answer}");
+    assert_eq!(principal, None);
     assert_eq!(with(&format!("Cookie: msrp={}\r\n", token("alice"))).1.as_deref(), Some("alice"));
     let asked = digest.0.borrow();
     assert_eq!(asked.len(), 3, "not for the one with a token");

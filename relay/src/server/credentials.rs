@@ -1,0 +1,46 @@
+//! Asks sources of credentials that take their time, off the connections' tasks.
+
+use std::sync::Arc;
+
+use crate::credentials::{CredentialChain, Credentials as _, Query};
+use crate::msrp::{Attempt, HandshakeDenial, Later, Link, Relay, Resolver};
+
+use super::now;
+
+/// Asks for AUTH requests, each in a task of its own. How many there can be is bounded by what each connection may put
+/// aside, and by the source.
+pub(super) struct ChainResolver(pub(super) CredentialChain);
+
+impl Resolver for ChainResolver {
+    fn resolve(&self, query: Query, link: Arc<Link>, ticket: u64) {
+        let chain = self.0.clone();
+        tokio::spawn(async move {
+            let found = chain.fetch(&query).await;
+            link.resolved(ticket, found);
+        });
+    }
+}
+
+/// Who sent an HTTP request, with all the waiting there is.
+pub(super) async fn http_digest(
+    relay: &Relay,
+    method: &str,
+    target: &str,
+    authorization: Option<&str>,
+    peer: &str,
+) -> Result<Arc<str>, HandshakeDenial> {
+    let mut attempt = Attempt::default();
+    loop {
+        match relay.http_digest(method, target, authorization, peer, attempt, now()) {
+            Err(HandshakeDenial::Later(Later::Until(time))) => {
+                tokio::time::sleep_until(time.into()).await;
+                attempt = Attempt { waited: true, found: None };
+            }
+            Err(HandshakeDenial::Later(Later::Lookup(query))) => {
+                let found = relay.settings().auth.credentials.fetch(&query).await;
+                attempt = Attempt { waited: true, found: Some(found) };
+            }
+            decided => return decided,
+        }
+    }
+}

@@ -21,8 +21,8 @@ use tcp_transport::tls::PeerCertificate;
 use crate::config::{Auth, Expires, Limits, Throttle, Timeouts};
 use crate::credentials::{CredentialChain, Lookup, Query, UserTable};
 use crate::msrp::{
-    Advertised, Dialer, Flushed, Inbound, Link, LinkKind, Peer, Random, Relay, Resolver, Settings, Tap, WallClock,
-    WebSocketLink, Wire,
+    Advertised, Dialer, Flushed, Inbound, Link, LinkKind, Peer, Random, Relay, Resolver, Settings, Tap,
+    WallClock, WebSocketLink, Wire,
 };
 
 use super::tap::Recorder;

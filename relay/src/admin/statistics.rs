@@ -14,6 +14,7 @@ use tcp_transport::{Scheme, Totals};
 use crate::msrp::Count;
 use crate::server::Control;
 
+mod credentials;
 mod hep;
 mod process;
 mod sip;
@@ -127,6 +128,7 @@ pub fn collect(control: &Control) -> Vec<Family> {
     let mut families = core(control);
     families.extend(connections(control));
     families.extend(msrp(control));
+    families.extend(credentials::families(control));
     families.extend(sip::families(control));
     families.extend(hep::families(control));
     families.extend(tls(control));

@@ -14,6 +14,8 @@ const SECRETS: &[&str] = &[
     "auth_key",
     "token",
     "secret",
+    "other_secret",
+    "url",
     "secrets",
 ];
 
@@ -39,11 +41,25 @@ pub(super) fn masked(node: &Node) -> Value {
 fn secret(node: &Node) -> Value {
     match node {
         Node::Null => Value::Null,
+        Node::Text(url) if url.contains("://") => without_password(url).into(),
         // `{ file: PATH }`, or sections that are called so.
         Node::Map(_) => masked(node),
         Node::List(items) => items.iter().map(secret).collect(),
         _ => "***".into(),
     }
+}
+
+/// A URL whose password is masked: `postgres://relay:***@db/users`. What is in its query may be a secret too.
+fn without_password(url: &str) -> String {
+    let (url, query) = url.split_once('?').map_or((url, ""), |(url, _)| (url, "?***"));
+    // A password may have `@` and `/` in it, written as they are by mistake: the last `@` is the one that counts.
+    let masked = url.split_once("://").and_then(|(scheme, rest)| {
+        let (who, place) = rest.rsplit_once('@')?;
+        let user = who.split_once(':').map_or(who, |(user, _)| user);
+        let mask = if who.contains(':') { ":***" } else { "" };
+        Some(format!("{scheme}://{user}{mask}@{place}{query}"))
+    });
+    masked.unwrap_or_else(|| format!("{url}{query}"))
 }
 
 #[cfg(test)]
@@ -61,6 +77,19 @@ mod tests {
         assert!(!shown.contains("HUSH") && !shown.contains("12"), "{shown}");
         assert!(shown.contains(r#""issuer":"shown""#) && shown.contains(r#""file":"shown.txt""#), "{shown}");
         assert!(shown.contains(r#""listen":["shown"]"#), "{shown}");
+    }
+
+    #[test]
+    fn of_a_url_only_the_password_is_a_secret() {
+        for (url, shown) in [
+            ("postgres://relay:HUSH@db:5432/users", "postgres://relay:***@db:5432/users"),
+            ("mysql://relay:H@U/S:H@db/users?ssl-key=HUSH", "mysql://relay:***@db/users?***"),
+            ("postgres://relay@db/users", "postgres://relay@db/users"),
+            ("sqlite:///var/lib/users.db", "sqlite:///var/lib/users.db"),
+            ("postgres://db/users?password=HUSH", "postgres://db/users?***"),
+        ] {
+            assert_eq!(without_password(url), shown);
+        }
     }
 
     #[test]

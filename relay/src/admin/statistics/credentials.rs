@@ -1,0 +1,19 @@
+//! Users who are looked up in a database.
+
+use super::Family;
+use crate::credentials::{CredentialStats, Credentials as _};
+use crate::server::Control;
+
+pub(super) fn families(control: &Control) -> Vec<Family> {
+    let Some(stats) = control.config().auth.credentials.stats() else { return Vec::new() };
+    let CredentialStats { available, cached, hits, queries, failures, unanswered } = stats;
+    vec![
+        Family::gauge("auth", "database_up", "Whether the database answers, as far as is known.")
+            .value(u64::from(available)),
+        Family::gauge("auth", "cached_users", "Users in the cache, unknown ones among them.").value(cached),
+        Family::counter("auth", "lookups", "Lookups of users, by what became of them.").by(
+            "result",
+            [("cached", hits), ("queried", queries), ("failed", failures), ("unanswered", unanswered)],
+        ),
+    ]
+}

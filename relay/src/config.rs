@@ -32,11 +32,16 @@ use serde::Deserialize;
 pub use self::admin::{Admin, AdminAddress};
 pub use self::auth::{Auth, Expires};
 pub use self::connections::{ClosedEvent, DEFAULT_KEEPALIVE, Destination, Dial, EventSettings, Tcp};
+pub(crate) use self::database::ConnectOptions;
+pub use self::database::{DatabaseKind, DatabaseUrl};
 pub use self::error::{ConfigError, ConfigErrors, Position};
 pub use self::limits::{Limits, Timeouts};
 pub use self::listener::{Listener, ListenerTransport};
 pub use self::log::{Log, LogFormat, LogLevel};
 pub use self::outbound::{Denied, Network, OutboundPolicy};
+pub use self::records::{
+    Facility, RecordDatabase, RecordFile, RecordSink, RecordSyslog, RecordTarget, Records, SyslogAddress,
+};
 pub use self::sip::{Sip, SipUpstream, UpstreamUri};
 pub use self::tls::{ClientCertificates, ClientDomain, Identity, Negotiation, ServerDomain, Tls, Trust};
 pub use self::trace::Trace;
@@ -49,6 +54,7 @@ use self::connections::FileTcp;
 use self::error::{KeyPath, Problem, Segment, Spot};
 use self::listener::FileListener;
 use self::outbound::FileOutbound;
+use self::records::FileRecords;
 use self::sip::FileSip;
 use self::tls::FileTls;
 use self::trace::FileTrace;
@@ -58,6 +64,7 @@ use self::websocket::FileWebSocket;
 mod admin;
 mod auth;
 mod connections;
+mod database;
 mod document;
 mod error;
 mod limits;
@@ -66,6 +73,7 @@ mod log;
 mod masked;
 mod outbound;
 mod read;
+mod records;
 mod sip;
 #[cfg(test)]
 mod tests;
@@ -105,6 +113,8 @@ pub struct Config {
     pub sip: Option<Sip>,
     /// What collectors are told.
     pub trace: Trace,
+    /// What is written of sessions.
+    pub records: Records,
     /// How it is managed, if it is.
     pub admin: Option<Admin>,
     /// How it logs.
@@ -236,6 +246,8 @@ struct FileConfig {
     #[serde(default)]
     trace: FileTrace,
     #[serde(default)]
+    records: FileRecords,
+    #[serde(default)]
     admin: Option<FileAdmin>,
     #[serde(default)]
     log: Log,
@@ -281,6 +293,7 @@ impl FileConfig {
             check.warn(KeyPath::new(&["events", "closed_event"]), message);
         }
 
+        let records = self.records.validate(&mut check);
         let admin = self.admin.map(|admin| admin.validate(&self.domain, &mut check));
 
         let Check { errors, warnings, .. } = check;
@@ -302,6 +315,7 @@ impl FileConfig {
             dial,
             sip,
             trace,
+            records,
             admin,
             log: self.log,
             warnings,

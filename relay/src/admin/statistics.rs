@@ -15,6 +15,7 @@ use crate::msrp::Count;
 use crate::server::Control;
 
 mod process;
+mod records;
 
 /// What the value does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +127,7 @@ pub fn collect(control: &Control) -> Vec<Family> {
     families.extend(connections(control));
     families.extend(msrp(control));
     families.extend(tls(control));
+    families.extend(records::families(control));
     families.extend(process::families());
     families
 }

@@ -18,7 +18,7 @@ use super::wire::Random;
 /// How many locks the table is spread over.
 const SHARDS: usize = 64;
 
-/// The most peers one session remembers.
+/// The most peers one session remembers; and of those it is in use with no more, as many again.
 const MAX_BINDINGS: usize = 64;
 
 /// Who obtained a session.
@@ -129,6 +129,8 @@ pub struct Session {
     from_owner: Traffic,
     to_owner: Traffic,
     bindings: Mutex<SmallVec<[Binding; 1]>>,
+    /// Locked within the bindings' lock, or without it.
+    past: Mutex<PastPeers>,
     /// The connections that an owning relay has used for it.
     relay_links: Mutex<SmallVec<[Arc<Link>; 1]>>,
 }
@@ -141,6 +143,27 @@ struct Binding {
     /// The session that the link counts for this: the first one of ours on the peer's way, which is
     /// the peer's own where both are clients of this relay.
     counted_as: u128,
+}
+
+/// Those that a session was in use with, and is no more.
+#[derive(Debug, Default)]
+struct PastPeers {
+    peers: Vec<MsrpUri>,
+    /// How many more there were.
+    omitted: u64,
+}
+
+impl PastPeers {
+    fn add(&mut self, peer: &MsrpUri) {
+        if self.peers.contains(peer) {
+            return;
+        }
+        if self.peers.len() < MAX_BINDINGS {
+            self.peers.push(peer.clone());
+        } else {
+            self.omitted += 1;
+        }
+    }
 }
 
 /// The session is in use over another connection (RFC 4975 §10: 506).
@@ -198,6 +221,28 @@ impl Session {
         self.bindings.lock().iter().map(|binding| binding.uri.clone()).collect()
     }
 
+    /// All peers that it is or was in use with, the earlier ones first, and how many more there were.
+    pub fn all_peers(&self) -> (Vec<MsrpUri>, u64) {
+        let bindings = self.bindings.lock();
+        let past = self.past.lock();
+        let mut peers = past.peers.clone();
+        for Binding { uri, .. } in bindings.iter() {
+            if !peers.contains(uri) {
+                peers.push(uri.clone());
+            }
+        }
+        (peers, past.omitted)
+    }
+
+    /// The listener that its owner came in by, if the owner came in. Of a relay, the connection first used for it that
+    /// is still open.
+    pub fn listener(&self) -> Option<usize> {
+        match &self.owner {
+            Owner::Client(link) => link.listener(),
+            Owner::Relay { .. } => self.relay_links.lock().iter().find_map(|link| link.listener()),
+        }
+    }
+
     /// When it ends.
     pub fn expires(&self) -> Instant {
         self.expires
@@ -220,7 +265,7 @@ impl Session {
 
     /// The owner sends to this peer over this connection.
     pub(crate) fn bind(&self, peer: &UriRef<'_>, link: &Arc<Link>) {
-        bind_in(&mut self.bindings.lock(), peer, link, self.id);
+        bind_in(&mut self.bindings.lock(), &self.past, peer, link, self.id);
     }
 
     /// The relay that owns the session uses this connection for it.
@@ -257,7 +302,7 @@ impl Session {
         if !free && !known {
             return Err(InUse);
         }
-        bind_in(&mut bindings, peer, link, first);
+        bind_in(&mut bindings, &self.past, peer, link, first);
         Ok(())
     }
 
@@ -276,18 +321,28 @@ impl Session {
     }
 }
 
-fn bind_in(bindings: &mut SmallVec<[Binding; 1]>, peer: &UriRef<'_>, link: &Arc<Link>, counted_as: u128) {
+fn bind_in(
+    bindings: &mut SmallVec<[Binding; 1]>,
+    past: &Mutex<PastPeers>,
+    peer: &UriRef<'_>,
+    link: &Arc<Link>,
+    counted_as: u128,
+) {
     // Those that are closed serve nobody any more; of those that are open, the oldest gives way.
     bindings.retain(|binding| {
         let keep = binding.link.is_open() && binding.uri.as_ref() != *peer;
         if !keep {
             binding.link.remove_session(binding.counted_as);
+            if binding.uri.as_ref() != *peer {
+                past.lock().add(&binding.uri);
+            }
         }
         keep
     });
     if bindings.len() >= MAX_BINDINGS {
         let oldest = bindings.remove(0);
         oldest.link.remove_session(oldest.counted_as);
+        past.lock().add(&oldest.uri);
     }
     link.add_session(counted_as);
     bindings.push(Binding { uri: peer.to_uri(), link: Arc::clone(link), counted_as });
@@ -350,6 +405,7 @@ impl Sessions {
             from_owner: Traffic::default(),
             to_owner: Traffic::default(),
             bindings: Mutex::default(),
+            past: Mutex::default(),
             relay_links: Mutex::default(),
         });
         self.shard(id).write().insert(id, Arc::clone(&session));

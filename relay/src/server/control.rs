@@ -16,6 +16,7 @@ use super::observer::SessionEvents;
 use super::tls::{self, Reloaded};
 use crate::config::{Config, ConfigErrors, ListenerTransport};
 use crate::msrp::Relay;
+use crate::records::Records;
 
 /// A running relay, for whoever manages it: the command line, the admin interface. It may be asked from any thread,
 /// and nothing here waits for traffic.
@@ -28,6 +29,7 @@ pub struct Control {
     /// What it was started with.
     config: Config,
     sessions: SessionEvents,
+    records: Records,
     started: Started,
     stopping: AtomicBool,
 }
@@ -62,6 +64,7 @@ impl Control {
         domains: Arc<ServerDomains>,
         config: Config,
         sessions: SessionEvents,
+        records: Records,
     ) -> Self {
         Self {
             network,
@@ -69,6 +72,7 @@ impl Control {
             expiry_warning: Arc::new(Mutex::new(config.tls.expiry_warning)),
             config,
             sessions,
+            records,
             started: Started { at: now(), time: SystemTime::now() },
             stopping: AtomicBool::new(false),
         }
@@ -121,6 +125,11 @@ impl Control {
     /// What happens to sessions, for whoever wants to hear of it.
     pub fn session_events(&self) -> &SessionEvents {
         &self.sessions
+    }
+
+    /// What is written of sessions.
+    pub fn records(&self) -> &Records {
+        &self.records
     }
 
     /// All connections of this moment, by number.
@@ -183,10 +192,12 @@ impl Control {
     }
 
     /// Reads the configuration again, and takes over of it what can be taken over while running: the TLS domains.
+    /// Files with session records are opened again, whatever the configuration is like.
     ///
     /// # Errors
     /// What is wrong, at its line; nothing has changed then.
     pub fn reload(&self) -> Result<Reloaded, ConfigErrors> {
+        self.records.reopen();
         self.reload_tls(&self.config.source.reload()?)
     }
 

@@ -196,8 +196,8 @@ impl Records {
         }
     }
 
-    /// Waits until all is written, for `records.flush_timeout` at most.
-    pub async fn stop(&self) {
+    /// Waits until all is written, for `records.flush_timeout` at most, or until `hurry` is ready.
+    pub async fn stop(&self, hurry: impl Future<Output = ()>) {
         for sink in &self.sinks {
             sink.outbox.close();
         }
@@ -208,8 +208,12 @@ impl Records {
                 let _ = ended.await;
             }
         };
-        // What is left is told below.
-        let _ = tokio::time::timeout(self.flush_timeout, all).await;
+        tokio::select! {
+            biased;
+            () = all => {}
+            () = tokio::time::sleep(self.flush_timeout) => {}
+            () = hurry => {}
+        }
         for sink in &self.sinks {
             let left = sink.outbox.give_up();
             if left > 0 {

@@ -225,7 +225,7 @@ impl Server {
 
     /// Stops: accepts nothing more, lets messages under way finish for up to `drain_timeout` or
     /// until `hurry` is ready, ends what is left with `#`, and closes every connection in order. Then session
-    /// records get the time that `records.flush_timeout` gives them.
+    /// records get the time that `records.flush_timeout` gives them, or until `hurry` is ready.
     pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
         self.control.set_stopping();
         self.tasks.shutdown().await;
@@ -235,11 +235,12 @@ impl Server {
                 tokio::time::sleep(DRAIN_POLL).await;
             }
         };
-        tokio::select! {
-            () = all_idle => {}
-            () = tokio::time::sleep(self.drain_timeout) => {}
-            () = hurry => {}
-        }
+        let mut hurry = std::pin::pin!(hurry);
+        let hurried = tokio::select! {
+            () = all_idle => false,
+            () = tokio::time::sleep(self.drain_timeout) => false,
+            () = &mut hurry => true,
+        };
         for (_, carried) in connections.snapshot() {
             carried.wind_up();
         }
@@ -253,7 +254,14 @@ impl Server {
         if let Some(tracing) = self.tracing.take() {
             tracing.stop().await;
         }
-        self.control.records().stop().await;
+        // Asked to hurry before, it has done so.
+        let hurry = async {
+            match hurried {
+                true => std::future::pending().await,
+                false => hurry.await,
+            }
+        };
+        self.control.records().stop(hurry).await;
         if let Some(admin) = self.admin.take() {
             admin.stop().await;
         }

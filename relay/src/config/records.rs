@@ -403,7 +403,7 @@ mod tests {
             ("sinks: { a: { syslog: { address: 'tcp://a' } } }", "neither"),
             ("sinks: { a: { syslog: { address: 'unix:' } } }", "needs a path"),
             ("sinks: { a: { syslog: { address: 'udp://a:0' } } }", "nobody's"),
-            ("sinks: { a: { database: { url: 'oracle://HUSH@a' } } }", "is no `sqlite:`"),
+            ("sinks: { a: { database: { url: 'oracle://HUSH@a' } } }", "`sqlite:`"),
             ("sinks: { a: { database: { url: 'sqlite:a', table: 'a b' } } }", "is not a name"),
             ("sinks: { a: { database: { url: 'sqlite:a', timeout: 0s } } }", "longer than zero"),
         ] {

@@ -18,7 +18,7 @@ use super::wire::Random;
 /// How many locks the table is spread over.
 const SHARDS: usize = 64;
 
-/// The most peers one session remembers; and of those it is in use with no more, as many again.
+/// The most peers one session remembers; and of those it has no binding for, as many again.
 const MAX_BINDINGS: usize = 64;
 
 /// Who obtained a session.
@@ -130,7 +130,7 @@ pub struct Session {
     to_owner: Traffic,
     bindings: Mutex<SmallVec<[Binding; 1]>>,
     /// Locked within the bindings' lock, or without it.
-    past: Mutex<PastPeers>,
+    others: Mutex<OtherPeers>,
     /// The connections that an owning relay has used for it.
     relay_links: Mutex<SmallVec<[Arc<Link>; 1]>>,
 }
@@ -145,15 +145,15 @@ struct Binding {
     counted_as: u128,
 }
 
-/// Those that a session was in use with, and is no more.
+/// Peers that a session has no binding for: those it had one for, and those that are clients of this relay too.
 #[derive(Debug, Default)]
-struct PastPeers {
-    peers: Vec<MsrpUri>,
-    /// How many more there were.
-    omitted: u64,
+struct OtherPeers {
+    peers: SmallVec<[MsrpUri; 1]>,
+    /// There were more than are remembered.
+    more: bool,
 }
 
-impl PastPeers {
+impl OtherPeers {
     fn add(&mut self, peer: &MsrpUri) {
         if self.peers.contains(peer) {
             return;
@@ -161,7 +161,7 @@ impl PastPeers {
         if self.peers.len() < MAX_BINDINGS {
             self.peers.push(peer.clone());
         } else {
-            self.omitted += 1;
+            self.more = true;
         }
     }
 }
@@ -221,17 +221,22 @@ impl Session {
         self.bindings.lock().iter().map(|binding| binding.uri.clone()).collect()
     }
 
-    /// All peers that it is or was in use with, the earlier ones first, and how many more there were.
-    pub fn all_peers(&self) -> (Vec<MsrpUri>, u64) {
+    /// All peers that it is or was in use with, and whether there were more than are remembered.
+    pub fn all_peers(&self) -> (Vec<MsrpUri>, bool) {
         let bindings = self.bindings.lock();
-        let past = self.past.lock();
-        let mut peers = past.peers.clone();
+        let others = self.others.lock();
+        let mut peers = others.peers.to_vec();
         for Binding { uri, .. } in bindings.iter() {
             if !peers.contains(uri) {
                 peers.push(uri.clone());
             }
         }
-        (peers, past.omitted)
+        (peers, others.more)
+    }
+
+    /// Its owner sends to this session of the same relay.
+    pub(crate) fn reaches(&self, other: &Self) {
+        self.others.lock().add(&other.uri);
     }
 
     /// The listener that its owner came in by, if the owner came in. Of a relay, the connection first used for it that
@@ -265,7 +270,7 @@ impl Session {
 
     /// The owner sends to this peer over this connection.
     pub(crate) fn bind(&self, peer: &UriRef<'_>, link: &Arc<Link>) {
-        bind_in(&mut self.bindings.lock(), &self.past, peer, link, self.id);
+        bind_in(&mut self.bindings.lock(), &self.others, peer, link, self.id);
     }
 
     /// The relay that owns the session uses this connection for it.
@@ -302,7 +307,7 @@ impl Session {
         if !free && !known {
             return Err(InUse);
         }
-        bind_in(&mut bindings, &self.past, peer, link, first);
+        bind_in(&mut bindings, &self.others, peer, link, first);
         Ok(())
     }
 
@@ -323,7 +328,7 @@ impl Session {
 
 fn bind_in(
     bindings: &mut SmallVec<[Binding; 1]>,
-    past: &Mutex<PastPeers>,
+    others: &Mutex<OtherPeers>,
     peer: &UriRef<'_>,
     link: &Arc<Link>,
     counted_as: u128,
@@ -334,7 +339,7 @@ fn bind_in(
         if !keep {
             binding.link.remove_session(binding.counted_as);
             if binding.uri.as_ref() != *peer {
-                past.lock().add(&binding.uri);
+                others.lock().add(&binding.uri);
             }
         }
         keep
@@ -342,7 +347,7 @@ fn bind_in(
     if bindings.len() >= MAX_BINDINGS {
         let oldest = bindings.remove(0);
         oldest.link.remove_session(oldest.counted_as);
-        past.lock().add(&oldest.uri);
+        others.lock().add(&oldest.uri);
     }
     link.add_session(counted_as);
     bindings.push(Binding { uri: peer.to_uri(), link: Arc::clone(link), counted_as });
@@ -405,7 +410,7 @@ impl Sessions {
             from_owner: Traffic::default(),
             to_owner: Traffic::default(),
             bindings: Mutex::default(),
-            past: Mutex::default(),
+            others: Mutex::default(),
             relay_links: Mutex::default(),
         });
         self.shard(id).write().insert(id, Arc::clone(&session));

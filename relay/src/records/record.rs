@@ -33,8 +33,8 @@ pub struct SessionRecord {
     pub transport: Option<String>,
     /// The URIs of those it was in use with; the first ones if there were many.
     pub peers: Vec<String>,
-    /// How many were left out.
-    pub peers_omitted: u64,
+    /// Whether there were more.
+    pub more_peers: bool,
     /// When it was granted: RFC 3339, UTC, milliseconds.
     pub began: String,
     /// The same in seconds since the epoch.
@@ -172,7 +172,7 @@ pub(super) mod tests {
             listener: Some("msrp://127.0.0.1:2855".into()),
             transport: Some("msrp".into()),
             peers: vec!["msrp://127.0.0.1:4001/b;tcp".into()],
-            peers_omitted: 0,
+            more_peers: false,
             began: rfc3339(began),
             began_unix: unix(began),
             ended: rfc3339(over),
@@ -186,7 +186,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_fields_and_their_order_are_as_documented() {
-        let expected = r#"{"id":"s@relay.test","session":"s","uri":"msrp://relay.test:2855/s;tcp","relay":"relay.test","user":"alice","realm":"relay.test","owner":"127.0.0.1:4000","by_relay":false,"listener":"msrp://127.0.0.1:2855","transport":"msrp","peers":["msrp://127.0.0.1:4001/b;tcp"],"peers_omitted":0,"began":"2023-11-14T22:13:20.250Z","began_unix":1700000000.25,"ended":"2023-11-14T22:13:21.750Z","ended_unix":1700000001.75,"seconds":1.5,"reason":"expired","sent":{"messages":1,"chunks":2,"bytes":3,"reports":4},"received":{"messages":5,"chunks":6,"bytes":7,"reports":8}}"#;
+        let expected = r#"{"id":"s@relay.test","session":"s","uri":"msrp://relay.test:2855/s;tcp","relay":"relay.test","user":"alice","realm":"relay.test","owner":"127.0.0.1:4000","by_relay":false,"listener":"msrp://127.0.0.1:2855","transport":"msrp","peers":["msrp://127.0.0.1:4001/b;tcp"],"more_peers":false,"began":"2023-11-14T22:13:20.250Z","began_unix":1700000000.25,"ended":"2023-11-14T22:13:21.750Z","ended_unix":1700000001.75,"seconds":1.5,"reason":"expired","sent":{"messages":1,"chunks":2,"bytes":3,"reports":4},"received":{"messages":5,"chunks":6,"bytes":7,"reports":8}}"#;
         assert_eq!(ended("s").to_json(), expected);
     }
 

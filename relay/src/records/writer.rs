@@ -218,7 +218,8 @@ mod tests {
         outbox.reopen();
         run_for(&outbox, &script, Duration::from_millis(1)).await;
         // Once by each `run`, and once as it was asked.
-        assert_eq!((script.0.lock().opened, script.0.lock().has.len()), (3, 1));
+        let state = script.0.lock();
+        assert_eq!((state.opened, state.has.len()), (3, 1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -226,7 +227,8 @@ mod tests {
         let outbox = outbox(MAX_BATCH * 3, &vec!["x"; MAX_BATCH * 2 + 1]);
         let script = Script::default();
         run_for(&outbox, &script, Duration::from_millis(1)).await;
-        assert_eq!((script.0.lock().asked.len(), script.0.lock().has.len()), (3, MAX_BATCH * 2 + 1));
+        let state = script.0.lock();
+        assert_eq!((state.asked.len(), state.has.len()), (3, MAX_BATCH * 2 + 1));
     }
 
     #[test]

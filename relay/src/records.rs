@@ -149,7 +149,7 @@ impl Records {
                     "syslog"
                 }
                 RecordTarget::Database(database) => {
-                    spawn(DatabaseSink::new(database.clone()), &outbox, end)?;
+                    spawn(DatabaseSink::new((**database).clone()), &outbox, end)?;
                     "database"
                 }
             };

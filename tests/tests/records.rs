@@ -165,6 +165,36 @@ async fn a_record_says_exactly_what_a_session_did() {
 }
 
 #[tokio::test]
+async fn a_session_that_a_relay_obtained_is_that_relays() {
+    let site = Site::new();
+    site.issue("a", &["localhost"]);
+    site.issue("b", &["127.0.0.1"]);
+    let of = |name: &str, domain: &str, records: &str| Settings {
+        domain: domain.into(),
+        identity: name.into(),
+        client_domain: format!("ca_list: ca.pem, certificate: {name}.crt, private_key: {name}.key"),
+        records: records.into(),
+        ..Settings::default()
+    };
+    let near = Daemon::start_as(Command::new(RELAY), &site, "a.yaml", &of("a", "localhost", "")).await;
+    let mut far = Daemon::start_as(Command::new(RELAY), &site, "b.yaml", &of("b", "127.0.0.1", FILE)).await;
+    let mut alice = Client::connect(&near, &site, Scheme::Msrps).await;
+    let first = alice.auth("alice", "alicepw").await;
+    let to = [first.use_path[0].clone(), far.uri(Scheme::Msrps)];
+    let from_alice = alice.auth_at(&to, "alice", "alicepw").await;
+    let (mut bob, from_bob) = Client::with_session(&far, &site, Scheme::Msrp, "bob").await;
+    assert_eq!(alice.send(&Send::text(&from_alice.to(&from_bob), "m", "four")).await.status(), 200);
+    bob.receive().await;
+    far.signal(Signal::TERM);
+    assert_eq!(far.exit().await.code(), Some(0));
+    let found = records(&file(&site), 2).await;
+    let record = found.iter().find(|record| record["user"] == "alice").unwrap();
+    assert_eq!((&record["by_relay"], &record["owner"]), (&json!(true), &json!("localhost")));
+    assert_eq!((&record["listener"], &record["transport"]), (&json!("msrps://127.0.0.1:0"), &json!("msrps")));
+    assert_eq!((&record["sent"]["bytes"], &record["peers"]), (&json!(4), &json!([from_bob.use_path[0]])));
+}
+
+#[tokio::test]
 async fn a_file_may_be_moved_at_any_time_and_sighup_makes_a_new_one() {
     let site = Site::new();
     let (daemon, _) = start(&site, FILE).await;

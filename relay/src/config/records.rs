@@ -52,7 +52,7 @@ pub enum RecordTarget {
     /// A syslog daemon.
     Syslog(RecordSyslog),
     /// A table.
-    Database(RecordDatabase),
+    Database(Box<RecordDatabase>),
 }
 
 /// A file of JSON lines.
@@ -312,7 +312,7 @@ impl FileSink {
                 let table = database.table.map_or("msrp_sessions".to_owned(), Identifier::into_name);
                 let timeout = database.timeout;
                 let url = url.create_if_missing();
-                Some(RecordTarget::Database(RecordDatabase { url, table, timeout }))
+                Some(RecordTarget::Database(Box::new(RecordDatabase { url, table, timeout })))
             }
             _ => {
                 check.error_at_key(path.clone(), "is one of `file`, `syslog` and `database`");

@@ -475,3 +475,20 @@ fn parse_id(text: &str) -> Option<u128> {
     let canonical = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     canonical.then(|| u128::from_str_radix(text, 16).ok()).flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_remembered_once_each_up_to_the_limit() {
+        let mut others = OtherPeers::default();
+        let peer = |number: usize| format!("msrp://192.0.2.1:{}/x;tcp", number + 1).parse().unwrap();
+        for number in (0..MAX_BINDINGS).chain(0..MAX_BINDINGS) {
+            others.add(&peer(number));
+        }
+        assert_eq!((others.peers.len(), others.more), (MAX_BINDINGS, false));
+        others.add(&peer(MAX_BINDINGS));
+        assert_eq!((others.peers.len(), others.more), (MAX_BINDINGS, true));
+    }
+}

@@ -190,14 +190,14 @@ impl Sink for DatabaseSink {
             let lot = self.lot.min(batch.len() - records);
             match self.write_in_time(&batch[records..records + lot]).await {
                 Ok(()) => records += lot,
-                Err(Lot::Away(why)) => return Taken::failed(records, why),
+                Err(Lot::Away(why)) => return Taken::failed(records, &why),
                 Err(Lot::At(at, why)) => {
                     // Those before it, without it.
                     if at > 0
                         && let Err(Lot::Away(why) | Lot::At(_, why)) =
                             self.write_in_time(&batch[records..records + at]).await
                     {
-                        return Taken::failed(records, why);
+                        return Taken::failed(records, &why);
                     }
                     return Taken { records: records + at, failure: Some(Failure::Refused(why)) };
                 }

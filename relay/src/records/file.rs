@@ -79,7 +79,7 @@ impl FileSink {
     fn append(&mut self, batch: &[Arc<SessionRecord>]) -> Taken {
         let mut open = match self.ready() {
             Ok(open) => open,
-            Err(error) => return Taken::failed(0, error),
+            Err(error) => return Taken::failed(0, &error),
         };
         self.buffer.clear();
         if self.torn {
@@ -105,7 +105,7 @@ impl FileSink {
         {
             // What the disk has of it is not known: it is written again. What cannot be cut off stands there twice.
             let _ = !self.torn && cut_back(&open, whole - begin);
-            return Taken::failed(0, error);
+            return Taken::failed(0, &error);
         }
         match result {
             Ok(()) => {
@@ -113,7 +113,7 @@ impl FileSink {
                 Taken::all(batch)
             }
             // It is opened again for the next attempt.
-            Err(error) => Taken::failed(records, error),
+            Err(error) => Taken::failed(records, &error),
         }
     }
 }

@@ -141,7 +141,7 @@ impl Sink for SyslogSink {
             }
             // The daemon may have been started again, with a socket of the same name.
             self.socket = None;
-            return Taken::failed(records, self.why(&error));
+            return Taken::failed(records, &self.why(&error));
         }
         Taken::all(batch)
     }

@@ -1,5 +1,6 @@
 //! What the thread of a sink does: takes from the queue, writes, and tries again.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ impl Taken {
         Self { records: batch.len(), failure: None }
     }
 
-    pub(super) fn failed(records: usize, why: impl ToString) -> Self {
+    pub(super) fn failed(records: usize, why: &dyn Display) -> Self {
         Self { records, failure: Some(Failure::Away(why.to_string())) }
     }
 }
@@ -163,7 +164,7 @@ mod tests {
     async fn what_fails_is_tried_again_after_longer_and_longer_pauses() {
         let outbox = outbox(10, &["a", "b"]);
         let script = Script::default();
-        script.0.lock().answers.extend((0..10).map(|_| Taken::failed(0, "away")));
+        script.0.lock().answers.extend((0..10).map(|_| Taken::failed(0, &"away")));
         run_for(&outbox, &script, Duration::from_secs(300)).await;
         let state = script.0.lock();
         let pauses: Vec<_> = state.asked.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
@@ -176,7 +177,7 @@ mod tests {
     async fn what_was_taken_before_a_failure_is_not_written_again() {
         let outbox = outbox(10, &["a", "b", "c"]);
         let script = Script::default();
-        script.0.lock().answers.extend([Taken::failed(2, "full"), Taken::failed(0, "full")]);
+        script.0.lock().answers.extend([Taken::failed(2, &"full"), Taken::failed(0, &"full")]);
         run_for(&outbox, &script, Duration::from_millis(500)).await;
         assert!(!outbox.is_available() && outbox.counts().queued == 1);
         run_for(&outbox, &script, Duration::from_secs(60)).await;
@@ -200,7 +201,7 @@ mod tests {
     async fn at_the_end_what_waits_is_written_without_long_pauses() {
         let outbox = outbox(10, &["a"]);
         let script = Script::default();
-        script.0.lock().answers.extend((0..20).map(|_| Taken::failed(0, "away")));
+        script.0.lock().answers.extend((0..20).map(|_| Taken::failed(0, &"away")));
         outbox.close();
         let began = Instant::now();
         run(&outbox, script.clone()).await;
@@ -212,7 +213,7 @@ mod tests {
     async fn who_is_away_is_tried_at_once_when_asked_to_open_again() {
         let outbox = outbox(10, &["a"]);
         let script = Script::default();
-        script.0.lock().answers.extend((0..8).map(|_| Taken::failed(0, "away")));
+        script.0.lock().answers.extend((0..8).map(|_| Taken::failed(0, &"away")));
         run_for(&outbox, &script, Duration::from_secs(40)).await;
         assert_eq!(script.0.lock().asked.len(), 8);
         outbox.reopen();

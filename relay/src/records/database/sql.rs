@@ -172,7 +172,8 @@ pub(super) fn add_missing(table: &str, there: &[String]) -> Vec<String> {
 
 /// Whether an error is about what was to be written, so that it would be the same the next time.
 pub(super) fn is_about_the_values(kind: DatabaseKind, error: &sqlx::Error) -> bool {
-    let Some(code) = error.as_database_error().and_then(|error| error.code()) else { return false };
+    let error = error.as_database_error();
+    let Some(code) = error.and_then(sqlx::error::DatabaseError::code) else { return false };
     match kind {
         // TOOBIG, CONSTRAINT, MISMATCH; further bits say which.
         DatabaseKind::Sqlite => code.parse().is_ok_and(|code: i32| matches!(code & 0xff, 18..=20)),

@@ -269,11 +269,11 @@ async fn a_disk_that_is_full_within_a_line_leaves_no_half_line() {
 #[tokio::test]
 async fn a_file_that_cannot_be_opened_keeps_the_relay_from_starting() {
     let site = Site::new();
-    let records = "sinks: { a: { file: { path: not/there.jsonl } } }";
-    let config = site.write("relay.yaml", &settings(records).to_yaml());
+    symlink("not/there", file(&site)).unwrap();
+    let config = site.write("relay.yaml", &settings(FILE).to_yaml());
     let mut daemon = Daemon::spawn(Command::new(RELAY), &config);
     assert_ne!(daemon.exit().await.code(), Some(0));
-    daemon.log().wait_for(&["cannot open", "not/there.jsonl"]).await;
+    daemon.log().wait_for(&["cannot open", "sessions.jsonl"]).await;
 }
 
 #[tokio::test]

@@ -286,10 +286,16 @@ impl FileSink {
     fn validate(self, path: &KeyPath, check: &mut Check<'_>) -> Option<RecordTarget> {
         match self {
             Self { file: Some(file), syslog: None, database: None } => {
+                let key = path.clone().key("file").key("path");
+                let path = check.base_dir.join(&file.path);
+                let directory = path.parent().unwrap_or(&path);
                 if file.path.as_os_str().is_empty() {
-                    check.error(path.clone().key("file").key("path"), "is empty");
+                    check.error(key, "is empty");
+                } else if path.is_dir() {
+                    check.error(key, "is a directory");
+                } else if !directory.is_dir() {
+                    check.error(key, format!("there is no directory {}", directory.display()));
                 }
-                let path = check.base_dir.join(file.path);
                 Some(RecordTarget::File(RecordFile { path, fsync: file.fsync }))
             }
             Self { file: None, syslog: Some(syslog), database: None } => {
@@ -332,7 +338,7 @@ mod tests {
     fn read(text: &str) -> Result<Records, String> {
         let text =
             format!("domain: a\nlisteners: [ {{ uri: 'msrp://127.0.0.1:1' }} ]\nrecords: {{ {text} }}\n");
-        let config = Config::parse(&text, Path::new("/etc/relay"), "relay.yaml")
+        let config = Config::parse(&text, Path::new("/"), "relay.yaml")
             .map_err(|errors| errors.errors()[0].to_string())?;
         Ok(config.records)
     }
@@ -350,7 +356,7 @@ mod tests {
         assert_eq!((found.queue, found.flush_timeout), (7, Duration::ZERO));
         assert_eq!(found.interim, Some(Duration::from_secs(300)));
 
-        let path = "/etc/relay/s.jsonl".into();
+        let path = "/s.jsonl".into();
         assert_eq!(one("file: { path: s.jsonl }"), RecordTarget::File(RecordFile { path, fsync: false }));
         let path = "/s".into();
         assert_eq!(
@@ -366,7 +372,7 @@ mod tests {
         assert_eq!(one(text), syslog("udp://log.test:514", 3, "billing"));
         assert_eq!(
             one("syslog: { address: 'unix:x', facility: local7 }"),
-            syslog("unix:/etc/relay/x", 23, "msrp-relay")
+            syslog("unix:/x", 23, "msrp-relay")
         );
         let RecordTarget::Database(found) = one("database: { url: 'mysql://a:HUSH@db/cdr' }") else {
             panic!()
@@ -389,6 +395,8 @@ mod tests {
             ("sinks: { a: { file: { path: x }, syslog: {} } }", "records.sinks.a: is one of"),
             ("sinks: { a: { file: {} } }", "missing key `path`"),
             ("sinks: { a: { file: { path: '' } } }", "is empty"),
+            ("sinks: { a: { file: { path: tmp } } }", "a.file.path: is a directory"),
+            ("sinks: { a: { file: { path: not/there } } }", "there is no directory /not"),
             (
                 "sinks: { a: { file: { path: x } }, b: { file: { path: x } } }",
                 "records.sinks.b: writes to the same file as `a`",

@@ -30,7 +30,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the relay until SIGTERM or SIGINT; SIGHUP reads the TLS domains and certificates again.
+    /// Run the relay until SIGTERM or SIGINT; SIGHUP reads the TLS domains and certificates again, and opens files
+    /// with session records again.
     Run {
         /// The YAML configuration.
         #[arg(long, short, value_name = "FILE")]

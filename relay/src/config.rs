@@ -30,17 +30,19 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 pub use self::admin::{Admin, AdminAddress};
-pub(crate) use self::auth::ConnectOptions;
-pub use self::auth::{
-    Auth, CredentialCache, DatabaseKind, DatabaseSettings, DatabaseUrl, Expires, LimitColumns, Throttle,
-};
+pub use self::auth::{Auth, CredentialCache, DatabaseSettings, Expires, LimitColumns, Throttle};
 pub use self::connections::{ClosedEvent, DEFAULT_KEEPALIVE, Destination, Dial, EventSettings, Tcp};
+pub(crate) use self::database::ConnectOptions;
+pub use self::database::{DatabaseKind, DatabaseUrl};
 pub use self::error::{ConfigError, ConfigErrors, Position};
 pub use self::hep::{Forward, Hep, HepRule};
 pub use self::limits::{Limits, Timeouts};
 pub use self::listener::{Listener, ListenerTransport};
 pub use self::log::{Log, LogFormat, LogLevel};
 pub use self::outbound::{Denied, Network, OutboundPolicy};
+pub use self::records::{
+    Facility, RecordDatabase, RecordFile, RecordSink, RecordSyslog, RecordTarget, Records, SyslogAddress,
+};
 pub use self::sip::{Sip, SipUpstream, UpstreamUri};
 pub use self::tls::{ClientCertificates, ClientDomain, Identity, Negotiation, ServerDomain, Tls, Trust};
 pub use self::trace::Trace;
@@ -55,6 +57,7 @@ use self::error::{KeyPath, Problem, Segment, Spot};
 use self::hep::FileHep;
 use self::listener::FileListener;
 use self::outbound::FileOutbound;
+use self::records::FileRecords;
 use self::sip::FileSip;
 use self::tls::FileTls;
 use self::trace::FileTrace;
@@ -64,6 +67,7 @@ use self::websocket::FileWebSocket;
 mod admin;
 mod auth;
 mod connections;
+mod database;
 mod document;
 mod error;
 mod hep;
@@ -73,6 +77,7 @@ mod log;
 mod masked;
 mod outbound;
 mod read;
+mod records;
 mod sip;
 #[cfg(test)]
 mod tests;
@@ -113,6 +118,8 @@ pub struct Config {
     pub sip: Option<Sip>,
     /// What collectors are told.
     pub trace: Trace,
+    /// What is written of sessions.
+    pub records: Records,
     /// How it is managed, if it is.
     pub admin: Option<Admin>,
     /// How others' HEP is received and passed on to them.
@@ -246,6 +253,8 @@ struct FileConfig {
     #[serde(default)]
     trace: FileTrace,
     #[serde(default)]
+    records: FileRecords,
+    #[serde(default)]
     admin: Option<FileAdmin>,
     #[serde(default)]
     hep: Option<FileHep>,
@@ -294,6 +303,7 @@ impl FileConfig {
             check.warn(KeyPath::new(&["events", "closed_event"]), message);
         }
 
+        let records = self.records.validate(&mut check);
         let admin = self.admin.map(|admin| admin.validate(&self.domain, &mut check));
         let hep = FileHep::validate(self.hep, &listeners, &trace, &mut check);
 
@@ -316,6 +326,7 @@ impl FileConfig {
             dial,
             sip,
             trace,
+            records,
             admin,
             hep,
             log: self.log,

@@ -23,6 +23,7 @@ use crate::admin::{AdminError, AdminServer};
 use crate::config::{AdminAddress, Config, ConfigErrors, Host, Listener, ListenerTransport, WebSocket};
 use crate::credentials::Credentials as _;
 use crate::msrp::{Advertised, Random, Relay, Settings, SettingsError, WallClock, WebSocketLink};
+use crate::records::{Facts, Records, RecordsError};
 use crate::sip::ShortSecret;
 
 mod connection;
@@ -85,6 +86,9 @@ pub enum StartError {
     /// The admin interface cannot be opened.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// Session records cannot be written.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
     /// `sip.flow_secret` is too short.
     #[error(transparent)]
     FlowSecret(#[from] ShortSecret),
@@ -121,6 +125,7 @@ impl Server {
         let mut bound = Vec::new();
         let mut advertised = Vec::new();
         let mut sip_advertised = Vec::new();
+        let mut msrp_listeners = Vec::new();
         for listener in &config.listeners {
             let dispatch = listener.hep.then(|| concentrator.dispatch(listener.to_string()));
             hep.extend(dispatch.clone());
@@ -145,6 +150,7 @@ impl Server {
             }
             if listener.serves_msrp() {
                 serves.msrp = Some(advertised.len());
+                msrp_listeners.push((serves.name.clone(), listener.scheme().as_str().to_owned()));
                 let chunk_size = |websocket: &WebSocket| WebSocketLink { chunk_size: websocket.chunk_size };
                 advertised.push(Advertised {
                     scheme: listener.msrp_scheme(),
@@ -168,7 +174,14 @@ impl Server {
         let network = Arc::new(Network::new(relay, &config, client_domains, sip_advertised)?);
         network.relay.set_dialer(Box::new(RelayDialer::new(&network)));
         let session_events = SessionEvents::default();
-        network.relay.set_observer(Box::new(session_events.clone()));
+        let records = Records::start(&config.records)?;
+        let facts = Facts {
+            domain: config.domain.to_string(),
+            realm: config.auth.realm.clone(),
+            listeners: msrp_listeners,
+        };
+        let recorder = records.recorder(facts);
+        network.relay.set_observer(Box::new((session_events.clone(), recorder.clone())));
         let credentials = config.auth.credentials.clone();
         credentials.begin();
         network.relay.set_resolver(Box::new(ChainResolver(credentials)));
@@ -205,8 +218,18 @@ impl Server {
             }
         });
         let reception = Reception { concentrator, dispatches: hep };
-        let control =
-            Arc::new(Control::new(network, domains, config, session_events, reception, tracing.as_ref()));
+        if let (Some(recorder), Some(interval)) = (recorder, records.interim()) {
+            tasks.spawn(recorder.record_lasting(Arc::clone(&network.relay), interval));
+        }
+        let control = Arc::new(Control::new(
+            network,
+            domains,
+            config,
+            session_events,
+            reception,
+            tracing.as_ref(),
+            records,
+        ));
         tasks.spawn(remind_of_expiry(Arc::clone(&control)));
         let admin = control.config().admin.as_ref();
         let admin = admin.map(|admin| AdminServer::start(admin, Arc::clone(&control))).transpose()?;
@@ -239,7 +262,8 @@ impl Server {
     }
 
     /// Stops: accepts nothing more, lets messages under way finish for up to `drain_timeout` or
-    /// until `hurry` is ready, ends what is left with `#`, and closes every connection in order.
+    /// until `hurry` is ready, ends what is left with `#`, and closes every connection in order. Then session
+    /// records get the time that `records.flush_timeout` gives them, or until `hurry` is ready.
     pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
         self.control.set_stopping();
         self.tasks.shutdown().await;
@@ -249,15 +273,17 @@ impl Server {
                 tokio::time::sleep(DRAIN_POLL).await;
             }
         };
-        tokio::select! {
-            () = all_idle => {}
-            () = tokio::time::sleep(self.drain_timeout) => {}
-            () = hurry => {}
-        }
+        let mut hurry = std::pin::pin!(hurry);
+        let hurried = tokio::select! {
+            () = all_idle => false,
+            () = tokio::time::sleep(self.drain_timeout) => false,
+            () = &mut hurry => true,
+        };
         for (_, carried) in connections.snapshot() {
             carried.wind_up();
         }
         // Before their connections end, so that their end says why.
+        self.control.records().set_stopping();
         self.control.relay().end_all_sessions();
         let left = connections.close_all(CloseReason::Local("shutdown".into()), CLOSE_TIMEOUT).await;
         if left > 0 {
@@ -269,6 +295,14 @@ impl Server {
         if let Some(tracing) = self.tracing.take() {
             tracing.stop().await;
         }
+        // Asked to hurry before, it has done so.
+        let hurry = async {
+            match hurried {
+                true => std::future::pending().await,
+                false => hurry.await,
+            }
+        };
+        self.control.records().stop(hurry).await;
         if let Some(admin) = self.admin.take() {
             admin.stop().await;
         }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the reference texts have, by section.
-const THEIRS: [(&str, &[&str]); 8] = [
+const THEIRS: [(&str, &[&str]); 9] = [
     (
         "auth_db",
         &[
@@ -24,6 +24,7 @@ const THEIRS: [(&str, &[&str]); 8] = [
             "force_generate_avps",
         ],
     ),
+    ("acc", &["do_accounting", "cdr_enable", "log_facility", "db_url", "db_table_acc", "cdrs_table"]),
     ("proto_ws, for SIP", &["ws_port", "ws_send_timeout", "ws_max_msg_chunks"]),
     (
         "proto_tcp",

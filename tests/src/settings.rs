@@ -52,6 +52,8 @@ pub struct Settings {
     pub websocket: String,
     /// `trace`.
     pub trace: String,
+    /// `records`.
+    pub records: String,
     /// `admin`; none: there is no admin interface.
     pub admin: Option<String>,
     /// `log`.
@@ -86,6 +88,7 @@ impl Default for Settings {
             outbound: String::new(),
             websocket: String::new(),
             trace: String::new(),
+            records: String::new(),
             admin: None,
             log: "level: info, format: text".into(),
         }
@@ -140,6 +143,7 @@ impl Settings {
             ("outbound", &self.outbound),
             ("websocket", &self.websocket),
             ("trace", &self.trace),
+            ("records", &self.records),
             ("log", &self.log),
         ] {
             let _ = writeln!(yaml, "{name}: {{ {section} }}");

@@ -17,6 +17,7 @@ use crate::server::Control;
 mod credentials;
 mod hep;
 mod process;
+mod records;
 mod sip;
 
 /// What the value does.
@@ -132,6 +133,7 @@ pub fn collect(control: &Control) -> Vec<Family> {
     families.extend(sip::families(control));
     families.extend(hep::families(control));
     families.extend(tls(control));
+    families.extend(records::families(control));
     families.extend(process::families());
     families
 }

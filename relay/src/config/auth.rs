@@ -16,8 +16,7 @@ use super::value::{FileSecret, Host, Secret, count, duration, from_text, read_te
 use super::{Check, UserLimits};
 use crate::credentials::{CredentialChain, Credentials, Database, HtdigestFile, UserTable};
 
-pub(crate) use self::database::ConnectOptions;
-pub use self::database::{CredentialCache, DatabaseKind, DatabaseSettings, DatabaseUrl, LimitColumns};
+pub use self::database::{CredentialCache, DatabaseSettings, LimitColumns};
 pub use self::throttle::Throttle;
 
 mod database;

@@ -17,6 +17,7 @@ const SECRETS: &[&str] = &[
     "other_secret",
     "url",
     "secrets",
+    "url",
 ];
 
 /// The tree with `***` in the place of secrets. The name of a file that holds one is shown.
@@ -72,7 +73,8 @@ mod tests {
         let text = "auth: { nonce_secret: HUSH, users: { alice: { password: HUSH }, token: { ha1: HUSH, ha1_sha256: HUSH } } }\n\
                     websocket: { auth: { token: { secret: HUSH, issuer: shown } } }\n\
                     sip: { flow_secret: HUSH }\nadmin: { token: HUSH, listen: [shown] }\n\
-                    trace: { destinations: { a: { auth_key: { file: shown.txt } }, b: { auth_key: 12 } } }\n";
+                    trace: { destinations: { a: { auth_key: { file: shown.txt } }, b: { auth_key: 12 } } }\n\
+                    records: { sinks: { a: { database: { url: \"mysql://a:HUSH@b/c\" } } } }\n";
         let shown = masked(&document::parse("a", text).unwrap()).to_string();
         assert!(!shown.contains("HUSH") && !shown.contains("12"), "{shown}");
         assert!(shown.contains(r#""issuer":"shown""#) && shown.contains(r#""file":"shown.txt""#), "{shown}");

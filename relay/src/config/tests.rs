@@ -128,6 +128,7 @@ fn the_example_runs_as_it_is() {
     assert_eq!(config.tcp, default.tcp);
     assert_eq!(config.dial, default.dial);
     assert_eq!(config.events, default.events);
+    assert_eq!(config.records, default.records);
     assert_eq!(config.listeners[0].tcp, default.listeners[0].tcp);
     assert_eq!(config.auth.expires, default.auth.expires);
     assert_eq!(config.auth.nonce_expire, default.auth.nonce_expire);
@@ -149,8 +150,10 @@ fn the_example_runs_with_its_commented_settings_too() {
         };
         let key = setting.trim_start().trim_start_matches("- ").split(':').next().unwrap_or_default();
         let is_setting = setting.contains(':') && known_keys().iter().any(|known| known.ends_with(key));
-        let is_name = matches!(setting.trim(), "relay:" | "default:" | "partner:" | "homer:")
-            || setting.starts_with("carol: ")
+        let is_name = matches!(
+            setting.trim(),
+            "relay:" | "default:" | "partner:" | "homer:" | "billing:" | "audit:" | "table:"
+        ) || setting.starts_with("carol: ")
             || setting.starts_with("dora: ");
         if !key.contains(' ') && (is_setting || is_name) {
             format!("{indent}{setting}")
@@ -204,6 +207,10 @@ fn the_example_runs_with_its_commented_settings_too() {
     let found = warnings(&config);
     assert_eq!(found.len(), 2, "carol cannot answer MD5, and anything is dialled: {found:?}");
     assert!(config.sip.is_some() && config.listeners[2].sip && !config.listeners[0].sip);
+    assert_eq!(
+        (config.records.sinks.len(), config.records.interim.map(|time| time.as_secs())),
+        (3, Some(300))
+    );
 }
 
 #[test]

@@ -220,6 +220,9 @@ impl Relay {
             claimed.claim(peer, from, session).map_err(|_| IN_USE)?;
         }
         let outgoing = own.len() - claims.len();
+        for pair in own.windows(2).take(outgoing) {
+            pair[0].reaches(&pair[1]);
+        }
         let through = Through { sessions: own, outgoing };
         Ok(Route { link, through, session, expires: expires.unwrap_or(now) })
     }

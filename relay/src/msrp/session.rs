@@ -19,7 +19,7 @@ use super::wire::Random;
 /// How many locks the table is spread over.
 const SHARDS: usize = 64;
 
-/// The most peers one session remembers.
+/// The most peers one session remembers; and of those it has no binding for, as many again.
 const MAX_BINDINGS: usize = 64;
 
 /// Who obtained a session.
@@ -130,6 +130,8 @@ pub struct Session {
     from_owner: Traffic,
     to_owner: Traffic,
     bindings: Mutex<SmallVec<[Binding; 1]>>,
+    /// Locked within the bindings' lock, or without it.
+    others: Mutex<OtherPeers>,
     /// The connections that an owning relay has used for it.
     relay_links: Mutex<SmallVec<[Arc<Link>; 1]>>,
 }
@@ -142,6 +144,27 @@ struct Binding {
     /// The session that the link counts for this: the first one of ours on the peer's way, which is
     /// the peer's own where both are clients of this relay.
     counted_as: u128,
+}
+
+/// Peers that a session has no binding for: those it had one for, and those that are clients of this relay too.
+#[derive(Debug, Default)]
+struct OtherPeers {
+    peers: SmallVec<[MsrpUri; 1]>,
+    /// There were more than are remembered.
+    more: bool,
+}
+
+impl OtherPeers {
+    fn add(&mut self, peer: &MsrpUri) {
+        if self.peers.contains(peer) {
+            return;
+        }
+        if self.peers.len() < MAX_BINDINGS {
+            self.peers.push(peer.clone());
+        } else {
+            self.more = true;
+        }
+    }
 }
 
 /// The session is in use over another connection (RFC 4975 §10: 506).
@@ -204,6 +227,33 @@ impl Session {
         self.bindings.lock().iter().map(|binding| binding.uri.clone()).collect()
     }
 
+    /// All peers that it is or was in use with, and whether there were more than are remembered.
+    pub fn all_peers(&self) -> (Vec<MsrpUri>, bool) {
+        let bindings = self.bindings.lock();
+        let others = self.others.lock();
+        let mut peers = others.peers.to_vec();
+        for Binding { uri, .. } in bindings.iter() {
+            if !peers.contains(uri) {
+                peers.push(uri.clone());
+            }
+        }
+        (peers, others.more)
+    }
+
+    /// Its owner sends to this session of the same relay.
+    pub(crate) fn reaches(&self, other: &Self) {
+        self.others.lock().add(&other.uri);
+    }
+
+    /// The listener that its owner came in by, if the owner came in. Of a relay, the connection first used for it that
+    /// is still open.
+    pub fn listener(&self) -> Option<usize> {
+        match &self.owner {
+            Owner::Client(link) => link.listener(),
+            Owner::Relay { .. } => self.relay_links.lock().iter().find_map(|link| link.listener()),
+        }
+    }
+
     /// When it ends.
     pub fn expires(&self) -> Instant {
         self.expires
@@ -226,7 +276,7 @@ impl Session {
 
     /// The owner sends to this peer over this connection.
     pub(crate) fn bind(&self, peer: &UriRef<'_>, link: &Arc<Link>) {
-        bind_in(&mut self.bindings.lock(), peer, link, self.id);
+        bind_in(&mut self.bindings.lock(), &self.others, peer, link, self.id);
     }
 
     /// The relay that owns the session uses this connection for it.
@@ -263,7 +313,7 @@ impl Session {
         if !free && !known {
             return Err(InUse);
         }
-        bind_in(&mut bindings, peer, link, first);
+        bind_in(&mut bindings, &self.others, peer, link, first);
         Ok(())
     }
 
@@ -283,18 +333,28 @@ impl Session {
     }
 }
 
-fn bind_in(bindings: &mut SmallVec<[Binding; 1]>, peer: &UriRef<'_>, link: &Arc<Link>, counted_as: u128) {
+fn bind_in(
+    bindings: &mut SmallVec<[Binding; 1]>,
+    others: &Mutex<OtherPeers>,
+    peer: &UriRef<'_>,
+    link: &Arc<Link>,
+    counted_as: u128,
+) {
     // Those that are closed serve nobody any more; of those that are open, the oldest gives way.
     bindings.retain(|binding| {
         let keep = binding.link.is_open() && binding.uri.as_ref() != *peer;
         if !keep {
             binding.link.remove_session(binding.counted_as);
+            if binding.uri.as_ref() != *peer {
+                others.lock().add(&binding.uri);
+            }
         }
         keep
     });
     if bindings.len() >= MAX_BINDINGS {
         let oldest = bindings.remove(0);
         oldest.link.remove_session(oldest.counted_as);
+        others.lock().add(&oldest.uri);
     }
     link.add_session(counted_as);
     bindings.push(Binding { uri: peer.to_uri(), link: Arc::clone(link), counted_as });
@@ -362,6 +422,7 @@ impl Sessions {
             from_owner: Traffic::default(),
             to_owner: Traffic::default(),
             bindings: Mutex::default(),
+            others: Mutex::default(),
             relay_links: Mutex::default(),
         });
         self.shard(id).write().insert(id, Arc::clone(&session));
@@ -425,4 +486,21 @@ pub(crate) fn write_id(id: u128) -> String {
 pub(crate) fn parse_id(text: &str) -> Option<u128> {
     let canonical = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     canonical.then(|| u128::from_str_radix(text, 16).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_remembered_once_each_up_to_the_limit() {
+        let mut others = OtherPeers::default();
+        let peer = |number: usize| format!("msrp://192.0.2.1:{}/x;tcp", number + 1).parse().unwrap();
+        for number in (0..MAX_BINDINGS).chain(0..MAX_BINDINGS) {
+            others.add(&peer(number));
+        }
+        assert_eq!((others.peers.len(), others.more), (MAX_BINDINGS, false));
+        others.add(&peer(MAX_BINDINGS));
+        assert_eq!((others.peers.len(), others.more), (MAX_BINDINGS, true));
+    }
 }

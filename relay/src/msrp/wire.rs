@@ -73,6 +73,34 @@ pub trait SessionObserver: Send + Sync {
     fn ended(&self, session: &Session, end: SessionEnd);
 }
 
+/// Several observers.
+impl<A: SessionObserver, B: SessionObserver> SessionObserver for (A, B) {
+    fn began(&self, session: &Session) {
+        self.0.began(session);
+        self.1.began(session);
+    }
+
+    fn ended(&self, session: &Session, end: SessionEnd) {
+        self.0.ended(session, end);
+        self.1.ended(session, end);
+    }
+}
+
+/// Perhaps one.
+impl<A: SessionObserver> SessionObserver for Option<A> {
+    fn began(&self, session: &Session) {
+        if let Some(observer) = self {
+            observer.began(session);
+        }
+    }
+
+    fn ended(&self, session: &Session, end: SessionEnd) {
+        if let Some(observer) = self {
+            observer.ended(session, end);
+        }
+    }
+}
+
 /// Asks a source of credentials that takes its time.
 pub trait Resolver: Send + Sync {
     /// Begins to ask. The outcome comes as [`Link::resolved`] with the same ticket.

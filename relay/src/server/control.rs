@@ -19,6 +19,7 @@ use super::tls::{self, Reloaded};
 use super::trace::{TraceSwitches, Tracing};
 use crate::config::{Config, ConfigErrors, ListenerTransport};
 use crate::msrp::Relay;
+use crate::records::Records;
 
 /// A running relay, for whoever manages it: the command line, the admin interface. It may be asked from any thread,
 /// and nothing here waits for traffic.
@@ -33,6 +34,7 @@ pub struct Control {
     sessions: SessionEvents,
     reception: Reception,
     trace: Option<TraceSwitches>,
+    records: Records,
     started: Started,
     stopping: AtomicBool,
 }
@@ -69,6 +71,7 @@ impl Control {
         sessions: SessionEvents,
         reception: Reception,
         tracing: Option<&Tracing>,
+        records: Records,
     ) -> Self {
         Self {
             network,
@@ -78,6 +81,7 @@ impl Control {
             sessions,
             reception,
             trace: tracing.map(Tracing::switches),
+            records,
             started: Started { at: now(), time: SystemTime::now() },
             stopping: AtomicBool::new(false),
         }
@@ -147,6 +151,11 @@ impl Control {
         self.network.sip.as_ref().map(|sip| (sip.counters(), sip.upstreams_up()))
     }
 
+    /// What is written of sessions.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
     /// All connections of this moment, by number.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         let mut entries = self.ledger().snapshot();
@@ -209,10 +218,12 @@ impl Control {
     }
 
     /// Reads the configuration again, and takes over of it what can be taken over while running: the TLS domains.
+    /// Files with session records are opened again, whatever the configuration is like.
     ///
     /// # Errors
     /// What is wrong, at its line; nothing has changed then.
     pub fn reload(&self) -> Result<Reloaded, ConfigErrors> {
+        self.records.reopen();
         self.reload_tls(&self.config.source.reload()?)
     }
 

@@ -1,4 +1,5 @@
-//! What happens to sessions, told to whoever wants to hear of it: event streams, session records.
+//! What happens to sessions, told to whoever wants to hear of it: event streams. [`crate::records`] hear of it beside
+//! them.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

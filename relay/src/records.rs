@@ -1,0 +1,250 @@
+//! Session records: one for each session, written when it ends, by which operators bill and audit. Who, when, how long,
+//! with whom, how much; never what was said. `docs/records.md` describes every field.
+//!
+//! # The way of a record
+//!
+//! ```text
+//! traffic's threads            one thread for each sink
+//!   Recorder ──▶ Queue ──▶ writer ──▶ file | syslog | database
+//!            ╲─▶ Queue ──▶ writer ──▶ …
+//! ```
+//!
+//! Whoever ends a session makes the record, puts it into the queue of each sink and goes on: that is all that
+//! traffic's threads do, and they wait for nothing. Turning it into text, and writing it, is a thread of the sink's own;
+//! so a disk that hangs holds up neither traffic nor the other sinks.
+//!
+//! # When it cannot be written
+//!
+//! Unlike events (`server::SessionEvents`), records are not lost silently, and not because of a sink that is away for a
+//! while:
+//!
+//! * A record leaves the queue when its sink has it: what failed is tried again, at first after [`FIRST_PAUSE`], then
+//!   after twice as long each time, [`MAX_PAUSE`] at most. The log has a line when a sink is away, and one when it is back.
+//! * The queue has a limit, `records.queue`. At it, the newest records are lost: each is counted, and the log has a line
+//!   when that begins, and one with their number when half of the queue is free again.
+//! * A record that its sink will never take (a value that the table's column refuses) would hold up all behind it. It is
+//!   written to the log, whole, and counted as refused.
+//! * At shutdown, sessions that end with the relay are taken above the limit: there are no more of them than there were
+//!   sessions. `records.flush_timeout` is what the sinks have to take what waits, without pauses longer than
+//!   [`STOP_PAUSE`]. What is left then is lost, and its number is in the log.
+//!
+//! What was written is not always known: a connection may break between a COMMIT and its answer. In doubt a record is
+//! written again. All records of a session have the same `id`, and the last one counts: in a table that is one row, in a
+//! file a line more.
+//!
+//! # When the relay is killed
+//!
+//! `kill -9`, or a machine without power, takes with it the records that wait (with sinks that are well: a few
+//! milliseconds' worth; with `fsync: false` and no power also what the system had not put on the disk), and those of
+//! sessions that were there. `records.interim` is against that: with `5m`, a session that lasts is written every five
+//! minutes, with reason `interim` and the figures so far, so that so much is lost at most. Such a record is replaced by the
+//! next one of the session, so it is not worth losing another for: it is left out while the queue is more than half full.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::sync::oneshot;
+use tracing::{error, info};
+
+use crate::config::{RecordTarget, Records as Settings};
+
+mod database;
+mod file;
+mod outbox;
+mod queue;
+mod record;
+mod recorder;
+mod syslog;
+mod writer;
+
+pub use self::queue::RecordCounts;
+pub use self::record::SessionRecord;
+pub use self::recorder::{Facts, Recorder};
+
+use self::database::DatabaseSink;
+use self::file::FileSink;
+use self::outbox::Outbox;
+use self::syslog::SyslogSink;
+
+/// The first pause after a failure.
+pub const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// The longest pause between attempts.
+pub const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// The longest pause between attempts while the relay stops.
+pub const STOP_PAUSE: Duration = Duration::from_millis(100);
+
+/// Records that cannot be written as they are configured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordsError {
+    /// A file cannot be opened.
+    #[error("records: cannot open {path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The system gives no thread.
+    #[error("records: no thread to write with: {0}")]
+    Thread(io::Error),
+}
+
+/// How one sink is doing.
+#[derive(Debug, Clone)]
+pub struct SinkStats {
+    /// Its name.
+    pub name: String,
+    /// What it is: `file`, `syslog` or `database`.
+    pub kind: &'static str,
+    /// Whether it took what it was last given.
+    pub available: bool,
+    /// What it was given since the start, and what waits.
+    pub counts: RecordCounts,
+}
+
+/// All sinks, each with its thread. When dropped, the threads end once they have written what waits.
+#[derive(Debug)]
+pub struct Records {
+    sinks: Vec<Running>,
+    flush_timeout: Duration,
+    interim: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Running {
+    name: String,
+    kind: &'static str,
+    outbox: Arc<Outbox>,
+    /// Ready when the thread has nothing left to do.
+    ended: parking_lot::Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+impl Records {
+    /// Opens files, and starts the threads. Daemons and databases may be away.
+    ///
+    /// # Errors
+    /// [`RecordsError`].
+    pub fn start(settings: &Settings) -> Result<Self, RecordsError> {
+        let mut sinks = Vec::new();
+        for sink in &settings.sinks {
+            let outbox = Arc::new(Outbox::new(&sink.name, settings.queue));
+            let (end, ended) = oneshot::channel();
+            let kind = match &sink.target {
+                RecordTarget::File(file) => {
+                    let opened = FileSink::open(file);
+                    let opened =
+                        opened.map_err(|source| RecordsError::File { path: file.path.clone(), source })?;
+                    spawn(opened, &outbox, end)?;
+                    "file"
+                }
+                RecordTarget::Syslog(syslog) => {
+                    spawn(SyslogSink::new(syslog.clone()), &outbox, end)?;
+                    "syslog"
+                }
+                RecordTarget::Database(database) => {
+                    spawn(DatabaseSink::new((**database).clone()), &outbox, end)?;
+                    "database"
+                }
+            };
+            info!(sink = sink.name, kind, "session records");
+            let ended = parking_lot::Mutex::new(Some(ended));
+            sinks.push(Running { name: sink.name.clone(), kind, outbox, ended });
+        }
+        Ok(Self { sinks, flush_timeout: settings.flush_timeout, interim: settings.interim })
+    }
+
+    /// What makes records; none if there is nowhere to write them.
+    pub fn recorder(&self, facts: Facts) -> Option<Recorder> {
+        let outboxes: Vec<_> = self.sinks.iter().map(|sink| Arc::clone(&sink.outbox)).collect();
+        (!outboxes.is_empty()).then(|| Recorder::new(facts, outboxes))
+    }
+
+    /// How often sessions that last are to be written.
+    pub fn interim(&self) -> Option<Duration> {
+        self.interim
+    }
+
+    /// Has the files opened again, for whoever has moved them; and those tried at once that are away.
+    pub fn reopen(&self) {
+        for sink in &self.sinks {
+            sink.outbox.reopen();
+        }
+    }
+
+    /// How the sinks are doing.
+    pub fn stats(&self) -> Vec<SinkStats> {
+        let stats = |sink: &Running| SinkStats {
+            name: sink.name.clone(),
+            kind: sink.kind,
+            available: sink.outbox.is_available(),
+            counts: sink.outbox.counts(),
+        };
+        self.sinks.iter().map(stats).collect()
+    }
+
+    /// The relay stops: from here on the limit does not count.
+    pub fn set_stopping(&self) {
+        for sink in &self.sinks {
+            sink.outbox.set_stopping();
+        }
+    }
+
+    /// Waits until all is written, for `records.flush_timeout` at most, or until `hurry` is ready.
+    pub async fn stop(&self, hurry: impl Future<Output = ()>) {
+        for sink in &self.sinks {
+            sink.outbox.close();
+        }
+        let ended: Vec<_> = self.sinks.iter().filter_map(|sink| sink.ended.lock().take()).collect();
+        let all = async {
+            for ended in ended {
+                // An error is a thread that has ended, too.
+                let _ = ended.await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = all => {}
+            () = tokio::time::sleep(self.flush_timeout) => {}
+            () = hurry => {}
+        }
+        for sink in &self.sinks {
+            let left = sink.outbox.give_up();
+            if left > 0 {
+                error!(sink = sink.name, records = left, "session records lost: not written before the end");
+            }
+        }
+    }
+}
+
+impl Drop for Records {
+    fn drop(&mut self) {
+        for sink in &self.sinks {
+            sink.outbox.close();
+        }
+    }
+}
+
+/// Writes to `sink` on a thread of its own: it may wait there, for disks and networks.
+fn spawn<S: writer::Sink + Send + 'static>(
+    sink: S,
+    outbox: &Arc<Outbox>,
+    end: oneshot::Sender<()>,
+) -> Result<(), RecordsError> {
+    let runtime =
+        runtime::Builder::new_current_thread().enable_all().build().map_err(RecordsError::Thread)?;
+    let outbox = Arc::clone(outbox);
+    let thread = thread::Builder::new().name("records".to_owned());
+    let run = move || {
+        runtime.block_on(writer::run(&outbox, sink));
+        // Whoever asked may be gone.
+        let _ = end.send(());
+    };
+    thread.spawn(run).map(drop).map_err(RecordsError::Thread)
+}

@@ -1,0 +1,149 @@
+//! A queue between the traffic's threads and a sink's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use super::queue::{Pushed, Queue, RecordCounts};
+use super::record::SessionRecord;
+
+/// The queue, and what the sink's thread is told.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    name: String,
+    queue: Mutex<Queue>,
+    /// Something waits.
+    filled: Notify,
+    /// It is to be opened again, or to come to an end.
+    urgent: Notify,
+    reopen: AtomicBool,
+    closed: AtomicBool,
+    available: AtomicBool,
+}
+
+impl Outbox {
+    pub(super) fn new(name: &str, limit: usize) -> Self {
+        Self {
+            name: name.to_owned(),
+            queue: Mutex::new(Queue::new(limit)),
+            filled: Notify::new(),
+            urgent: Notify::new(),
+            reopen: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            available: AtomicBool::new(true),
+        }
+    }
+
+    /// The sink's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Called by the traffic's threads: it waits for nothing but another such call.
+    pub(super) fn push(&self, record: Arc<SessionRecord>) {
+        let pushed = self.queue.lock().push(record);
+        match pushed {
+            Pushed::Queued => self.filled.notify_one(),
+            Pushed::Skipped | Pushed::Lost { begins: false } => {}
+            Pushed::Lost { begins: true } => {
+                warn!(sink = self.name, "session records are lost: `records.queue` is full");
+            }
+        }
+    }
+
+    /// See [`Queue::oldest`].
+    pub(super) fn oldest(&self, most: usize) -> Vec<Arc<SessionRecord>> {
+        self.queue.lock().oldest(most)
+    }
+
+    /// See [`Queue::written`].
+    pub(super) fn written(&self, count: usize) {
+        let ended = self.queue.lock().written(count);
+        self.tell_end(ended);
+    }
+
+    /// See [`Queue::refused`].
+    pub(super) fn refused(&self) {
+        let ended = self.queue.lock().refused();
+        self.tell_end(ended);
+    }
+
+    fn tell_end(&self, lost: Option<u64>) {
+        if let Some(lost) = lost {
+            warn!(sink = self.name, lost, "no more session records are lost: there is room again");
+        }
+    }
+
+    /// Waits until there may be something to do.
+    pub(super) async fn wait(&self) {
+        tokio::select! {
+            () = self.filled.notified() => {}
+            () = self.urgent.notified() => {}
+        }
+    }
+
+    /// Waits until there is something to do that does not wait for a pause to end.
+    pub(super) async fn wait_urgent(&self) {
+        self.urgent.notified().await;
+    }
+
+    pub(super) fn reopen(&self) {
+        self.reopen.store(true, Ordering::Release);
+        self.urgent.notify_one();
+    }
+
+    /// Whether it is to be opened again; told once.
+    pub(super) fn take_reopen(&self) -> bool {
+        self.reopen.swap(false, Ordering::AcqRel)
+    }
+
+    pub(super) fn set_stopping(&self) {
+        self.queue.lock().set_stopping();
+    }
+
+    /// Nothing more comes.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.urgent.notify_one();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing more comes, and nothing waits.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_closed() && self.queue.lock().is_empty()
+    }
+
+    /// See [`Queue::give_up`].
+    pub(super) fn give_up(&self) -> usize {
+        self.queue.lock().give_up()
+    }
+
+    pub(super) fn counts(&self) -> RecordCounts {
+        self.queue.lock().counts()
+    }
+
+    pub(super) fn is_available(&self) -> bool {
+        self.available.load(Ordering::Relaxed)
+    }
+
+    /// The sink does not take records now.
+    pub(super) fn is_away(&self, why: &str) {
+        if self.available.swap(false, Ordering::Relaxed) {
+            let waiting = self.counts().queued;
+            warn!(sink = self.name, waiting, error = why, "session records cannot be written, and wait");
+        }
+    }
+
+    /// It does.
+    pub(super) fn is_back(&self) {
+        if !self.available.swap(true, Ordering::Relaxed) {
+            info!(sink = self.name, "session records are written again");
+        }
+    }
+}

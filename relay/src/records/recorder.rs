@@ -1,0 +1,100 @@
+//! What makes records: it hears of each session that ends, and goes round those that last.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::outbox::Outbox;
+use super::record::{INTERIM, SessionRecord, milliseconds, rfc3339, unix};
+use crate::msrp::{Relay, Session, SessionEnd, SessionObserver};
+use crate::server::SessionFacts;
+
+/// In how many parts the sessions are gone round, so that their interim records do not come all at once.
+const PARTS: u32 = 64;
+
+/// What records say that sessions do not know.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// `domain`.
+    pub domain: String,
+    /// `auth.realm`.
+    pub realm: String,
+    /// The name of each listener for MSRP, and what it carries.
+    pub listeners: Vec<(String, String)>,
+}
+
+/// Makes records, for all sinks.
+#[derive(Debug, Clone)]
+pub struct Recorder(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    facts: Facts,
+    outboxes: Vec<Arc<Outbox>>,
+}
+
+impl Recorder {
+    pub(super) fn new(facts: Facts, outboxes: Vec<Arc<Outbox>>) -> Self {
+        Self(Arc::new(Inner { facts, outboxes }))
+    }
+
+    fn put(&self, record: SessionRecord) {
+        let record = Arc::new(record);
+        for outbox in &self.0.outboxes {
+            outbox.push(Arc::clone(&record));
+        }
+    }
+
+    fn record(&self, session: &Session, reason: &'static str) -> SessionRecord {
+        let facts = SessionFacts::of(session, tokio::time::Instant::now().into_std());
+        let listener = session.listener().and_then(|index| self.0.facts.listeners.get(index));
+        let (peers, more_peers) = session.all_peers();
+        let now = SystemTime::now();
+        SessionRecord {
+            id: format!("{}@{}", facts.id, self.0.facts.domain),
+            session: facts.id,
+            uri: facts.uri,
+            relay: self.0.facts.domain.clone(),
+            user: facts.user,
+            realm: self.0.facts.realm.clone(),
+            owner: facts.owner,
+            by_relay: facts.by_relay,
+            listener: listener.map(|(name, _)| name.clone()),
+            transport: listener.map(|(_, transport)| transport.clone()),
+            peers: peers.iter().map(ToString::to_string).collect(),
+            more_peers,
+            began: rfc3339(facts.began),
+            began_unix: unix(facts.began),
+            ended: rfc3339(now),
+            ended_unix: unix(now),
+            seconds: milliseconds(facts.seconds),
+            reason,
+            sent: facts.from_owner.into(),
+            received: facts.to_owner.into(),
+        }
+    }
+
+    /// Makes interim records of the sessions that have lasted for `interval`, each of them once in it. It never
+    /// completes.
+    pub async fn record_lasting(self, relay: Arc<Relay>, interval: Duration) {
+        let mut part = 0;
+        loop {
+            tokio::time::sleep(interval / PARTS).await;
+            let now = tokio::time::Instant::now().into_std();
+            for session in relay.sessions().snapshot() {
+                let lasts = now.saturating_duration_since(session.began()) >= interval;
+                if lasts && session.id() % u128::from(PARTS) == part {
+                    self.put(self.record(&session, INTERIM));
+                }
+            }
+            part = (part + 1) % u128::from(PARTS);
+        }
+    }
+}
+
+impl SessionObserver for Recorder {
+    fn began(&self, _: &Session) {}
+
+    fn ended(&self, session: &Session, end: SessionEnd) {
+        self.put(self.record(session, end.as_str()));
+    }
+}

@@ -13,6 +13,10 @@ use crate::demo::{self, DemoArgs};
 use crate::logging;
 use crate::server::{Server, tls};
 
+mod ctl;
+
+use self::ctl::CtlArgs;
+
 /// An MSRP relay server (RFC 4975, RFC 4976).
 #[derive(Debug, Parser)]
 #[command(name = "msrp-relay", version, about, max_term_width = 100)]
@@ -37,6 +41,8 @@ enum Command {
     },
     /// Start a relay on loopback and send a chat and a file through it, or serve a chat page for browsers.
     Demo(DemoArgs),
+    /// Ask and manage a running relay, by its admin interface.
+    Ctl(CtlArgs),
 }
 
 /// Runs the command line of this process.
@@ -48,6 +54,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Run { config } => run(&config),
         Command::Check { config } => check(&Config::load(&config)?),
         Command::Demo(args) => demo::run(&args),
+        Command::Ctl(args) => ctl::run(&args),
     }
 }
 

@@ -87,7 +87,6 @@ pub enum StartError {
 pub struct Server {
     control: Arc<Control>,
     drain_timeout: Duration,
-    addresses: Vec<(Scheme, SocketAddr)>,
     tasks: JoinSet<()>,
     /// How it is managed, if that is configured.
     admin: Option<AdminServer>,
@@ -175,16 +174,16 @@ impl Server {
                 sweeper.sweep(now());
             }
         });
-        let control = Arc::new(Control::new(network, domains, config, session_events));
+        let control = Arc::new(Control::new(network, domains, config, session_events, addresses));
         tasks.spawn(remind_of_expiry(Arc::clone(&control)));
         let admin = control.config().admin.as_ref();
         let admin = admin.map(|admin| AdminServer::start(admin, Arc::clone(&control))).transpose()?;
-        Ok(Self { control, drain_timeout, addresses, tasks, admin, tracing })
+        Ok(Self { control, drain_timeout, tasks, admin, tracing })
     }
 
     /// Where it listens, in the order of the configuration.
     pub fn addresses(&self) -> &[(Scheme, SocketAddr)] {
-        &self.addresses
+        self.control.addresses()
     }
 
     /// Where the admin interface listens.

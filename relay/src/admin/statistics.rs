@@ -34,6 +34,15 @@ pub enum Value {
     Real(f64),
 }
 
+impl Value {
+    pub(super) fn to_json(self) -> serde_json::Value {
+        match self {
+            Self::Count(count) => count.into(),
+            Self::Real(real) => real.into(),
+        }
+    }
+}
+
 impl From<u64> for Value {
     fn from(value: u64) -> Self {
         Self::Count(value)
@@ -88,6 +97,14 @@ impl Family {
             _ => format!("msrp_relay_{group}_{short}"),
         };
         Self { group, short, name, help, unit: None, kind, samples: Vec::new() }
+    }
+
+    /// The name as `/metrics` has it, with unit and `_total`.
+    #[must_use]
+    pub fn exported_name(&self) -> String {
+        let unit = self.unit.map(|unit| format!("_{unit}")).unwrap_or_default();
+        let total = if self.kind == Kind::Counter { "_total" } else { "" };
+        format!("{}{unit}{total}", self.name)
     }
 
     fn counter(group: &'static str, short: &'static str, help: &'static str) -> Self {

@@ -1,5 +1,6 @@
 //! What can be asked of a running relay, and done to it, from outside of its traffic.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use tcp_transport::ledger::{Entry, Phase};
 use tcp_transport::tls::{ClientDomains, ServerDomains};
-use tcp_transport::{ConnectionId, KeepAlive, Ledger, State};
+use tcp_transport::{ConnectionId, KeepAlive, Ledger, Scheme, State};
 use tracing::warn;
 
 use super::network::{Carried, Network};
@@ -28,6 +29,7 @@ pub struct Control {
     /// What it was started with.
     config: Config,
     sessions: SessionEvents,
+    addresses: Vec<(Scheme, SocketAddr)>,
     started: Started,
     stopping: AtomicBool,
 }
@@ -62,6 +64,7 @@ impl Control {
         domains: Arc<ServerDomains>,
         config: Config,
         sessions: SessionEvents,
+        addresses: Vec<(Scheme, SocketAddr)>,
     ) -> Self {
         Self {
             network,
@@ -69,6 +72,7 @@ impl Control {
             expiry_warning: Arc::new(Mutex::new(config.tls.expiry_warning)),
             config,
             sessions,
+            addresses,
             started: Started { at: now(), time: SystemTime::now() },
             stopping: AtomicBool::new(false),
         }
@@ -79,7 +83,12 @@ impl Control {
         &self.config
     }
 
-    /// When it was.
+    /// Where it listens, in the order of the configuration.
+    pub fn addresses(&self) -> &[(Scheme, SocketAddr)] {
+        &self.addresses
+    }
+
+    /// When it was started.
     pub fn started(&self) -> Started {
         self.started
     }
@@ -116,6 +125,11 @@ impl Control {
     /// The TLS domains of connections that the relay opens.
     pub fn client_domains(&self) -> &ClientDomains {
         &self.network.client_domains
+    }
+
+    /// `tls.expiry_warning` of this moment.
+    pub fn expiry_warning(&self) -> Duration {
+        *self.expiry_warning.lock()
     }
 
     /// What happens to sessions, for whoever wants to hear of it.

@@ -113,11 +113,7 @@ fn get_statistics(control: &Arc<Control>, params: &Params) -> Answer {
     };
     let mut found = Map::new();
     for (name, value) in all(control).into_iter().filter(|(name, _)| is_wanted(name)) {
-        let value = match value {
-            Number::Count(count) => count.into(),
-            Number::Real(real) => json!(real),
-        };
-        found.insert(name, value);
+        found.insert(name, value.to_json());
     }
     if found.is_empty() {
         return Err(Error::not_found("Statistics Not Found"));

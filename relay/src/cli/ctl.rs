@@ -256,7 +256,8 @@ mod tests {
 
     #[test]
     fn parameters_are_named_or_in_their_order() {
-        let params = |texts: &[&str]| mi_params(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        let params =
+            |texts: &[&str]| mi_params(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
         assert_eq!(params(&[]).unwrap(), json!([]));
         assert_eq!(params(&["7", "on"]).unwrap(), json!(["7", "on"]));
         assert_eq!(params(&["id=7", "mode=on=off"]).unwrap(), json!({ "id": "7", "mode": "on=off" }));

@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::document::{self, Node};
 use super::error::{ConfigErrors, KeyPath};
-use super::{Check, MAX_FILE, read};
 use super::value::{self, FileSecret, Host, HostPort, Secret, from_text, one_or_many};
+use super::{Check, MAX_FILE, read};
 
 /// The shortest token: 16 characters, which nobody guesses if they are random.
 const MIN_TOKEN: usize = 16;

@@ -37,8 +37,14 @@ async fn calls_follow_json_rpc() {
         (r#"{"jsonrpc":"2.0","method":"session:show","params":["xyz"],"id":1}"#, 400),
         (r#"{"jsonrpc":"2.0","method":"session:show","params":["0000000"],"id":1}"#, 400),
         (r#"{"jsonrpc":"2.0","method":"session:show","params":["00000000"],"id":1}"#, 404),
-        (r#"{"jsonrpc":"2.0","method":"session:show","params":["00000000000000000000000000000000"],"id":1}"#, 404),
-        (r#"{"jsonrpc":"2.0","method":"session:show","params":["000000000000000000000000000000000"],"id":1}"#, 400),
+        (
+            r#"{"jsonrpc":"2.0","method":"session:show","params":["00000000000000000000000000000000"],"id":1}"#,
+            404,
+        ),
+        (
+            r#"{"jsonrpc":"2.0","method":"session:show","params":["000000000000000000000000000000000"],"id":1}"#,
+            400,
+        ),
         (r#"{"jsonrpc":"2.0","method":"session:show","params":["+0000000"],"id":1}"#, 400),
         (r#"{"jsonrpc":"2.0","method":"tcp:close","params":["x"],"id":1}"#, 400),
         (r#"{"jsonrpc":"2.0","method":"tcp:close","params":[99],"id":1}"#, 404),

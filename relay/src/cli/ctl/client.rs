@@ -107,9 +107,10 @@ impl Client {
         let answer = answer.map_err(|error| self.unreachable(&error))?;
         match answer.status() {
             status if status.is_success() => Ok(answer),
-            StatusCode::UNAUTHORIZED if self.0.token.is_some() => {
-                Err(Failure::Refused(format!("{} does not take this token: it is not `admin.token`", self.address())))
-            }
+            StatusCode::UNAUTHORIZED if self.0.token.is_some() => Err(Failure::Refused(format!(
+                "{} does not take this token: it is not `admin.token`",
+                self.address()
+            ))),
             StatusCode::UNAUTHORIZED => Err(Failure::Refused(format!(
                 "{} wants its token: give --token-file FILE, or --config FILE of the relay",
                 self.address()

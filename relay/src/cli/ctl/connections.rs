@@ -98,8 +98,7 @@ pub(super) async fn run(client: &Client, output: &Output, args: &ConnectionsArgs
         }
         Some(ConnectionsCommand::Lifetime { id, seconds }) => {
             let answer = client.mi("connection:lifetime", json!([id, seconds])).await;
-            let shown =
-                if *seconds == 0 { "for ever".to_owned() } else { text::duration(*seconds as f64) };
+            let shown = if *seconds == 0 { "for ever".to_owned() } else { text::duration(*seconds as f64) };
             done(answer, format!("connection {id} may be idle {shown}"))
         }
         Some(ConnectionsCommand::Keepalive { id, mode, idle, count, interval }) => {
@@ -107,7 +106,8 @@ pub(super) async fn run(client: &Client, output: &Output, args: &ConnectionsArgs
                 Switch::On => "on",
                 Switch::Off => "off",
             };
-            let params = json!({ "id": id, "mode": mode, "idle": idle, "count": count, "interval": interval });
+            let params =
+                json!({ "id": id, "mode": mode, "idle": idle, "count": count, "interval": interval });
             let answer = client.mi("connection:keepalive", params).await;
             done(answer, format!("keep-alive of connection {id} is {mode}"))
         }
@@ -155,7 +155,17 @@ async fn print_list(client: &Client, output: &Output, args: &ListArgs) -> Outcom
 
 fn table(connections: &[Value]) -> Table {
     let mut table = Table::new(&[
-        ">ID", "PROTOCOL", "FROM", "PHASE", "REMOTE", "LOCAL", ">AGE", ">MAX IDLE", ">IN", ">OUT", ">QUEUED",
+        ">ID",
+        "PROTOCOL",
+        "FROM",
+        "PHASE",
+        "REMOTE",
+        "LOCAL",
+        ">AGE",
+        ">MAX IDLE",
+        ">IN",
+        ">OUT",
+        ">QUEUED",
         ">SESSIONS",
     ]);
     for connection in connections {

@@ -120,7 +120,16 @@ async fn print_list(client: &Client, output: &Output, args: &ListArgs) -> Outcom
 
 fn table(sessions: &[Value]) -> Table {
     let mut table = Table::new(&[
-        "ID", "USER", "CLIENT", ">AGE", ">EXPIRES", ">SENT", ">BYTES", ">RECEIVED", ">BYTES", "PEERS",
+        "ID",
+        "USER",
+        "CLIENT",
+        ">AGE",
+        ">EXPIRES",
+        ">SENT",
+        ">BYTES",
+        ">RECEIVED",
+        ">BYTES",
+        "PEERS",
     ]);
     for session in sessions {
         let left = real(session, "expires_in");

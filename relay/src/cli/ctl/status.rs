@@ -43,7 +43,8 @@ pub(super) async fn run(client: &Client, output: &Output) -> Outcome {
     ends.sort_by(|(one, _), (other, _)| one.total_cmp(other));
     for (at, labels) in ends.into_iter().take(CERTIFICATES) {
         let days = days_until(at, &status);
-        let what = format!("{} of {} ({})", field(labels, "kind"), field(labels, "domain"), field(labels, "role"));
+        let what =
+            format!("{} of {} ({})", field(labels, "kind"), field(labels, "domain"), field(labels, "role"));
         let when = if days < 0 { "has ended".to_owned() } else { format!("{days} days left") };
         row("TLS", Cell::toned(format!("{what}: {when}"), expiry_tone(days)));
     }

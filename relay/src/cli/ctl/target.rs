@@ -40,7 +40,11 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
-            return if path.is_empty() { Err("`unix:` needs a path".to_owned()) } else { Ok(Self::Unix(path.into())) };
+            return if path.is_empty() {
+                Err("`unix:` needs a path".to_owned())
+            } else {
+                Ok(Self::Unix(path.into()))
+            };
         }
         let Some(rest) = text.strip_prefix("http://") else {
             return Err("an address is `http://HOST:PORT` or `unix:PATH`".to_owned());
@@ -151,7 +155,8 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             path
         };
-        let config = write("a", "domain: a\nadmin: { listen: ['http://0.0.0.0:7'], token: 0123456789abcdef }");
+        let config =
+            write("a", "domain: a\nadmin: { listen: ['http://0.0.0.0:7'], token: 0123456789abcdef }");
         let found = Target::find(None, Some(&config), None).unwrap();
         assert_eq!(found.address.to_string(), "http://127.0.0.1:7");
         assert_eq!(found.token.unwrap().reveal(), "0123456789abcdef");
@@ -160,11 +165,12 @@ mod tests {
         let found = Target::find(Some(&address), Some(&config), Some(&token)).unwrap();
         assert_eq!(found.address, address);
         assert_eq!(found.token.unwrap().reveal(), "fedcba9876543210");
-        for (name, text, why) in [
-            ("b", "domain: a", "has no section `admin`"),
-            ("c", "domain: a\nadmin: { listen: 7 }", ":2:"),
-        ] {
-            let Err(Failure::Usage(error)) = Target::find(None, Some(&write(name, text)), None) else { panic!() };
+        for (name, text, why) in
+            [("b", "domain: a", "has no section `admin`"), ("c", "domain: a\nadmin: { listen: 7 }", ":2:")]
+        {
+            let Err(Failure::Usage(error)) = Target::find(None, Some(&write(name, text)), None) else {
+                panic!()
+            };
             assert!(error.contains(why), "{error}");
         }
         for text in ["", "two words"] {

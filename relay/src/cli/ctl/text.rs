@@ -84,7 +84,8 @@ pub(super) fn lifetime(text: &str) -> Result<u64, String> {
 /// Text of others, made safe for a terminal: it can neither move the cursor nor begin a line.
 pub(super) fn safe(text: &str) -> String {
     // Marks that turn the direction of writing could show another name than there is.
-    let turns = |c: char| matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turns =
+        |c: char| matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().map(|c| if c.is_control() || turns(c) { '\u{fffd}' } else { c }).collect()
 }
 
@@ -130,9 +131,15 @@ mod tests {
 
     #[test]
     fn durations_are_read() {
-        for (text, expected) in
-            [("0", 0), ("forever", 0), ("77", 77), ("30s", 30), ("10m", 600), ("2h", 7200), ("366d", 31_622_400)]
-        {
+        for (text, expected) in [
+            ("0", 0),
+            ("forever", 0),
+            ("77", 77),
+            ("30s", 30),
+            ("10m", 600),
+            ("2h", 7200),
+            ("366d", 31_622_400),
+        ] {
             assert_eq!(lifetime(text), Ok(expected), "{text}");
         }
         for text in ["", "m", "-1", "1w", "367d", "99999999999999999999", "1.5h", "31622401"] {

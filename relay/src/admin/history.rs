@@ -31,8 +31,8 @@ struct Totals {
     messages: u64,
     bytes_in: u64,
     bytes_out: u64,
-    /// What this relay refused: error responses of its own, but for the challenge that each AUTH begins with; and
-    /// wrong credentials.
+    /// What this relay refused: error responses of its own, and wrong credentials. Not what belongs to the course of an
+    /// AUTH: the challenge (401), and the time that is granted at most (423).
     refused: u64,
     /// What others did not take: error responses received, and requests that nobody answered.
     failed: u64,
@@ -59,7 +59,7 @@ impl Sample {
         let counters = relay.counters();
         let own_errors: u64 = counters
             .responses()
-            .filter(|(status, _)| *status != 401 && !(200..300).contains(status))
+            .filter(|(status, _)| !matches!(status, 401 | 423) && !(200..300).contains(status))
             .map(|(_, count)| count)
             .sum();
         let mut totals = Totals {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -14,8 +14,10 @@ use crate::logging;
 use crate::server::{Server, tls};
 
 mod ctl;
+mod generate;
 
 use self::ctl::CtlArgs;
+use self::generate::{CompletionsArgs, ManArgs};
 
 /// An MSRP relay server (RFC 4975, RFC 4976).
 #[derive(Debug, Parser)]
@@ -43,6 +45,10 @@ enum Command {
     Demo(DemoArgs),
     /// Ask and manage a running relay, by its admin interface.
     Ctl(CtlArgs),
+    /// Print the script by which a shell completes this command line.
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write those of all commands into a folder.
+    Man(ManArgs),
 }
 
 /// Runs the command line of this process.
@@ -55,6 +61,8 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Check { config } => check(&Config::load(&config)?),
         Command::Demo(args) => demo::run(&args),
         Command::Ctl(args) => ctl::run(&args),
+        Command::Completions(args) => generate::completions(&args, Cli::command()),
+        Command::Man(args) => generate::man(&args, Cli::command()),
     }
 }
 

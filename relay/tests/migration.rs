@@ -5,7 +5,24 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the reference texts have, by section.
-const THEIRS: [(&str, &[&str]); 7] = [
+const THEIRS: [(&str, &[&str]); 8] = [
+    (
+        "Management interface",
+        &[
+            "mi_http",
+            "which",
+            "version",
+            "uptime",
+            "ps",
+            "get_statistics",
+            "list_tcp_conns",
+            "tcp:list",
+            "tcp:close",
+            "log_level",
+            "prometheus",
+            "opensips-cli",
+        ],
+    ),
     ("proto_ws, for SIP", &["ws_port", "ws_send_timeout", "ws_max_msg_chunks"]),
     (
         "proto_tcp",

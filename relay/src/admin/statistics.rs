@@ -300,8 +300,12 @@ fn msrp(control: &Control) -> Vec<Family> {
             .value(get(Count::BodyBytesForwarded)),
         Family::counter("msrp", "chunks_forwarded", "SENDs given whole to the next hop's queue.")
             .value(get(Count::ChunksForwarded)),
-        Family::counter("msrp", "messages_forwarded", "Those of them that end their message.")
-            .value(get(Count::MessagesForwarded)),
+        Family::counter(
+            "msrp",
+            "messages_forwarded",
+            "Messages whose last SEND was given whole to the next hop's queue.",
+        )
+        .value(get(Count::MessagesForwarded)),
         Family::counter("msrp", "chunks_abandoned", "SENDs begun at the next hop and ended early.")
             .value(get(Count::ChunksAbandoned)),
         Family::counter("msrp", "requests_forwarded", "Requests other than SEND that were sent on.")

@@ -104,7 +104,7 @@ async fn every_command_is_listed_once_and_described() {
         let told = run(server.control(), "help", Some(json!([name]))).await.unwrap();
         assert!(!told["Help"].as_str().unwrap().is_empty(), "{name}");
         let ways = run(server.control(), "which", Some(json!([name]))).await.unwrap();
-        assert!(ways.as_array().unwrap().iter().all(|way| way.is_array()), "{name}: {ways}");
+        assert!(ways.as_array().unwrap().iter().all(Value::is_array), "{name}: {ways}");
     }
     let which = async |name: &str| run(server.control(), "which", Some(json!({ "command": name }))).await;
     assert_eq!(which("tcp:close").await, Ok(json!([["id"]])));

@@ -2,6 +2,7 @@
 //!
 //! | path | what |
 //! |---|---|
+//! | `GET /`, `GET /status.json` | the status page, for people, and what it shows: [`status`] |
 //! | `POST /mi` | JSON-RPC 2.0: [`mi`] |
 //! | `GET /metrics` | OpenMetrics: [`metrics`] |
 //! | `GET /events` | what happens to connections and sessions, as server-sent events: [`events`] |
@@ -30,21 +31,25 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use self::history::History;
 use crate::config::{Admin, AdminAddress};
 use crate::server::Control;
 
 pub mod events;
 mod guard;
+mod history;
 mod http;
 pub mod metrics;
 pub mod mi;
 pub mod statistics;
+mod status;
 
 /// How many connections it holds at once; one more waits.
 pub const MAX_CONNECTIONS: usize = 64;
@@ -110,13 +115,15 @@ impl AdminServer {
             }
         }
         let (stop, stopped) = watch::channel(false);
-        let router = http::router(settings, control, stopped.clone());
+        let history = Arc::new(Mutex::new(History::default()));
+        let sampler = status::sample(Arc::clone(&control), Arc::clone(&history));
+        let router = http::router(settings, control, history, stopped.clone());
         let first = addresses.first().cloned();
         let failed =
             move |source| AdminError { address: first.unwrap_or(AdminAddress::Unix(PathBuf::new())), source };
         let spawned =
             tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-                let run = move || runtime.block_on(serve(bound, router, stopped));
+                let run = move || runtime.block_on(serve(bound, router, sampler, stopped));
                 thread::Builder::new().name("admin".to_owned()).spawn(run)
             });
         let thread = spawned.map_err(failed)?;
@@ -164,9 +171,15 @@ fn bind_unix(path: &std::path::Path, mode: u32) -> io::Result<std::os::unix::net
     Ok(listener)
 }
 
-async fn serve(bound: Vec<Bound>, router: Router, mut stopped: watch::Receiver<bool>) {
+async fn serve(
+    bound: Vec<Bound>,
+    router: Router,
+    sampler: impl Future<Output = ()> + Send + 'static,
+    mut stopped: watch::Receiver<bool>,
+) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut listeners = JoinSet::new();
+    listeners.spawn(sampler);
     for bound in bound {
         let (router, slots, stopped) = (router.clone(), Arc::clone(&slots), stopped.clone());
         match bound {

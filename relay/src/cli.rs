@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -13,10 +13,14 @@ use crate::demo::{self, DemoArgs};
 use crate::logging;
 use crate::server::{Server, tls};
 
+mod ctl;
+mod generate;
 mod hash;
 mod password;
 mod user;
 
+use self::ctl::CtlArgs;
+use self::generate::{CompletionsArgs, ManArgs};
 use self::hash::HashArgs;
 use self::user::UserArgs;
 
@@ -49,6 +53,12 @@ enum Command {
     User(UserArgs),
     /// Print the hash of a password for one user and realm, as `ha1`, `ha1_sha256` and htdigest files have it.
     Hash(HashArgs),
+    /// Ask and manage a running relay, by its admin interface.
+    Ctl(CtlArgs),
+    /// Print the script by which a shell completes this command line.
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write those of all commands into a folder.
+    Man(ManArgs),
 }
 
 /// Runs the command line of this process.
@@ -62,6 +72,9 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::run(&args),
         Command::User(args) => user::run(&args),
         Command::Hash(args) => hash::run(&args),
+        Command::Ctl(args) => ctl::run(&args),
+        Command::Completions(args) => generate::completions(&args, Cli::command()),
+        Command::Man(args) => generate::man(&args, Cli::command()),
     }
 }
 

@@ -99,7 +99,6 @@ pub enum StartError {
 pub struct Server {
     control: Arc<Control>,
     drain_timeout: Duration,
-    addresses: Vec<(&'static str, SocketAddr)>,
     tasks: JoinSet<()>,
     /// How it is managed, if that is configured.
     admin: Option<AdminServer>,
@@ -229,16 +228,17 @@ impl Server {
             reception,
             tracing.as_ref(),
             records,
+            addresses,
         ));
         tasks.spawn(remind_of_expiry(Arc::clone(&control)));
         let admin = control.config().admin.as_ref();
         let admin = admin.map(|admin| AdminServer::start(admin, Arc::clone(&control))).transpose()?;
-        Ok(Self { control, drain_timeout, addresses, tasks, admin, tracing })
+        Ok(Self { control, drain_timeout, tasks, admin, tracing })
     }
 
     /// Where it listens, with the scheme of the listener's URI, in the order of the configuration.
     pub fn addresses(&self) -> &[(&'static str, SocketAddr)] {
-        &self.addresses
+        self.control.addresses()
     }
 
     /// Where the admin interface listens.

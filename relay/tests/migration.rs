@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the reference texts have, by section.
-const THEIRS: [(&str, &[&str]); 9] = [
+const THEIRS: [(&str, &[&str]); 10] = [
     (
         "auth_db",
         &[
@@ -25,6 +25,23 @@ const THEIRS: [(&str, &[&str]); 9] = [
         ],
     ),
     ("acc", &["do_accounting", "cdr_enable", "log_facility", "db_url", "db_table_acc", "cdrs_table"]),
+    (
+        "Management interface",
+        &[
+            "mi_http",
+            "which",
+            "version",
+            "uptime",
+            "ps",
+            "get_statistics",
+            "list_tcp_conns",
+            "tcp:list",
+            "tcp:close",
+            "log_level",
+            "prometheus",
+            "opensips-cli",
+        ],
+    ),
     ("proto_ws, for SIP", &["ws_port", "ws_send_timeout", "ws_max_msg_chunks"]),
     (
         "proto_tcp",

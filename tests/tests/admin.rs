@@ -162,7 +162,7 @@ async fn only_who_may_gets_in() {
         assert_eq!(post(format!("{json}{bearer}Origin: http://evil.example\r\n")).await, 403);
         assert_eq!(post(bearer.to_owned()).await, 415);
         assert_eq!(post(format!("{bearer}Content-Type: text/plain\r\n")).await, 415);
-        for path in ["/metrics", "/events", "/nothing"] {
+        for path in ["/", "/status.json", "/metrics", "/events", "/nothing"] {
             assert_eq!(admin.get(path).await.status, 401, "{path}");
         }
         for path in ["/healthz", "/readyz"] {
@@ -377,4 +377,40 @@ async fn what_the_sip_edge_does_is_counted() {
     drop((proxy, upstream));
     daemon.log().wait_for(&["SIP upstream is down"]).await;
     assert_eq!(admin.metric(&up).await, 0.0);
+}
+
+#[tokio::test]
+async fn the_status_page_is_served_with_a_strict_policy() {
+    let site = Site::new();
+    let (daemon, admin) = start(&site).await;
+    let page = admin.get("/").await;
+    assert_eq!(page.status, 200);
+    assert!(page.body.starts_with("<!doctype html>") && page.body.contains("<title>msrp-relay</title>"));
+    let policy = page.head.lines().find(|line| line.starts_with("content-security-policy: ")).unwrap();
+    for part in [
+        "default-src 'none'",
+        "script-src 'sha256-",
+        "style-src 'sha256-",
+        "connect-src 'self'",
+        "frame-ancestors 'none'",
+    ] {
+        assert!(policy.contains(part), "{policy}");
+    }
+    assert!(!policy.contains("unsafe"), "{policy}");
+    assert!(page.head.contains("content-type: text/html; charset=utf-8"), "{}", page.head);
+    assert_eq!(admin.request("POST", "/", "", "").await.status, 405);
+
+    let (_alice, _) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
+    let status: Value = serde_json::from_str(&admin.get("/status.json").await.body).unwrap();
+    assert_eq!((&status["domain"], &status["ready"]), (&json!("relay.test"), &json!(true)));
+    assert_eq!(status["pid"], daemon.pid());
+    assert_eq!(status["listeners"][0], format!("msrps://{}", daemon.address(Scheme::Msrps)));
+    assert_eq!(status["expiry_warning_seconds"], 30 * 86_400);
+    assert_eq!(
+        (&status["history"]["interval_seconds"], &status["history"]["length"]),
+        (&json!(5), &json!(180))
+    );
+    let families = status["statistics"].as_array().unwrap();
+    let sessions = families.iter().find(|family| family["metric"] == "msrp_relay_msrp_sessions").unwrap();
+    assert_eq!(sessions["samples"], json!([{ "labels": {}, "value": 1 }]));
 }

@@ -10,11 +10,13 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::guard::{self, Guard};
+use super::history::History;
 use super::metrics::{self, Metrics};
-use super::{MAX_BODY, events, mi};
+use super::{MAX_BODY, events, mi, status};
 use crate::config::Admin;
 use crate::server::Control;
 
@@ -24,14 +26,28 @@ pub(super) struct App {
     pub(super) control: Arc<Control>,
     pub(super) guard: Arc<Guard>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) history: Arc<Mutex<History>>,
+    /// The status page's `Content-Security-Policy`.
+    pub(super) page_policy: HeaderValue,
     /// Whether the interface ends: streams do then.
     pub(super) stopped: watch::Receiver<bool>,
 }
 
-pub(super) fn router(settings: &Admin, control: Arc<Control>, stopped: watch::Receiver<bool>) -> Router {
+pub(super) fn router(
+    settings: &Admin,
+    control: Arc<Control>,
+    history: Arc<Mutex<History>>,
+    stopped: watch::Receiver<bool>,
+) -> Router {
     let metrics = Arc::new(Metrics::new(Arc::clone(&control)));
-    let app = App { control, guard: Arc::new(Guard::new(settings)), metrics, stopped };
+    // It is of ASCII: of text of ours, and Base64.
+    let page_policy = HeaderValue::try_from(status::policy())
+        .unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"));
+    let guard = Arc::new(Guard::new(settings));
+    let app = App { control, guard, metrics, history, page_policy, stopped };
     Router::new()
+        .route("/", get(status::page))
+        .route("/status.json", get(status::json))
         .route("/mi", post(mi))
         .route("/metrics", get(metrics_page))
         .route("/events", get(events::stream))

@@ -38,6 +38,15 @@ pub enum Value {
     Real(f64),
 }
 
+impl Value {
+    pub(super) fn to_json(self) -> serde_json::Value {
+        match self {
+            Self::Count(count) => count.into(),
+            Self::Real(real) => real.into(),
+        }
+    }
+}
+
 impl From<u64> for Value {
     fn from(value: u64) -> Self {
         Self::Count(value)
@@ -92,6 +101,14 @@ impl Family {
             _ => format!("msrp_relay_{group}_{short}"),
         };
         Self { group, short, name, help, unit: None, kind, samples: Vec::new() }
+    }
+
+    /// The name as `/metrics` has it, with unit and `_total`.
+    #[must_use]
+    pub fn exported_name(&self) -> String {
+        let unit = self.unit.map(|unit| format!("_{unit}")).unwrap_or_default();
+        let total = if self.kind == Kind::Counter { "_total" } else { "" };
+        format!("{}{unit}{total}", self.name)
     }
 
     fn counter(group: &'static str, short: &'static str, help: &'static str) -> Self {
@@ -292,8 +309,12 @@ fn msrp(control: &Control) -> Vec<Family> {
             .value(get(Count::BodyBytesForwarded)),
         Family::counter("msrp", "chunks_forwarded", "SENDs given whole to the next hop's queue.")
             .value(get(Count::ChunksForwarded)),
-        Family::counter("msrp", "messages_forwarded", "Those of them that end their message.")
-            .value(get(Count::MessagesForwarded)),
+        Family::counter(
+            "msrp",
+            "messages_forwarded",
+            "Messages whose last SEND was given whole to the next hop's queue.",
+        )
+        .value(get(Count::MessagesForwarded)),
         Family::counter("msrp", "chunks_abandoned", "SENDs begun at the next hop and ended early.")
             .value(get(Count::ChunksAbandoned)),
         Family::counter("msrp", "requests_forwarded", "Requests other than SEND that were sent on.")

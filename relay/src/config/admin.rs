@@ -2,14 +2,15 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer};
 
-use super::Check;
-use super::error::KeyPath;
-use super::value::{FileSecret, Host, HostPort, Secret, from_text, one_or_many};
+use super::document::{self, Node};
+use super::error::{ConfigErrors, KeyPath};
+use super::value::{self, FileSecret, Host, HostPort, Secret, from_text, one_or_many};
+use super::{Check, MAX_FILE, read};
 
 /// The shortest token: 16 characters, which nobody guesses if they are random.
 const MIN_TOKEN: usize = 16;
@@ -30,6 +31,38 @@ pub struct Admin {
     /// Names by which browsers may call it, besides IP addresses, `localhost` and the relay's domain. Others are
     /// refused, so that no web page reaches it under a name of its own (DNS rebinding).
     pub allow_hosts: Vec<Host>,
+}
+
+impl Admin {
+    /// The section `admin` of a configuration file, alone: whoever manages a relay may neither read its keys nor care
+    /// for mistakes elsewhere. `None`: there is no such section.
+    ///
+    /// # Errors
+    /// What is wrong with it, at its line; or with the file as a whole.
+    pub fn load(path: &Path) -> Result<Option<Self>, ConfigErrors> {
+        #[derive(Deserialize)]
+        struct FileRelay {
+            domain: Host,
+            #[serde(default)]
+            admin: Option<FileAdmin>,
+        }
+        let file_name = path.display().to_string();
+        let text =
+            value::read_text(path, MAX_FILE).map_err(|error| ConfigErrors::whole_file(&file_name, error))?;
+        let mut document = document::parse(&file_name, &text)?;
+        if let Node::Map(sections) = &mut document {
+            sections.retain(|(key, _)| key == "domain" || key == "admin");
+        }
+        let FileRelay { domain, admin } =
+            read::read(&document).map_err(|problems| ConfigErrors::locate(&file_name, &text, problems))?;
+        let mut check = Check::new(path.parent().unwrap_or(Path::new("")));
+        let admin = admin.map(|admin| admin.validate(&domain, &mut check));
+        if check.errors.is_empty() {
+            Ok(admin)
+        } else {
+            Err(ConfigErrors::locate(&file_name, &text, check.errors))
+        }
+    }
 }
 
 /// One place where the admin interface listens.
@@ -208,6 +241,26 @@ mod tests {
             assert_eq!(found.token.unwrap().reveal(), "0123456789abcdef");
             assert!(warnings.iter().any(|warning| warning.contains("not encrypted")), "{warnings:?}");
         }
+    }
+
+    #[test]
+    fn it_is_read_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("relay.yaml");
+        let load = |admin: &str| {
+            let text = format!("domain: a\nlisteners: [ wrong ]\nno such key: 1\n{admin}\n");
+            std::fs::write(&path, text).unwrap();
+            Admin::load(&path).map_err(|errors| errors.to_string())
+        };
+        let found = load("admin: { listen: 'unix:a.sock', token: 0123456789abcdef }").unwrap().unwrap();
+        assert_eq!(found.listen, [AdminAddress::Unix(folder.path().join("a.sock"))]);
+        assert_eq!(found.token.unwrap().reveal(), "0123456789abcdef");
+        assert!(load("").unwrap().is_none());
+        let error = load("admin: { listen: 'http://0.0.0.0:1' }").unwrap_err();
+        assert!(error.contains("relay.yaml:4:") && error.contains("needs a `token`"), "{error}");
+        let error = load("admin: { liste: 'http://0.0.0.0:1' }").unwrap_err();
+        assert!(error.contains("unknown key `liste`"), "{error}");
+        assert!(Admin::load(&folder.path().join("none.yaml")).is_err());
     }
 
     #[test]

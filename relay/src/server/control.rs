@@ -1,5 +1,6 @@
 //! What can be asked of a running relay, and done to it, from outside of its traffic.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -35,6 +36,7 @@ pub struct Control {
     reception: Reception,
     trace: Option<TraceSwitches>,
     records: Records,
+    addresses: Vec<(&'static str, SocketAddr)>,
     started: Started,
     stopping: AtomicBool,
 }
@@ -72,6 +74,7 @@ impl Control {
         reception: Reception,
         tracing: Option<&Tracing>,
         records: Records,
+        addresses: Vec<(&'static str, SocketAddr)>,
     ) -> Self {
         Self {
             network,
@@ -82,6 +85,7 @@ impl Control {
             reception,
             trace: tracing.map(Tracing::switches),
             records,
+            addresses,
             started: Started { at: now(), time: SystemTime::now() },
             stopping: AtomicBool::new(false),
         }
@@ -92,7 +96,12 @@ impl Control {
         &self.config
     }
 
-    /// When it was.
+    /// Where it listens, in the order of the configuration.
+    pub fn addresses(&self) -> &[(&'static str, SocketAddr)] {
+        &self.addresses
+    }
+
+    /// When it was started.
     pub fn started(&self) -> Started {
         self.started
     }
@@ -129,6 +138,11 @@ impl Control {
     /// The TLS domains of connections that the relay opens.
     pub fn client_domains(&self) -> &ClientDomains {
         &self.network.client_domains
+    }
+
+    /// `tls.expiry_warning` of this moment.
+    pub fn expiry_warning(&self) -> Duration {
+        *self.expiry_warning.lock()
     }
 
     /// What happens to sessions, for whoever wants to hear of it.

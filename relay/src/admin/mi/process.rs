@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
 
 use super::super::statistics::{self, Family, Value as Number};
-use super::{Answer, Command, Error, Params, commands, shown::time};
+use super::{Answer, Command, Error, Params, commands};
 use crate::config::LogLevel;
 use crate::logging;
 use crate::server::Control;
@@ -15,8 +16,14 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         names: &["which"],
         params: &["command?"],
-        help: "the commands, or how one is called",
+        help: "the commands, or the parameters that one may be called with",
         run: which,
+    },
+    Command {
+        names: &["help"],
+        params: &["mi_cmd"],
+        help: "what a command does, and how it is called",
+        run: help,
     },
     Command { names: &["version"], params: &[], help: "what runs here", run: version },
     Command { names: &["uptime"], params: &[], help: "since when", run: uptime },
@@ -29,8 +36,8 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         names: &["list_statistics", "statistics:list"],
-        params: &[],
-        help: "the numbers' names",
+        params: &["statistics?"],
+        help: "the numbers' names: all, a group with its colon, or those named",
         run: list_statistics,
     },
     Command {
@@ -53,9 +60,21 @@ fn which(_: &Arc<Control>, params: &Params) -> Answer {
         names.sort_unstable();
         return Ok(json!(names));
     };
-    let command = commands().find(|command| command.names.contains(&name.as_str()));
-    let command = command.ok_or_else(|| Error::not_found(format!("there is no `{name}`")))?;
-    Ok(json!({ "names": command.names, "params": command.params, "help": command.help }))
+    // In OpenSIPS' form: a list for each way to call it.
+    let params = find(&name)?.params;
+    let required = params.iter().filter(|name| !name.ends_with('?')).count();
+    let names: Vec<_> = params.iter().map(|name| name.trim_end_matches('?')).collect();
+    Ok((required..=names.len()).map(|count| json!(names[..count])).collect())
+}
+
+fn find(name: &str) -> Result<&'static Command, Error> {
+    let command = commands().find(|command| command.names.contains(&name));
+    command.ok_or_else(|| Error::not_found(format!("there is no `{name}`; `which` lists what there is")))
+}
+
+fn help(_: &Arc<Control>, params: &Params) -> Answer {
+    let command = find(&params.text("mi_cmd")?.unwrap_or_default())?;
+    Ok(json!({ "Help": command.help, "Names": command.names, "Params": command.params }))
 }
 
 fn version(_: &Arc<Control>, _: &Params) -> Answer {
@@ -67,10 +86,27 @@ fn uptime(control: &Arc<Control>, _: &Params) -> Answer {
     let started = control.started();
     let seconds = control.now().saturating_duration_since(started.at).as_secs();
     Ok(json!({
-        "Now": time(SystemTime::now()),
-        "Up since": time(started.time),
+        "Now": asctime(SystemTime::now()),
+        "Up since": asctime(started.time),
         "Up time": format!("{seconds} [sec]"),
     }))
+}
+
+/// As `asctime` of C writes it, which OpenSIPS shows: `Sat Nov 21 19:30:42 2026`. It is UTC here.
+fn asctime(at: SystemTime) -> String {
+    let at = OffsetDateTime::from(at);
+    let (weekday, month) = (at.weekday().to_string(), at.month().to_string());
+    let short = |name: &str| name.get(..3).map(str::to_owned).unwrap_or_default();
+    format!(
+        "{} {} {:>2} {:02}:{:02}:{:02} {}",
+        short(&weekday),
+        short(&month),
+        at.day(),
+        at.hour(),
+        at.minute(),
+        at.second(),
+        at.year()
+    )
 }
 
 fn ps(_: &Arc<Control>, _: &Params) -> Answer {
@@ -83,17 +119,21 @@ fn name(family: &Family, labels: &[(&'static str, String)]) -> String {
     format!("{}:{}{labels}", family.group, family.short)
 }
 
-fn all(control: &Control) -> Vec<(String, Number)> {
-    let families = statistics::collect(control);
-    let of = |family: &Family| -> Vec<_> {
-        family.samples.iter().map(|sample| (name(family, &sample.labels), sample.value)).collect()
-    };
-    families.iter().flat_map(of).collect()
+/// Every number's name, and `of` it.
+fn all<T>(control: &Control, of: impl Fn(&Family, Number) -> T) -> Vec<(String, T)> {
+    let mut found = Vec::new();
+    for family in statistics::collect(control) {
+        for sample in &family.samples {
+            found.push((name(&family, &sample.labels), of(&family, sample.value)));
+        }
+    }
+    found
 }
 
-fn get_statistics(control: &Arc<Control>, params: &Params) -> Answer {
+/// Which numbers are meant: `None` for all of them.
+fn wanted(params: &Params) -> Result<Option<Vec<String>>, Error> {
     let wanted: Vec<String> = match params.get("statistics") {
-        None => vec!["all".to_owned()],
+        None => return Ok(None),
         Some(Value::Array(names)) => {
             let text = |name: &Value| name.as_str().map(str::to_owned);
             let names: Option<_> = names.iter().map(text).collect();
@@ -102,41 +142,42 @@ fn get_statistics(control: &Arc<Control>, params: &Params) -> Answer {
         Some(Value::String(names)) => names.split_whitespace().map(str::to_owned).collect(),
         Some(_) => return Err(Error::bad_value("`statistics` is neither a name nor a list of names")),
     };
+    let is_all = wanted.iter().any(|name| name == "all");
+    Ok((!is_all).then_some(wanted))
+}
+
+/// Those of `all` that are meant.
+fn chosen<T>(params: &Params, all: Vec<(String, T)>, shown: impl Fn(T) -> Value) -> Answer {
+    let wanted = wanted(params)?;
     let is_wanted = |name: &str| {
-        wanted.iter().any(|wanted| {
-            let group = wanted.ends_with(':') && name.starts_with(wanted.as_str());
-            group
-                || wanted == "all"
-                || wanted == name
-                || name.split_once(':').is_some_and(|(_, short)| short == wanted)
+        wanted.as_ref().is_none_or(|wanted| {
+            wanted.iter().any(|wanted| {
+                let is_group = wanted.ends_with(':') && name.starts_with(wanted.as_str());
+                is_group || wanted == name || name.split_once(':').is_some_and(|(_, short)| short == wanted)
+            })
         })
     };
-    let mut found = Map::new();
-    for (name, value) in all(control).into_iter().filter(|(name, _)| is_wanted(name)) {
-        let value = match value {
-            Number::Count(count) => count.into(),
-            Number::Real(real) => json!(real),
-        };
-        found.insert(name, value);
-    }
+    let found: Map<_, _> = all
+        .into_iter()
+        .filter(|(name, _)| is_wanted(name))
+        .map(|(name, value)| (name, shown(value)))
+        .collect();
     if found.is_empty() {
         return Err(Error::not_found("Statistics Not Found"));
     }
     Ok(Value::Object(found))
 }
 
-fn list_statistics(control: &Arc<Control>, _: &Params) -> Answer {
-    let mut found = Map::new();
-    for family in statistics::collect(control) {
-        let kind = match family.kind {
-            statistics::Kind::Counter => "incremental",
-            statistics::Kind::Gauge => "non-incremental",
-        };
-        for sample in &family.samples {
-            found.insert(name(&family, &sample.labels), kind.into());
-        }
-    }
-    Ok(Value::Object(found))
+fn get_statistics(control: &Arc<Control>, params: &Params) -> Answer {
+    chosen(params, all(control, |_, value| value), Number::to_json)
+}
+
+fn list_statistics(control: &Arc<Control>, params: &Params) -> Answer {
+    let kind = |family: &Family, _| match family.kind {
+        statistics::Kind::Counter => "incremental",
+        statistics::Kind::Gauge => "non-incremental",
+    };
+    chosen(params, all(control, kind), Value::from)
 }
 
 fn log_level(control: &Arc<Control>, params: &Params) -> Answer {

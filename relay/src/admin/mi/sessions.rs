@@ -53,11 +53,33 @@ fn facts(control: &Control, session: &Session) -> Value {
     shown::session(&SessionFacts::of(session, control.now()))
 }
 
+/// How many digits of a session-id there are, and how many are enough to name a session.
+const ID_DIGITS: usize = 32;
+const MIN_DIGITS: usize = 8;
+
 fn find(control: &Control, params: &Params) -> Result<Arc<Session>, Error> {
     let text = params.text("id")?.unwrap_or_default();
-    let id = u128::from_str_radix(&text, 16)
-        .map_err(|_| Error::bad_value(format!("`{text}` is not a session-id")))?;
-    control.relay().sessions().get(id).ok_or_else(|| Error::not_found(format!("there is no session {text}")))
+    let is_id =
+        (MIN_DIGITS..=ID_DIGITS).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let id = u128::from_str_radix(&text, 16).ok().filter(|_| is_id).ok_or_else(|| {
+        let message = format!(
+            "`{text}` is not a session-id: {ID_DIGITS} hexadecimal digits, or the first {MIN_DIGITS} or more of them"
+        );
+        Error::bad_value(message)
+    })?;
+    let none = || Error::not_found(format!("there is no session {text}"));
+    let sessions = control.relay().sessions();
+    if text.len() == ID_DIGITS {
+        return sessions.get(id).ok_or_else(none);
+    }
+    let rest = 4 * (ID_DIGITS - text.len());
+    let mut found = sessions.snapshot();
+    found.retain(|session| session.id() >> rest == id);
+    match found.len() {
+        0 => Err(none()),
+        1 => found.pop().ok_or_else(none),
+        count => Err(Error::bad_value(format!("{count} sessions begin with {text}: more digits are needed"))),
+    }
 }
 
 fn show(control: &Arc<Control>, params: &Params) -> Answer {

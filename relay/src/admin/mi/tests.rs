@@ -35,7 +35,17 @@ async fn calls_follow_json_rpc() {
         (r#"{"jsonrpc":"2.0","method":"session:show","params":{"id":null},"id":1}"#, -32602),
         (r#"{"jsonrpc":"2.0","method":"session:show","params":{"id":[]},"id":1}"#, 400),
         (r#"{"jsonrpc":"2.0","method":"session:show","params":["xyz"],"id":1}"#, 400),
-        (r#"{"jsonrpc":"2.0","method":"session:show","params":["00"],"id":1}"#, 404),
+        (r#"{"jsonrpc":"2.0","method":"session:show","params":["0000000"],"id":1}"#, 400),
+        (r#"{"jsonrpc":"2.0","method":"session:show","params":["00000000"],"id":1}"#, 404),
+        (
+            r#"{"jsonrpc":"2.0","method":"session:show","params":["00000000000000000000000000000000"],"id":1}"#,
+            404,
+        ),
+        (
+            r#"{"jsonrpc":"2.0","method":"session:show","params":["000000000000000000000000000000000"],"id":1}"#,
+            400,
+        ),
+        (r#"{"jsonrpc":"2.0","method":"session:show","params":["+0000000"],"id":1}"#, 400),
         (r#"{"jsonrpc":"2.0","method":"tcp:close","params":["x"],"id":1}"#, 400),
         (r#"{"jsonrpc":"2.0","method":"tcp:close","params":[99],"id":1}"#, 404),
         (r#"{"jsonrpc":"2.0","method":"user:end","params":["nobody"],"id":1}"#, 404),
@@ -91,9 +101,27 @@ async fn every_command_is_listed_once_and_described() {
         assert!(names.contains(&wanted), "{wanted}");
     }
     for name in names {
-        let told = run(server.control(), "which", Some(json!([name]))).await.unwrap();
-        assert!(!told["help"].as_str().unwrap().is_empty(), "{name}");
+        let told = run(server.control(), "help", Some(json!([name]))).await.unwrap();
+        assert!(!told["Help"].as_str().unwrap().is_empty(), "{name}");
+        let ways = run(server.control(), "which", Some(json!([name]))).await.unwrap();
+        assert!(ways.as_array().unwrap().iter().all(Value::is_array), "{name}: {ways}");
     }
+    let which = async |name: &str| run(server.control(), "which", Some(json!({ "command": name }))).await;
+    assert_eq!(which("tcp:close").await, Ok(json!([["id"]])));
+    assert_eq!(which("get_statistics").await, Ok(json!([[], ["statistics"]])));
+    assert_eq!(which("tcp_keepalive").await.unwrap()[0], json!(["id", "mode"]));
+    assert_eq!(which("nothing").await.unwrap_err().code, 404);
+    server.stop(std::future::ready(())).await;
+}
+
+#[tokio::test]
+async fn the_time_is_shown_as_opensips_does() {
+    let server = server().await;
+    let shown = run(server.control(), "uptime", None).await.unwrap();
+    let words: Vec<_> = shown["Up since"].as_str().unwrap().split_whitespace().collect();
+    assert!(words.len() == 5 && words[0].len() == 3 && words[1].len() == 3 && words[3].len() == 8, "{shown}");
+    let seconds = shown["Up time"].as_str().unwrap().strip_suffix(" [sec]").unwrap();
+    assert!(seconds.parse::<u64>().is_ok());
     server.stop(std::future::ready(())).await;
 }
 
@@ -112,6 +140,8 @@ async fn statistics_are_found_by_name_group_and_all() {
     let names = run(server.control(), "list_statistics", None).await.unwrap();
     assert_eq!(names.as_object().unwrap().len(), all.as_object().unwrap().len());
     assert_eq!(names["msrp:auths_granted"], "incremental");
+    let names = run(server.control(), "list_statistics", Some(json!([["sessions", "tls:"]]))).await.unwrap();
+    assert_eq!(names, json!({ "msrp:sessions": "non-incremental" }));
     server.stop(std::future::ready(())).await;
 }
 

@@ -39,6 +39,7 @@ pub mod tls;
 mod trace;
 mod websocket;
 
+use self::control::Parts;
 pub use self::control::{ConnectionInfo, Control, Started};
 use self::credentials::ChainResolver;
 pub use self::hep::HepCounters;
@@ -220,16 +221,16 @@ impl Server {
         if let (Some(recorder), Some(interval)) = (recorder, records.interim()) {
             tasks.spawn(recorder.record_lasting(Arc::clone(&network.relay), interval));
         }
-        let control = Arc::new(Control::new(
+        let control = Arc::new(Control::new(Parts {
             network,
             domains,
             config,
-            session_events,
+            sessions: session_events,
             reception,
-            tracing.as_ref(),
+            trace: tracing.as_ref().map(trace::Tracing::switches),
             records,
             addresses,
-        ));
+        }));
         tasks.spawn(remind_of_expiry(Arc::clone(&control)));
         let admin = control.config().admin.as_ref();
         let admin = admin.map(|admin| AdminServer::start(admin, Arc::clone(&control))).transpose()?;
@@ -267,7 +268,7 @@ impl Server {
     pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
         self.control.set_stopping();
         self.tasks.shutdown().await;
-        let connections = &self.control.network.connections;
+        let connections = &self.control.network().connections;
         let all_idle = async {
             while connections.snapshot().iter().any(|(_, carried)| !carried.is_idle()) {
                 tokio::time::sleep(DRAIN_POLL).await;

@@ -17,7 +17,7 @@ use super::now;
 use super::observer::SessionEvents;
 use super::sip::SipCounters;
 use super::tls::{self, Reloaded};
-use super::trace::{TraceSwitches, Tracing};
+use super::trace::TraceSwitches;
 use crate::config::{Config, ConfigErrors, ListenerTransport};
 use crate::msrp::Relay;
 use crate::records::Records;
@@ -26,19 +26,26 @@ use crate::records::Records;
 /// and nothing here waits for traffic.
 #[derive(Debug)]
 pub struct Control {
-    pub(super) network: Arc<Network>,
-    pub(super) domains: Arc<ServerDomains>,
+    parts: Parts,
     /// `tls.expiry_warning`.
     pub(super) expiry_warning: Arc<Mutex<Duration>>,
-    /// What it was started with.
-    config: Config,
-    sessions: SessionEvents,
-    reception: Reception,
-    trace: Option<TraceSwitches>,
-    records: Records,
-    addresses: Vec<(&'static str, SocketAddr)>,
     started: Started,
     stopping: AtomicBool,
+}
+
+/// What a running relay consists of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) network: Arc<Network>,
+    pub(super) domains: Arc<ServerDomains>,
+    /// What it was started with.
+    pub(super) config: Config,
+    pub(super) sessions: SessionEvents,
+    pub(super) reception: Reception,
+    pub(super) trace: Option<TraceSwitches>,
+    pub(super) records: Records,
+    /// Where it listens.
+    pub(super) addresses: Vec<(&'static str, SocketAddr)>,
 }
 
 /// When the relay was started.
@@ -66,39 +73,27 @@ pub struct ConnectionInfo {
 }
 
 impl Control {
-    pub(super) fn new(
-        network: Arc<Network>,
-        domains: Arc<ServerDomains>,
-        config: Config,
-        sessions: SessionEvents,
-        reception: Reception,
-        tracing: Option<&Tracing>,
-        records: Records,
-        addresses: Vec<(&'static str, SocketAddr)>,
-    ) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
         Self {
-            network,
-            domains,
-            expiry_warning: Arc::new(Mutex::new(config.tls.expiry_warning)),
-            config,
-            sessions,
-            reception,
-            trace: tracing.map(Tracing::switches),
-            records,
-            addresses,
+            expiry_warning: Arc::new(Mutex::new(parts.config.tls.expiry_warning)),
+            parts,
             started: Started { at: now(), time: SystemTime::now() },
             stopping: AtomicBool::new(false),
         }
     }
 
+    pub(super) fn network(&self) -> &Arc<Network> {
+        &self.parts.network
+    }
+
     /// What it was started with.
     pub fn config(&self) -> &Config {
-        &self.config
+        &self.parts.config
     }
 
     /// Where it listens, in the order of the configuration.
     pub fn addresses(&self) -> &[(&'static str, SocketAddr)] {
-        &self.addresses
+        &self.parts.addresses
     }
 
     /// When it was started.
@@ -122,22 +117,22 @@ impl Control {
 
     /// The relay itself: its sessions and counters.
     pub fn relay(&self) -> &Arc<Relay> {
-        &self.network.relay
+        &self.parts.network.relay
     }
 
     /// All connections: limits, events, totals, and those that are not up yet.
     pub fn ledger(&self) -> &Arc<Ledger> {
-        self.network.ledger()
+        self.parts.network.ledger()
     }
 
     /// The TLS domains of listeners.
     pub fn server_domains(&self) -> &ServerDomains {
-        &self.domains
+        &self.parts.domains
     }
 
     /// The TLS domains of connections that the relay opens.
     pub fn client_domains(&self) -> &ClientDomains {
-        &self.network.client_domains
+        &self.parts.network.client_domains
     }
 
     /// `tls.expiry_warning` of this moment.
@@ -147,27 +142,27 @@ impl Control {
 
     /// What happens to sessions, for whoever wants to hear of it.
     pub fn session_events(&self) -> &SessionEvents {
-        &self.sessions
+        &self.parts.sessions
     }
 
     /// What collectors are told; `None`: there is none.
     pub fn trace(&self) -> Option<&TraceSwitches> {
-        self.trace.as_ref()
+        self.parts.trace.as_ref()
     }
 
     /// What has become of the HEP that others have sent; `None`: no listener is for it.
     pub fn hep_counters(&self) -> Option<HepCounters> {
-        self.reception.counters()
+        self.parts.reception.counters()
     }
 
     /// What the SIP edge has done, and its upstreams with whether each takes requests; `None`: there is no edge.
     pub fn sip(&self) -> Option<(SipCounters, Vec<(String, bool)>)> {
-        self.network.sip.as_ref().map(|sip| (sip.counters(), sip.upstreams_up()))
+        self.parts.network.sip.as_ref().map(|sip| (sip.counters(), sip.upstreams_up()))
     }
 
     /// What is written of sessions.
     pub fn records(&self) -> &Records {
-        &self.records
+        &self.parts.records
     }
 
     /// All connections of this moment, by number.
@@ -184,7 +179,7 @@ impl Control {
     }
 
     fn info(&self, entry: Arc<Entry>) -> ConnectionInfo {
-        let connections = &self.network.connections;
+        let connections = &self.parts.network.connections;
         let carried = connections.by_id(entry.id()).map(|(_, carried)| carried);
         let link = match &carried {
             Some(Carried::Msrp(link)) => Some(link),
@@ -203,12 +198,12 @@ impl Control {
     pub fn close_connection(&self, id: ConnectionId) -> bool {
         // One that has ended is still listed until its task is done with it.
         self.ledger().entry(id).is_some_and(|entry| entry.phase() != Phase::Ended)
-            && self.network.connections.close(id)
+            && self.parts.network.connections.close(id)
     }
 
     /// Sets how long a connection may be idle; `None`: for ever. `false`: there is none of that number.
     pub fn set_connection_lifetime(&self, id: ConnectionId, lifetime: Option<Duration>) -> bool {
-        self.network.connections.set_lifetime(id, lifetime)
+        self.parts.network.connections.set_lifetime(id, lifetime)
     }
 
     /// Turns TCP keep-alive of a connection on, or off with `None`.
@@ -221,14 +216,14 @@ impl Control {
         keepalive: Option<KeepAlive>,
     ) -> std::io::Result<()> {
         match keepalive {
-            Some(keepalive) => self.network.connections.keepalive_enable(id, keepalive),
-            None => self.network.connections.keepalive_disable(id),
+            Some(keepalive) => self.parts.network.connections.keepalive_enable(id, keepalive),
+            None => self.parts.network.connections.keepalive_disable(id),
         }
     }
 
     /// Has the events of a connection told where only those of marked ones are. `false`: there is none of that number.
     pub fn mark_connection(&self, id: ConnectionId) -> bool {
-        self.network.connections.enable_closed_event(id)
+        self.parts.network.connections.enable_closed_event(id)
     }
 
     /// Reads the configuration again, and takes over of it what can be taken over while running: the TLS domains.
@@ -237,8 +232,8 @@ impl Control {
     /// # Errors
     /// What is wrong, at its line; nothing has changed then.
     pub fn reload(&self) -> Result<Reloaded, ConfigErrors> {
-        self.records.reopen();
-        self.reload_tls(&self.config.source.reload()?)
+        self.parts.records.reopen();
+        self.reload_tls(&self.parts.config.source.reload()?)
     }
 
     /// Puts the TLS domains of `config`, read again from its file, in the place of those there are:
@@ -248,7 +243,7 @@ impl Control {
     /// # Errors
     /// What is wrong, at its line; nothing has changed then.
     pub fn reload_tls(&self, config: &Config) -> Result<Reloaded, ConfigErrors> {
-        for listener in &self.config.listeners {
+        for listener in &self.parts.config.listeners {
             let ListenerTransport::Tls { domain } = &listener.transport else { continue };
             if !config.tls.server_domains.contains_key(domain) {
                 let message = format!(
@@ -264,16 +259,16 @@ impl Control {
         }
         tls::warn_of_expiry(&servers, &clients, config.tls.expiry_warning);
         *self.expiry_warning.lock() = config.tls.expiry_warning;
-        let reuse = &self.network.cert_check_on_conn_reusage;
+        let reuse = &self.parts.network.cert_check_on_conn_reusage;
         reuse.store(config.tls.cert_check_on_conn_reusage, Ordering::Relaxed);
-        let mut needs_restart = self.config.source.changed_sections(&config.source);
+        let mut needs_restart = self.parts.config.source.changed_sections(&config.source);
         needs_restart.retain(|section| section != "tls");
-        if config.tls.tls_handshake_timeout != self.config.tls.tls_handshake_timeout {
+        if config.tls.tls_handshake_timeout != self.parts.config.tls.tls_handshake_timeout {
             needs_restart.push("tls.tls_handshake_timeout".to_owned());
         }
         Ok(Reloaded {
-            server_domains: self.domains.replace(servers),
-            client_domains: self.network.client_domains.replace(clients),
+            server_domains: self.parts.domains.replace(servers),
+            client_domains: self.parts.network.client_domains.replace(clients),
             needs_restart,
         })
     }

@@ -38,7 +38,7 @@ impl Edge {
     }
 
     fn registry(&self) -> &Registry<Carried> {
-        &self.server.control.network.connections
+        &self.server.control.network().connections
     }
 
     /// A client of this kind that has got an answer, and the number that its connection has here.

@@ -366,3 +366,24 @@ async fn who_reads_no_further_is_no_error() {
     }
     assert_eq!(followed.child.wait().await.unwrap().code(), Some(0));
 }
+
+#[tokio::test]
+async fn colours_are_for_terminals_and_not_with_no_color() {
+    let site = Site::new();
+    let relay = Operated::start(&site).await;
+    // `script` of util-linux gives it a terminal.
+    let on_terminal = async |variables: &[(&str, &str)]| {
+        let mut command = Command::new("script");
+        command.args(["-qec", &format!("'{RELAY}' ctl -a {} status", relay.address), "/dev/null"]);
+        command.env_remove("NO_COLOR").env_remove("COLUMNS").env("TERM", "xterm").stdin(Stdio::null());
+        command.envs(variables.iter().copied());
+        let done = done(command).await;
+        assert_eq!(done.code, 0, "{done:?}");
+        done.stdout
+    };
+    let plain = on_terminal(&[("NO_COLOR", "1")]).await;
+    assert!(plain.contains("running") && !plain.contains('\u{1b}'), "{plain:?}");
+    assert!(on_terminal(&[]).await.contains("\u{1b}[32mrunning\u{1b}[0m"));
+    assert!(on_terminal(&[("NO_COLOR", "")]).await.contains("\u{1b}[32mrunning"));
+    assert!(!on_terminal(&[("TERM", "dumb")]).await.contains('\u{1b}'));
+}

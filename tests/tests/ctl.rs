@@ -208,13 +208,18 @@ async fn what_happens_is_followed() {
     let site = Site::new();
     let mut relay = Operated::start(&site).await;
     let (_alice, _) = Client::with_session(&relay.daemon, &site, Scheme::Msrps, "alice").await;
+    let (_other_bob, _) = Client::with_session(&relay.daemon, &site, Scheme::Msrps, "bob").await;
     let mut sessions = relay.follow(&["sessions", "--watch"]);
     let mut of_bob = relay.follow(&["sessions", "list", "--watch", "--user", "bob", "--json"]);
     let mut events = relay.follow(&["events", "--json", "--kind", "connection"]);
     let mut connections = relay.follow(&["connections", "--watch", "--json"]);
     // Whoever shows the list is subscribed already.
     assert!(sessions.line().await.starts_with("ID "));
-    assert!(sessions.line().await.contains("  alice  "));
+    // The one that began last stands first.
+    assert!(sessions.line().await.contains("  bob "));
+    assert!(sessions.line().await.contains("  alice "));
+    let present: Value = serde_json::from_str(&of_bob.line().await).unwrap();
+    assert_eq!((&present["event"], &present["session"]["user"]), (&json!("present"), &json!("bob")));
     connections.until(|line| line.contains("present") && line.contains("msrps")).await;
 
     // `events` has no list to wait for: until it tells of a connection, more are made.
@@ -225,8 +230,8 @@ async fn what_happens_is_followed() {
         early = tokio::time::timeout(std::time::Duration::from_millis(200), events.line()).await.ok();
     }
     let (bob, _) = Client::with_session(&relay.daemon, &site, Scheme::Msrps, "bob").await;
-    let line = sessions.until(|line| line.contains("bob")).await;
-    assert!(line.contains("  began ") && line.contains(&bob.address()), "{line}");
+    let line = sessions.until(|line| line.contains("  began ")).await;
+    assert!(line.contains("  bob ") && line.contains(&bob.address()), "{line}");
     let began: Value = serde_json::from_str(&of_bob.line().await).unwrap();
     assert_eq!(
         (&began["kind"], &began["event"], &began["session"]["user"]),

@@ -2,7 +2,7 @@
 //!
 //! | path | what |
 //! |---|---|
-//! | `GET /`, `GET /status.json` | the status page, for people, and what it shows: [`status`] |
+//! | `GET /`, `GET /status.json` | the status page, for people, and what it shows: `status` |
 //! | `POST /mi` | JSON-RPC 2.0: [`mi`] |
 //! | `GET /metrics` | OpenMetrics: [`metrics`] |
 //! | `GET /events` | what happens to connections and sessions, as server-sent events: [`events`] |

@@ -208,13 +208,18 @@ async fn what_happens_is_followed() {
     let site = Site::new();
     let mut relay = Operated::start(&site).await;
     let (_alice, _) = Client::with_session(&relay.daemon, &site, Scheme::Msrps, "alice").await;
+    let (_other_bob, _) = Client::with_session(&relay.daemon, &site, Scheme::Msrps, "bob").await;
     let mut sessions = relay.follow(&["sessions", "--watch"]);
     let mut of_bob = relay.follow(&["sessions", "list", "--watch", "--user", "bob", "--json"]);
     let mut events = relay.follow(&["events", "--json", "--kind", "connection"]);
     let mut connections = relay.follow(&["connections", "--watch", "--json"]);
     // Whoever shows the list is subscribed already.
     assert!(sessions.line().await.starts_with("ID "));
-    assert!(sessions.line().await.contains("  alice  "));
+    // The one that began last stands first.
+    assert!(sessions.line().await.contains("  bob "));
+    assert!(sessions.line().await.contains("  alice "));
+    let present: Value = serde_json::from_str(&of_bob.line().await).unwrap();
+    assert_eq!((&present["event"], &present["session"]["user"]), (&json!("present"), &json!("bob")));
     connections.until(|line| line.contains("present") && line.contains("msrps")).await;
 
     // `events` has no list to wait for: until it tells of a connection, more are made.
@@ -225,8 +230,8 @@ async fn what_happens_is_followed() {
         early = tokio::time::timeout(std::time::Duration::from_millis(200), events.line()).await.ok();
     }
     let (bob, _) = Client::with_session(&relay.daemon, &site, Scheme::Msrps, "bob").await;
-    let line = sessions.until(|line| line.contains("bob")).await;
-    assert!(line.contains("  began ") && line.contains(&bob.address()), "{line}");
+    let line = sessions.until(|line| line.contains("  began ")).await;
+    assert!(line.contains("  bob ") && line.contains(&bob.address()), "{line}");
     let began: Value = serde_json::from_str(&of_bob.line().await).unwrap();
     assert_eq!(
         (&began["kind"], &began["event"], &began["session"]["user"]),
@@ -365,4 +370,25 @@ async fn who_reads_no_further_is_no_error() {
         Client::connect(&relay.daemon, &site, Scheme::Msrp).await;
     }
     assert_eq!(followed.child.wait().await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn colours_are_for_terminals_and_not_with_no_color() {
+    let site = Site::new();
+    let relay = Operated::start(&site).await;
+    // `script` of util-linux gives it a terminal.
+    let on_terminal = async |variables: &[(&str, &str)]| {
+        let mut command = Command::new("script");
+        command.args(["-qec", &format!("'{RELAY}' ctl -a {} status", relay.address), "/dev/null"]);
+        command.env_remove("NO_COLOR").env_remove("COLUMNS").env("TERM", "xterm").stdin(Stdio::null());
+        command.envs(variables.iter().copied());
+        let done = done(command).await;
+        assert_eq!(done.code, 0, "{done:?}");
+        done.stdout
+    };
+    let plain = on_terminal(&[("NO_COLOR", "1")]).await;
+    assert!(plain.contains("running") && !plain.contains('\u{1b}'), "{plain:?}");
+    assert!(on_terminal(&[]).await.contains("\u{1b}[32mrunning\u{1b}[0m"));
+    assert!(on_terminal(&[("NO_COLOR", "")]).await.contains("\u{1b}[32mrunning"));
+    assert!(!on_terminal(&[("TERM", "dumb")]).await.contains('\u{1b}'));
 }

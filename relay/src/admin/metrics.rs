@@ -1,4 +1,4 @@
-//! `GET /metrics`: the [statistics](super::statistics) as OpenMetrics text, made when they are asked for.
+//! `GET /metrics`: the [statistics] as OpenMetrics text, made when they are asked for.
 
 use std::fmt;
 use std::sync::Arc;

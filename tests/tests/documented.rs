@@ -28,9 +28,21 @@ fn quoted(names: &Value, between: &str) -> String {
     if names.is_empty() { "—".to_owned() } else { names.join(between) }
 }
 
+/// A relay that has all there is to speak of.
 async fn start(site: &Site) -> (Daemon, Admin) {
-    let admin = Some("listen: 'http://127.0.0.1:0'".into());
-    let daemon = Daemon::start(RELAY, site, &Settings { admin, ..Settings::default() }).await;
+    let any_port = || Some("127.0.0.1:0".to_owned());
+    let settings = Settings {
+        sip_tcp: any_port(),
+        sip: Some("sip_upstream: [{ uri: 'sip://127.0.0.1:9', advertise: 'edge.test:5060' }]".into()),
+        hep_udp: any_port(),
+        trace: "destinations: { homer: { uri: 'hep_udp://127.0.0.1:9' } }".into(),
+        records: "sinks: { billing: { file: { path: records.jsonl } } }".into(),
+        auth: "allow_auth_without_tls: true, database: { url: 'sqlite:users.db' }".into(),
+        admin: Some("listen: 'http://127.0.0.1:0'".into()),
+        ..Settings::default()
+    };
+    site.write("users.db", "");
+    let daemon = Daemon::start(RELAY, site, &settings).await;
     let admin = Admin::of(&daemon).await.remove(0);
     (daemon, admin)
 }

@@ -229,6 +229,13 @@ impl Protocol for MsrpConnection {
     }
 
     fn closed(&mut self, reason: &CloseReason, now: Instant) {
+        let status = match reason {
+            CloseReason::SendTimeout => StatusCode::REQUEST_TIMEOUT,
+            _ => StatusCode::NO_SUCH_SESSION,
+        };
+        self.inbound.closed(status, now);
+        self.network.connections.remove(self.handle.id());
+        // Told when it is so: its sessions have ended.
         let link = self.inbound.link();
         let (id, connection) = (link.id(), self.handle.id());
         let peer = link.peer().map(|peer| &*peer.address);
@@ -238,11 +245,5 @@ impl Protocol for MsrpConnection {
             }
             _ => warn!(link = id, %connection, peer, %reason, "connection closed"),
         }
-        let status = match reason {
-            CloseReason::SendTimeout => StatusCode::REQUEST_TIMEOUT,
-            _ => StatusCode::NO_SUCH_SESSION,
-        };
-        self.inbound.closed(status, now);
-        self.network.connections.remove(self.handle.id());
     }
 }

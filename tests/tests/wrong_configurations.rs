@@ -1,0 +1,141 @@
+//! What `check` says of wrong configurations: a table. Each has one mistake, and `«` where the error has to point.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::process::Command;
+
+use tests::Site;
+
+const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
+
+/// What is right in all of them; a case replaces or follows it.
+const BASE: &str = r#"domain: relay.test
+listeners:
+  - { uri: "msrps://127.0.0.1:2855", tls_domain: relay }
+tls:
+  server_domains:
+    relay: { certificate: relay.crt, private_key: relay.key }
+"#;
+
+/// The mistake, and words of the sentence that tells it.
+const WRONG: &[(&str, &str)] = &[
+    // YAML itself.
+    ("auth: { realm: a, «realm: b }\n", "duplicate key `realm`"),
+    ("auth: [\n«", ""),
+    // Keys.
+    ("«lisener: []\n", "unknown key `lisener` at the top"),
+    ("auth: { «nonce_expires: 30s }\n", "did you mean `nonce_expire`?"),
+    ("log: { «levels: info }\n", "did you mean `level`?"),
+    ("sip: { sip_upstream: [ { uri: 'sip://127.0.0.1', «wieght: 1 } ] }\n", "did you mean `weight`?"),
+    // Durations, sizes, counts.
+    ("timeouts: { idle_timeout: «30 }\n", "unit"),
+    ("timeouts: { idle_timeout: «30x }\n", "`x` is not a unit of time"),
+    ("timeouts: { idle_timeout: «0s }\n", "longer than zero"),
+    ("timeouts: { idle_timeout: «soon }\n", "is not a duration"),
+    ("timeouts: { idle_timeout: «400d }\n", "366d"),
+    ("limits: { head_size: «16KB }\n", "`KB` is not a unit of size"),
+    ("limits: { head_size: «16384 }\n", "unit"),
+    ("limits: { headers: «0 }\n", "at least 1"),
+    ("limits: { headers: «-1 }\n", "at least 1"),
+    ("limits: { headers: «many }\n", "at least 1"),
+    // Listeners.
+    ("listeners: «[]\n", "at least one"),
+    ("listeners: [ { uri: «'http://127.0.0.1:1' } ]\n", "http"),
+    ("listeners: [ { uri: «'sip://127.0.0.1:' } ]\n", "port"),
+    ("listeners: [ { uri: «'msrp://127.0.0.1:99999' } ]\n", "is not a port"),
+    ("listeners: [ { uri: «'msrp://300.0.0.1:1' } ]\n", "host"),
+    ("listeners: [ «{ uri: 'msrps://127.0.0.1:1' } ]\n", "tls_domain"),
+    ("listeners: [ { uri: 'msrp://127.0.0.1:1', tls_domain: «relay } ]\n", "tls_domain"),
+    ("listeners: [ { uri: 'msrps://127.0.0.1:1', tls_domain: «relais } ]\n", "relais"),
+    ("listeners: [ { uri: 'msrp://127.0.0.1:1' }, { uri: «'msrp://127.0.0.1:1' } ]\n", "the same address"),
+    ("listeners: [ { uri: 'msrp://127.0.0.1:1' }, { uri: «'sip://127.0.0.1:2' } ]\n", "sip"),
+    ("listeners: [ { uri: 'msrp://127.0.0.1:1', proxy_from: «'10.0.0.0/33' } ]\n", "10.0.0.0/33"),
+    // Users.
+    ("auth: { users: { «alice: {} } }\n", "password"),
+    ("auth: { users: { alice: { ha1: «abc } } }\n", "32"),
+    ("auth: { algorithms: [ «SHA1 ] }\n", "`SHA1` is not an algorithm"),
+    ("auth: { algorithms: «[] }\n", "algorithm"),
+    ("auth: { nonce_secret: «short }\n", "shorter than"),
+    ("auth: { realm: «'a\"b' }\n", "quotes"),
+    ("auth: { htdigest: «nobody.htdigest }\n", "nobody.htdigest"),
+    ("auth: { expires: { min: «2h, max: 1h } }\n", "min"),
+    ("auth: { database: { url: «'oracle://db' } }\n", "sqlite:"),
+    ("auth: { database: { url: 'sqlite:a.db', table: «'users; drop' } }\n", "letters, digits"),
+    ("auth: { ephemeral: { secret: «{ file: nothing } } }\n", "nothing"),
+    // TLS.
+    ("tls: { server_domains: { relay: { certificate: «none.crt, private_key: relay.key } } }\n", "none.crt"),
+    ("tls: { server_domains: { relay: «{ certificate: relay.crt, private_key: relay.crt } } }\n", "key"),
+    (
+        "tls: { server_domains: { relay: { certificate: relay.crt, private_key: relay.key, tls_method: «SSLv3 } } }\n",
+        "SSLv3",
+    ),
+    (
+        "tls: { server_domains: { relay: { certificate: relay.crt, private_key: relay.key, ciphers_list: «NULL-MD5 } } }\n",
+        "NULL-MD5",
+    ),
+    // Others.
+    ("outbound: { deny: [ «'10.0.0.300' ] }\n", "10.0.0.300"),
+    ("outbound: { schemes: [ «http ] }\n", "http"),
+    ("trace: { destinations: { a: { uri: «'udp://127.0.0.1' } } }\n", "hep_udp"),
+    ("trace: { destinations: { a: { uri: 'hep_udp://127.0.0.1', version: «4 } } }\n", "1, 2 and 3"),
+    ("trace: { protocols: { «ftp: { events: true } } }\n", "is not a protocol"),
+    ("sip: { sip_upstream: «[] }\n", "upstream"),
+    ("sip: { sip_upstream: [ { uri: «'sip:127.0.0.1' } ] }\n", "sip"),
+    ("admin: { listen: «'http://0.0.0.0:8088' }\n", "needs a `token`"),
+    ("admin: { listen: 'http://127.0.0.1:8088', token: «short }\n", "shorter than 16"),
+    ("records: { sinks: { «a: {} } }\n", "file"),
+    ("records: { sinks: { a: { syslog: { address: «'tcp://127.0.0.1:1' } } } }\n", "udp"),
+    ("log: { level: «loud }\n", "`loud` is not a level"),
+    ("log: { format: «xml }\n", "xml"),
+];
+
+/// The base, without the section that the case has; the place of the mark, from 1; and the text without it.
+fn whole(case: &str) -> (String, usize, usize) {
+    let section = case.trim_start_matches('«').split(':').next().unwrap();
+    let mut text = String::new();
+    let mut left_out = false;
+    for line in BASE.lines() {
+        if !line.starts_with([' ', '-']) {
+            left_out = line.starts_with(&format!("{section}:"));
+        }
+        if !left_out {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text.push_str(case);
+    let before = text.split('«').next().unwrap();
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap().chars().count() + 1;
+    (text.replace('«', ""), line, column)
+}
+
+#[test]
+fn every_mistake_is_told_with_its_place_and_a_sentence() {
+    assert!(WRONG.len() >= 40);
+    let site = Site::new();
+    let mut misses = Vec::new();
+    for (case, words) in WRONG {
+        let (text, line, column) = whole(case);
+        let file = site.write("wrong.yaml", &text);
+        let output = Command::new(RELAY).args(["check", "--config"]).arg(&file).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let place = format!("wrong.yaml:{line}:{column}: ");
+        let told = said.lines().any(|said| {
+            said.split_once(&place)
+                .is_some_and(|(_, sentence)| sentence.contains(words) && sentence.len() > 10)
+        });
+        if output.status.code() != Some(1) || !told || said.contains("panicked") {
+            misses.push(format!("{case}  wanted {place}…{words}…\n  said {said}"));
+        }
+    }
+    assert!(misses.is_empty(), "{} of {}:\n{}", misses.len(), WRONG.len(), misses.join("\n"));
+}
+
+#[test]
+fn without_the_mistake_it_is_accepted() {
+    let site = Site::new();
+    let file = site.write("right.yaml", BASE);
+    let output = Command::new(RELAY).args(["check", "--config"]).arg(&file).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,4 +1,6 @@
 -- The table of Kamailio's sipcapture, as create_sipcapture.sql has it for MySQL.
+-- Whoever reads does not keep Kamailio from writing, which would lose the row.
+PRAGMA journal_mode = WAL;
 CREATE TABLE sip_capture (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   date TEXT DEFAULT '',

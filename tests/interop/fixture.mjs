@@ -101,7 +101,7 @@ async function servePage() {
   return server;
 }
 
-const configuration = ({ msrps, msrp, wss, ws, guarded }, extra, listeners, tls) => `
+const configuration = ({ msrps, msrp, wss, ws, guarded }, extra, listeners) => `
 domain: localhost
 listeners:
   - { uri: 'msrps://127.0.0.1:${msrps}', tls_domain: local }
@@ -112,7 +112,9 @@ listeners:
 ${listeners}tls:
   server_domains:
     local: { certificate: fallback.crt, private_key: fallback.key, verify_cert: false }
-${tls}auth:
+  client_domains:
+    default: { ca_list: ca.pem }
+auth:
   realm: localhost
   allow_auth_without_tls: true
   algorithms: [SHA-256, MD5]
@@ -121,14 +123,14 @@ ${Object.entries(USERS).map(([name, password]) => `    ${name}: { password: ${pa
 log: { level: info }
 ${extra}`;
 
-/** Starts all of it; `extra` are sections of the configuration, `listeners` and `tls` more of those; `before(folder)` runs when the certificates are there. `stop` ends it; the relay's log stays in the artefacts if `failed`. */
-export async function start({ extra = '', listeners = '', tls = '', before = async () => {} } = {}) {
+/** Starts all of it; `extra` are sections of the configuration, `listeners` more of those; `before(folder)` runs when the certificates are there. `stop` ends it; the relay's log stays in the artefacts if `failed`. */
+export async function start({ extra = '', listeners = '', before = async () => {} } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'msrp-interop-'));
   const made = spawnSync('sh', [join(ROOT, 'examples/tls-domains.sh'), folder], { encoding: 'utf8' });
   if (made.status !== 0) throw new Error(`certificates: ${made.stderr}`);
   const [msrps, msrp, wss, ws, guarded] = await freePorts(5);
   const ports = { msrps, msrp, wss, ws, guarded };
-  writeFileSync(join(folder, 'relay.yaml'), configuration(ports, extra, listeners, tls));
+  writeFileSync(join(folder, 'relay.yaml'), configuration(ports, extra, listeners));
   await before(folder);
   const relay = new Program(process.env.INTEROP_RELAY ?? 'msrp-relay', ['run', '--config', join(folder, 'relay.yaml')]);
   for (const [name, port] of Object.entries(ports)) {

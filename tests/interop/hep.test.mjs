@@ -125,7 +125,6 @@ before(async () => {
   };
   fixture = await start({
     listeners: `  - { uri: 'sip://127.0.0.1:${sip};transport=tcp' }\n  - { uri: 'sips://127.0.0.1:${sips}', tls_domain: local }\n`,
-    tls: '  client_domains:\n    default: { ca_list: ca.pem }\n',
     extra: `sip:
   sip_upstream: [ { uri: 'sip://127.0.0.1:${upstream.port}', advertise: '127.0.0.1:${sip}' } ]
   probe_interval: 1h
@@ -341,7 +340,6 @@ test('collectors that die, stall and come back cost packets, all of which are co
   let certificates;
   const quick = 'hep_send_timeout: 1s, max_retries: 100, retry_cooldown: 1s, hep_async_max_postponed_chunks: 100';
   const daemon = await start({
-    tls: '  client_domains:\n    default: { ca_list: ca.pem }\n',
     extra: `trace:
   destinations:
     steady: { uri: '${steady.uri}', hep_async_max_postponed_chunks: 100000 }

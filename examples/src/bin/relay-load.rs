@@ -41,6 +41,9 @@ struct Options {
     /// Messages, or connections, of all together
     #[arg(long, value_name = "NUMBER", default_value_t = 100_000)]
     count: usize,
+    /// Messages a second of all together, evenly; default: as many as the window lets through
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
     /// Bytes of a message's body
     #[arg(long, value_name = "BYTES", default_value_t = 300, value_parser = clap::value_parser!(u16).range(STAMP as i64..))]
     size: u16,
@@ -115,13 +118,20 @@ async fn chat(options: &Options, pairs: &mut Vec<Pair>, each: usize, start: Inst
     for Pair { mut sender, session, mut receiver } in pairs.drain(..) {
         let (window, size) = (Arc::new(Semaphore::new(options.window)), usize::from(options.size));
         let credit = window.clone();
+        let pace = options.rate.map(|rate| Duration::from_secs(1) * options.sessions as u32 / rate);
         working.spawn(async move {
             let mut left = each;
+            let mut next = tokio::time::Instant::now();
             while left > 0 {
+                let permit = async {
+                    tokio::time::sleep_until(next).await;
+                    window.acquire().await
+                };
                 tokio::select! {
-                    permit = window.acquire() => {
+                    permit = permit => {
                         permit?.forget();
                         left -= 1;
+                        next += pace.unwrap_or_default();
                         let mut body = format!("{:0STAMP$x}", start.elapsed().as_nanos());
                         body.extend(std::iter::repeat_n('m', size - STAMP));
                         sender.endpoint().send(session, Message::new("text/plain", Bytes::from(body)))?;

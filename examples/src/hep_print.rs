@@ -151,7 +151,8 @@ pub fn text(received: &Received, color: bool) -> String {
     if let Some(id) = &packet.correlation_id {
         let _ = write!(out, " id={green}{}{off}", line(id));
     }
-    if let Some(connection) = connection.filter(|id| packet.correlation_id.as_deref() != Some(id.as_bytes())) {
+    if let Some(connection) = connection.filter(|id| packet.correlation_id.as_deref() != Some(id.as_bytes()))
+    {
         let _ = write!(out, " connection={}", line(connection.as_bytes()));
     }
     if let Some(agent) = packet.capture_id {

@@ -94,12 +94,28 @@ fn an_msrp_message_is_printed_by_its_method_and_connection() {
     let (mut running, [udp, _]) = start(&[]);
     let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
     let agent = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let link = |value: &'static [u8]| Chunk { vendor: 0, kind: Chunk::LINKS, value: Bytes::from_static(value) };
+    let link =
+        |value: &'static [u8]| Chunk { vendor: 0, kind: Chunk::LINKS, value: Bytes::from_static(value) };
     for (payload, net, head, chunk) in [
-        (&b"MSRP a786 SEND\r\nTo-Path: x\r\n"[..], &b"{\"net\":\"7\"}"[..], "Z MSRP SEND 192.0.2.1:1000 -> 192.0.2.2:2855 id=42 connection=7 ", None),
+        (
+            &b"MSRP a786 SEND\r\nTo-Path: x\r\n"[..],
+            &b"{\"net\":\"7\"}"[..],
+            "Z MSRP SEND 192.0.2.1:1000 -> 192.0.2.2:2855 id=42 connection=7 ",
+            None,
+        ),
         // Its own number says nothing more, and what is no such link is shown as it is.
-        (b"MSRP a786 200 OK\r\nTo-Path: x\r\n", b"{\"net\":\"42\"}", "Z MSRP 200 OK 192.0.2.1:1000 -> 192.0.2.2:2855 id=42 agent", None),
-        (b"MSRP\r\nTo-Path: x", b"{\"sip\":\"1\"}", "Z log 192.0.2.1:1000", Some("    chunk 0x0000/0x0065 {\"sip\":\"1\"}")),
+        (
+            b"MSRP a786 200 OK\r\nTo-Path: x\r\n",
+            b"{\"net\":\"42\"}",
+            "Z MSRP 200 OK 192.0.2.1:1000 -> 192.0.2.2:2855 id=42 agent",
+            None,
+        ),
+        (
+            b"MSRP\r\nTo-Path: x",
+            b"{\"sip\":\"1\"}",
+            "Z log 192.0.2.1:1000",
+            Some("    chunk 0x0000/0x0065 {\"sip\":\"1\"}"),
+        ),
     ] {
         let mut packet = packet(payload);
         packet.others.push(link(net));

@@ -113,7 +113,12 @@ impl Pair {
     }
 }
 
-async fn chat(options: &Options, pairs: &mut Vec<Pair>, each: usize, start: Instant) -> anyhow::Result<Value> {
+async fn chat(
+    options: &Options,
+    pairs: &mut Vec<Pair>,
+    each: usize,
+    start: Instant,
+) -> anyhow::Result<Value> {
     let mut working = JoinSet::new();
     for Pair { mut sender, session, mut receiver } in pairs.drain(..) {
         let (window, size) = (Arc::new(Semaphore::new(options.window)), usize::from(options.size));

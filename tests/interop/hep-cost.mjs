@@ -3,6 +3,7 @@
 //
 //   INTEROP_BIN=target/release node tests/interop/hep-cost.mjs [MESSAGES [ROUNDS]]
 //
+// HEP_COST_ONLY   a regular expression: of the variants besides `off`; HEP_COST_TABLES: some of chat,even,login,connect
 // Exit code 1: a bar is missed (HEP_COST_STRICT=1; else that is only printed).
 
 import { spawn } from 'node:child_process';
@@ -15,6 +16,8 @@ import { createInterface } from 'node:readline';
 
 import { ROOT, freePorts, until } from './fixture.mjs';
 
+/** Tables to be made: chat, even, login, connect. */
+const TABLES = (process.env.HEP_COST_TABLES ?? 'chat,even,login,connect').split(',');
 const MESSAGES = Number(process.argv[2] ?? 100_000);
 const ROUNDS = Number(process.argv[3] ?? 7);
 const CONNECTIONS = Math.ceil(MESSAGES / 10);
@@ -60,6 +63,9 @@ const variants = [
   { name: 'every head', uri: `hep_tcp://${collector}`, more: HEADS, bars: { latency: 1.2 } },
   { name: 'every head, collector refuses', uri: `hep_tcp://127.0.0.1:${nobody}`, more: HEADS, bars: {} },
 ];
+
+const only = new RegExp(process.env.HEP_COST_ONLY ?? '');
+variants.splice(0, variants.length, ...variants.filter(({ name }, i) => i === 0 || only.test(name)));
 
 const ports = await freePorts(variants.length);
 for (const [i, variant] of variants.entries()) {
@@ -155,10 +161,10 @@ try {
   ];
   const costs = (bar) => [{ title: 'µs CPU each', key: 'cpu', digits: 2 }, { title: 'to off', key: 'cpu', ratio: true, digits: 3, bar }];
   const rate = { title: 'a second', key: 'rate', digits: 0 };
-  await table({ load: 'chat' }, MESSAGES, `${MESSAGES} messages, 8 of each pair under way`, [...costs('cpu'), rate, ...latency()]);
-  await table({ load: 'chat', rate: RATE }, RATE * 3, `${RATE} messages a second`, [...costs(), ...latency('latency')]);
-  await table({ load: 'login' }, CONNECTIONS, `${CONNECTIONS} connections that log in`, [...costs(), rate]);
-  await table({ load: 'connect' }, CONNECTIONS, `${CONNECTIONS} connections that do nothing`, [...costs(), rate]);
+  if (TABLES.includes('chat')) await table({ load: 'chat' }, MESSAGES, `${MESSAGES} messages, 8 of each pair under way`, [...costs('cpu'), rate, ...latency()]);
+  if (TABLES.includes('even')) await table({ load: 'chat', rate: RATE }, RATE * 3, `${RATE} messages a second`, [...costs(), ...latency('latency')]);
+  if (TABLES.includes('login')) await table({ load: 'login' }, CONNECTIONS, `${CONNECTIONS} connections that log in`, [...costs(), rate]);
+  if (TABLES.includes('connect')) await table({ load: 'connect' }, CONNECTIONS, `${CONNECTIONS} connections that do nothing`, [...costs(), rate]);
   console.log('\nWhat the logs say at the end:\n');
   for (const { name, relay, uri } of variants) {
     if (!uri) continue;

@@ -15,8 +15,8 @@ use anyhow::{Context as _, bail};
 use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value, json};
 use tcp_transport::hep::{
-    Chunk, DEFAULT_INFLATE_LIMIT, Dispatch, PROTOCOL_TCP, PROTOCOL_UDP, PayloadType, Received, Receiver,
-    ReceiverSettings, TimeOrder,
+    Chunk, DEFAULT_INFLATE_LIMIT, Dispatch, PROTOCOL_TCP, PROTOCOL_UDP, Packet, PayloadType, Received,
+    Receiver, ReceiverSettings, TimeOrder,
 };
 use tcp_transport::tls::{ServerDomain, ServerDomainSettings, ServerDomains};
 use tcp_transport::{Ledger, ListenerSettings, Transport};
@@ -134,11 +134,14 @@ fn domains(options: &HepPrintOptions) -> anyhow::Result<ServerDomains> {
 /// One line about the packet, and its payload indented below.
 #[must_use]
 pub fn text(received: &Received, color: bool) -> String {
-    let packet = &received.packet;
+    let mut packet = received.packet.clone();
+    let connection = take_link(&mut packet);
     let (dim, bold, cyan, green, off) =
         if color { ("\x1b[2m", "\x1b[1m", "\x1b[36m", "\x1b[32m", "\x1b[0m") } else { ("", "", "", "", "") };
     let time = packet.time().map_or_else(|| "(no time)".to_owned(), utc);
-    let kind = packet.payload_type.map_or_else(|| "(no type)".to_owned(), |kind| kind.to_string());
+    let kind = msrp(&packet).unwrap_or_else(|| {
+        packet.payload_type.map_or_else(|| "(no type)".to_owned(), |kind| kind.to_string())
+    });
     let end = |end: Option<SocketAddr>| end.map_or_else(|| "?".to_owned(), |end| end.to_string());
     let mut out = format!(
         "{dim}{time}{off} {bold}{kind}{off} {cyan}{} -> {}{off}",
@@ -147,6 +150,10 @@ pub fn text(received: &Received, color: bool) -> String {
     );
     if let Some(id) = &packet.correlation_id {
         let _ = write!(out, " id={green}{}{off}", line(id));
+    }
+    if let Some(connection) = connection.filter(|id| packet.correlation_id.as_deref() != Some(id.as_bytes()))
+    {
+        let _ = write!(out, " connection={}", line(connection.as_bytes()));
     }
     if let Some(agent) = packet.capture_id {
         let _ = write!(out, " agent={agent}");
@@ -193,6 +200,24 @@ pub fn json_line(received: &Received) -> String {
         }
     }
     out
+}
+
+/// What an MSRP message is, its method or status, in place of the type, as MSRP has none of its own.
+fn msrp(packet: &Packet) -> Option<String> {
+    let start = packet.payload.as_ref()?.strip_prefix(b"MSRP ")?;
+    let end = start.iter().position(|octet| matches!(octet, b'\r' | b'\n')).unwrap_or(start.len());
+    let transaction = start[..end].iter().position(|octet| *octet == b' ')?;
+    Some(format!("MSRP {}", line(&start[transaction + 1..end])))
+}
+
+/// Takes the chunk that names the connection of a message, as OpenSIPS and we send it, and gives that name.
+fn take_link(packet: &mut Packet) -> Option<String> {
+    let at = packet.others.iter().position(|chunk| (chunk.vendor, chunk.kind) == (0, Chunk::LINKS))?;
+    let links: Value = serde_json::from_slice(&packet.others[at].value).ok()?;
+    // With anything else in it the chunk is shown as it is.
+    let name = links.as_object().filter(|links| links.len() == 1)?.get("net")?.as_str()?.to_owned();
+    packet.others.remove(at);
+    Some(name)
 }
 
 /// The packet as one JSON object. Keys that are not there were not in the packet; `payload` is text, and

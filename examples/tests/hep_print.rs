@@ -99,6 +99,47 @@ fn packets_are_printed_as_text_that_no_terminal_obeys() {
 }
 
 #[test]
+fn an_msrp_message_is_printed_by_its_method_and_connection() {
+    let (mut running, [udp, _]) = start(&[]);
+    let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines();
+    let agent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let link =
+        |value: &'static [u8]| Chunk { vendor: 0, kind: Chunk::LINKS, value: Bytes::from_static(value) };
+    for (payload, net, head, chunk) in [
+        (
+            &b"MSRP a786 SEND\r\nTo-Path: x\r\n"[..],
+            &b"{\"net\":\"7\"}"[..],
+            "Z MSRP SEND 192.0.2.1:1000 -> 192.0.2.2:2855 id=42 connection=7 ",
+            None,
+        ),
+        // Its own number says nothing more, and what is no such link is shown as it is.
+        (
+            b"MSRP a786 200 OK\r\nTo-Path: x\r\n",
+            b"{\"net\":\"42\"}",
+            "Z MSRP 200 OK 192.0.2.1:1000 -> 192.0.2.2:2855 id=42 agent",
+            None,
+        ),
+        (
+            b"MSRP\r\nTo-Path: x",
+            b"{\"sip\":\"1\"}",
+            "Z log 192.0.2.1:1000",
+            Some("    chunk 0x0000/0x0065 {\"sip\":\"1\"}"),
+        ),
+    ] {
+        let mut packet = packet(payload);
+        packet.others.push(link(net));
+        agent.send_to(&packet.encode(Encoding::default()).unwrap(), udp).unwrap();
+        let first = lines.next().unwrap().unwrap();
+        assert!(first.contains(head), "{first}");
+        if let Some(chunk) = chunk {
+            assert_eq!(lines.next().unwrap().unwrap(), chunk);
+        }
+        assert!(lines.next().unwrap().unwrap().starts_with("    MSRP"));
+        assert_eq!(lines.next().unwrap().unwrap(), "    To-Path: x");
+    }
+}
+
+#[test]
 fn packets_are_printed_as_json_a_line() {
     let printed: Vec<Value> =
         printed(&["--json"]).iter().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -123,14 +123,15 @@ ${Object.entries(USERS).map(([name, password]) => `    ${name}: { password: ${pa
 log: { level: info }
 ${extra}`;
 
-/** Starts all of it; `extra` are sections of the configuration, `listeners` more of those. `stop` ends it; the relay's log stays in the artefacts if `failed`. */
-export async function start({ extra = '', listeners = '' } = {}) {
+/** Starts all of it; `extra` are sections of the configuration, `listeners` more of those; `before(folder)` runs when the certificates are there. `stop` ends it; the relay's log stays in the artefacts if `failed`. */
+export async function start({ extra = '', listeners = '', before = async () => {} } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'msrp-interop-'));
   const made = spawnSync('sh', [join(ROOT, 'examples/tls-domains.sh'), folder], { encoding: 'utf8' });
   if (made.status !== 0) throw new Error(`certificates: ${made.stderr}`);
   const [msrps, msrp, wss, ws, guarded] = await freePorts(5);
   const ports = { msrps, msrp, wss, ws, guarded };
   writeFileSync(join(folder, 'relay.yaml'), configuration(ports, extra, listeners));
+  await before(folder);
   const relay = new Program(process.env.INTEROP_RELAY ?? 'msrp-relay', ['run', '--config', join(folder, 'relay.yaml')]);
   for (const [name, port] of Object.entries(ports)) {
     await until(async () => {

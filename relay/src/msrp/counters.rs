@@ -88,7 +88,7 @@ counts! {
 /// The statuses of RFC 4975 §10 and RFC 4976 §7, and 0 for any other.
 const STATUSES: [u16; 12] = [200, 400, 401, 403, 408, 413, 415, 423, 481, 501, 506, 0];
 
-/// See the [module documentation](self).
+/// What has been counted. Reading adds up what links have counted apart: exact once traffic has stopped.
 pub struct Counters {
     shards: Box<[Shard; SHARDS]>,
 }

@@ -19,6 +19,10 @@ pub(super) const HEADER: usize = 6;
 /// The longest packet: what two octets of length can say.
 pub const MAX_PACKET: usize = 65_535;
 
+/// Octets of what a trace has besides octet strings: the header, addresses of IPv6, ports, time, types, capture id, and the
+/// headers of the chunks.
+const NUMBERS: usize = 160;
+
 /// A version of HEP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Version {
@@ -164,21 +168,26 @@ fn decode(datagram: &Bytes) -> Result<Packet, DecodeError> {
 }
 
 fn encode(packet: &Packet, order: ChunkOrder) -> Result<Bytes, EncodeError> {
-    let fields = || order.kinds().iter().filter_map(|kind| Some((*kind, field(packet, *kind)?)));
-    let length = HEADER
-        + fields().map(|(_, value)| CHUNK_HEADER + value.len()).sum::<usize>()
-        + packet.others.iter().map(|chunk| CHUNK_HEADER + chunk.value.len()).sum::<usize>();
-    let total = u16::try_from(length).map_err(|_| EncodeError::TooLong(length))?;
-    let mut out = BytesMut::with_capacity(length);
+    // Room for all that a trace has, so that it is written in one pass; anything else makes it grow.
+    let octets = [&packet.payload, &packet.correlation_id, &packet.capture_name, &packet.auth_key];
+    let octets: usize = octets.into_iter().flatten().map(Bytes::len).sum();
+    let others: usize = packet.others.iter().map(|chunk| CHUNK_HEADER + chunk.value.len()).sum();
+    let mut out = BytesMut::with_capacity(NUMBERS + octets + others);
     out.put_slice(&MAGIC);
-    out.put_u16(total);
-    for (kind, value) in fields() {
-        put_header(&mut out, 0, kind, value.len());
-        value.put(&mut out);
+    out.put_u16(0);
+    for kind in order.kinds() {
+        if let Some(value) = field(packet, *kind) {
+            put_header(&mut out, 0, *kind, value.len());
+            value.put(&mut out);
+        }
     }
     for Chunk { vendor, kind, value } in &packet.others {
         put_header(&mut out, *vendor, *kind, value.len());
         out.put_slice(value);
+    }
+    let total = u16::try_from(out.len()).map_err(|_| EncodeError::TooLong(out.len()))?;
+    if let Some(length) = out.get_mut(MAGIC.len()..HEADER) {
+        length.copy_from_slice(&total.to_be_bytes());
     }
     Ok(out.freeze())
 }
@@ -186,7 +195,7 @@ fn encode(packet: &Packet, order: ChunkOrder) -> Result<Bytes, EncodeError> {
 fn put_header(out: &mut BytesMut, vendor: u16, kind: u16, length: usize) {
     out.put_u16(vendor);
     out.put_u16(kind);
-    // The whole packet fits into 16 bits, as was seen before.
+    // If this does not fit into 16 bits the whole packet does not, which is seen at its end.
     out.put_u16((CHUNK_HEADER + length) as u16);
 }
 

@@ -56,7 +56,6 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::chunk::Chunk;
 use super::packet::{Packet, PayloadType};
 use super::sender::Sender;
 use crate::connection::ConnectionId;
@@ -441,9 +440,4 @@ fn ends(direction: Direction, remote: SocketAddr, local: Option<SocketAddr>) -> 
         Direction::Inbound => (remote, local),
         Direction::Outbound => (local, remote),
     }
-}
-
-/// Names the connection that a message went over.
-fn link(id: ConnectionId) -> Chunk {
-    Chunk { vendor: 0, kind: Chunk::LINKS, value: format!(r#"{{"net":"{id}"}}"#).into() }
 }

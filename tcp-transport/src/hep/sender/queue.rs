@@ -114,6 +114,11 @@ impl Queue {
         self.wake.notified().await;
     }
 
+    /// Whether so many packets may wait.
+    pub(super) fn has_room_for(&self, packets: usize) -> bool {
+        self.max_packets >= packets
+    }
+
     /// Moves what waits into `batch`, up to [`BATCH`]; it counts as waiting until it is settled.
     pub(super) fn take(&self, batch: &mut VecDeque<Bytes>) {
         let mut state = self.state.lock();

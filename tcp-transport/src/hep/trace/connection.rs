@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
@@ -10,13 +10,17 @@ use parking_lot::Mutex;
 
 use super::filter::{Facts, Verdict};
 use super::mask::mask;
-use super::{MAX_MESSAGE, Shared, ends, link};
+use super::{MAX_MESSAGE, Shared, ends};
 use crate::connection::ConnectionId;
 use crate::event::Direction;
-use crate::hep::{Packet, PayloadType};
+use crate::hep::{Chunk, Packet, PayloadType};
 
 const EVENTS: u8 = 1;
 const MESSAGES: u8 = 2;
+
+/// Around the number of a connection, in what links a message with it.
+const LINK_BEGIN: &str = r#"{"net":""#;
+const LINK_END: &str = r#""}"#;
 
 /// Whether a connection is traced, and why.
 pub(super) struct State {
@@ -24,6 +28,8 @@ pub(super) struct State {
     /// [`EVENTS`] and [`MESSAGES`], as all switches together say.
     traced: AtomicU8,
     known: Mutex<Known>,
+    /// Chunk 0x65 of its messages, once there is one.
+    link: OnceLock<Bytes>,
     shared: Weak<Shared>,
 }
 
@@ -40,7 +46,17 @@ struct Known {
 impl State {
     pub(super) fn new(id: ConnectionId, facts: Facts, shared: Weak<Shared>) -> Self {
         let known = Mutex::new(Known { facts, filtered: None, awaits_user: false, switch: None });
-        Self { id, traced: AtomicU8::new(0), known, shared }
+        Self { id, traced: AtomicU8::new(0), known, link: OnceLock::new(), shared }
+    }
+
+    fn link(&self) -> &Bytes {
+        self.link.get_or_init(|| format!("{LINK_BEGIN}{}{LINK_END}", self.id).into())
+    }
+
+    /// The connection's number, in decimal.
+    fn number(&self) -> Bytes {
+        let link = self.link();
+        link.slice(LINK_BEGIN.len()..link.len() - LINK_END.len())
     }
 
     /// Adds what is known now and was not before.
@@ -232,23 +248,26 @@ impl ConnectionTrace {
             SentBy::Us => Direction::Outbound,
         };
         let (source, destination) = ends(direction, remote, local);
-        let (kind, correlation, payload) = match message {
-            Message::Msrp { session, head, body } => {
-                let body = body.get(..self.msrp_body).unwrap_or(body);
-                let between: &[u8] = if body.is_empty() { b"" } else { b"\r\n" };
-                (shared.settings.msrp_payload_type, session, joined([head, between, body]))
-            }
-            Message::Sip { call_id, message } => {
-                (PayloadType::SIP, call_id, joined(message.iter().map(|part| &part[..])))
-            }
-        };
-        let mut packet = Packet::new(source, destination, time, kind, payload);
-        packet.correlation_id = Some(match correlation {
-            "" => self.state.id.to_string().into(),
-            correlation => Bytes::copy_from_slice(correlation.as_bytes()),
+        // Made anew for each group of destinations: mostly there is one, and what is not cloned is not counted.
+        shared.sender.send_with(|_| {
+            let (kind, correlation, payload) = match message {
+                Message::Msrp { session, head, body } => {
+                    let body = body.get(..self.msrp_body).unwrap_or(body);
+                    let between: &[u8] = if body.is_empty() { b"" } else { b"\r\n" };
+                    (shared.settings.msrp_payload_type, session, joined([head, between, body]))
+                }
+                Message::Sip { call_id, message } => {
+                    (PayloadType::SIP, call_id, joined(message.iter().map(|part| &part[..])))
+                }
+            };
+            let mut packet = Packet::new(source, destination, time, kind, payload);
+            packet.correlation_id = Some(match correlation {
+                "" => self.state.number(),
+                correlation => Bytes::copy_from_slice(correlation.as_bytes()),
+            });
+            packet.others = vec![Chunk { vendor: 0, kind: Chunk::LINKS, value: self.state.link().clone() }];
+            packet
         });
-        packet.others.push(link(self.state.id));
-        shared.sender.send(&packet);
     }
 }
 

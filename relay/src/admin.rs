@@ -65,7 +65,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An admin interface that cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open the admin interface at {address}: {source}")]
+#[error("cannot open the admin interface at {address}")]
 pub struct AdminError {
     /// Where.
     pub address: AdminAddress,

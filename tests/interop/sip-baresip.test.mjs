@@ -11,8 +11,8 @@ let alice;
 let bob;
 
 before(async () => {
-  // The edge calls itself by a name; baresip takes addresses alone for its outbound proxy, and writes that into Route.
-  edge = await stage([{ name: 'only', scheme: 'sip' }]);
+  // baresip resolves no names here: neither that of its outbound proxy nor those in Record-Route.
+  edge = await stage([{ name: 'only', scheme: 'sip' }], { host: '127.0.0.1' });
   const phone = (user, peer) => new Baresip({ user, peer, port: edge.sips, folder: edge.fixture.folder, ca: edge.fixture.ca });
   alice = phone('alice', 'bob');
   bob = phone('bob', 'alice');

@@ -62,6 +62,9 @@ impl Guard {
 
 /// Whether a request comes from a page of our own, or from no page.
 fn is_same_origin(headers: &HeaderMap) -> bool {
+    if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
+        return false;
+    }
     let Some(origin) = headers.get(ORIGIN) else { return true };
     let host = headers.get(HOST).map(HeaderValue::as_bytes).unwrap_or_default();
     let origin = origin.as_bytes();
@@ -166,5 +169,9 @@ mod tests {
         }
         assert!(is_same_origin(&headers(&[(HOST, "127.0.0.1:8088")])));
         assert!(!is_same_origin(&headers(&[(ORIGIN, "http://")])));
+        let fetched = |site: &'static str| {
+            is_same_origin(&headers(&[(axum::http::HeaderName::from_static("sec-fetch-site"), site)]))
+        };
+        assert!(fetched("same-origin") && fetched("none") && !fetched("cross-site"));
     }
 }

@@ -18,7 +18,10 @@ mod tls;
 mod trace;
 
 /// The most calls in one batch.
-const MAX_BATCH: usize = 100;
+const MAX_BATCH: usize = 20;
+
+/// How many items a list has where nothing else is asked for.
+const DEFAULT_LIMIT: usize = 1000;
 
 /// What a call comes to, if not well.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +124,12 @@ impl Params {
             .parse()
             .map(Some)
             .map_err(|_| Error::bad_value(format!("`{name}` is not a number: {text}")))
+    }
+
+    /// How many items a list may have.
+    fn limit(&self) -> Result<usize, Error> {
+        let limit = self.number("limit")?;
+        Ok(limit.map_or(DEFAULT_LIMIT, |limit| usize::try_from(limit).unwrap_or(usize::MAX)))
     }
 
     /// `on` or `off`, and what else means so.

@@ -31,7 +31,11 @@ pub(super) fn masked(node: &Node) -> Value {
         Node::List(items) => items.iter().map(masked).collect(),
         Node::Map(entries) => {
             let entry = |(key, value): &(String, Node)| {
-                let value = if SECRETS.contains(&key.as_str()) { secret(value) } else { masked(value) };
+                let value = match (key.as_str(), value) {
+                    ("url", Node::Text(url)) => without_password(url).into(),
+                    (key, value) if SECRETS.contains(&key) => secret(value),
+                    (_, value) => masked(value),
+                };
                 (key.clone(), value)
             };
             Value::Object(entries.iter().map(entry).collect())
@@ -42,7 +46,6 @@ pub(super) fn masked(node: &Node) -> Value {
 fn secret(node: &Node) -> Value {
     match node {
         Node::Null => Value::Null,
-        Node::Text(url) if url.contains("://") => without_password(url).into(),
         // `{ file: PATH }`, or sections that are called so.
         Node::Map(_) => masked(node),
         Node::List(items) => items.iter().map(secret).collect(),
@@ -72,7 +75,7 @@ mod tests {
     fn no_secret_is_shown_and_the_rest_is() {
         let text = "auth: { nonce_secret: HUSH, users: { alice: { password: HUSH }, token: { ha1: HUSH, ha1_sha256: HUSH } } }\n\
                     websocket: { auth: { token: { secret: HUSH, issuer: shown } } }\n\
-                    sip: { flow_secret: HUSH }\nadmin: { token: HUSH, listen: [shown] }\n\
+                    sip: { flow_secret: 'http://HUSH' }\nadmin: { token: HUSH, listen: [shown] }\n\
                     trace: { destinations: { a: { auth_key: { file: shown.txt } }, b: { auth_key: 12 } } }\n\
                     records: { sinks: { a: { database: { url: \"mysql://a:HUSH@b/c\" } } } }\n";
         let shown = masked(&document::parse("a", text).unwrap()).to_string();

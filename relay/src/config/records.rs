@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -288,7 +288,9 @@ impl FileSink {
             Self { file: Some(file), syslog: None, database: None } => {
                 let key = path.clone().key("file").key("path");
                 let path = check.base_dir.join(&file.path);
-                let directory = path.parent().unwrap_or(&path);
+                // Of a bare name it is the one that this process is in.
+                let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                let directory = directory.unwrap_or(Path::new("."));
                 if file.path.as_os_str().is_empty() {
                     check.error(key, "is empty");
                 } else if path.is_dir() {
@@ -330,7 +332,6 @@ impl FileSink {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
 
     use super::super::Config;
     use super::*;

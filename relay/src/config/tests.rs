@@ -167,6 +167,8 @@ fn the_example_runs_with_its_commented_settings_too() {
         ("relay.key", ""),
         ("ca.pem", ""),
         ("nonce.secret", "0123456789abcdef\n"),
+        ("flow.secret", "0123456789abcdef\n"),
+        ("admin.token", "0123456789abcdef\n"),
         ("carol.sha256", &"ab".repeat(32)),
         ("old.secret", "fedcba9876543210\n"),
         ("users.htdigest", "dave:localhost:0123456789abcdef0123456789abcdef\n"),

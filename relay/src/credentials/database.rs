@@ -105,8 +105,11 @@ impl Hashes {
     fn new(row: Row, user: &str, realm: &str, calculate: bool) -> Self {
         let Row { password, sha256, sha512_256, limits } = row;
         let of = |algorithm, text: Option<String>| match (calculate, text, &password) {
-            (true, _, Some(password)) => Some(Ha1::from_password(algorithm, user, realm, password)),
-            (true, _, None) | (false, None, _) => None,
+            // A row with hashes alone has an empty password: with that one nobody gets in.
+            (true, _, Some(password)) if !password.is_empty() => {
+                Some(Ha1::from_password(algorithm, user, realm, password))
+            }
+            (true, ..) | (false, None, _) => None,
             (false, Some(hex), _) => Ha1::from_hex(algorithm, hex.trim()).ok(),
         };
         Self {
@@ -287,7 +290,7 @@ impl Inner {
                 })
             }
             // Characters that the table's encoding does not have: nobody there has such a name.
-            Err(DatabaseError::Query(error)) if !user.is_ascii() => {
+            Err(DatabaseError::Query(error)) if !user.is_ascii() && is_about_characters(&error) => {
                 debug!(%error, "the database does not take a user name");
                 Answer::Nobody
             }
@@ -330,6 +333,18 @@ impl Inner {
             }
         });
     }
+}
+
+/// Whether the database says that text has characters which its encoding does not have; not, that it is shutting down
+/// or that there is no such table.
+fn is_about_characters(error: &sqlx::Error) -> bool {
+    let Some(error) = error.as_database_error() else { return false };
+    if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
+        // Invalid character string, illegal mix of collations, incorrect string value, conversion impossible.
+        return matches!(error.number(), 1300 | 1267 | 1366 | 3988);
+    }
+    // PostgreSQL: character_not_in_repertoire, untranslatable_character.
+    error.code().is_some_and(|code| matches!(&*code, "22021" | "22P05"))
 }
 
 impl Credentials for Database {

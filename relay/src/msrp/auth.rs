@@ -94,6 +94,8 @@ enum Denial {
     Expires(Name, Duration),
     /// 408: whoever knows is away.
     Unavailable,
+    /// 408 too: whoever knows is away, and by what is remembered the password is wrong.
+    Unproved,
     /// No answer yet.
     Later(Later),
 }
@@ -248,7 +250,21 @@ impl Relay {
         {
             return Err(Denial::Later(Later::Until(now + delay)));
         }
-        let proved = match self.prove(claim, attempt.found)? {
+        let proved = match self.prove(claim, attempt.found) {
+            Err(Denial::Unproved) => {
+                // Answered as for all who cannot be asked for, and counted as what it is.
+                self.throttle.failed(address, user, now);
+                warn!(
+                    peer = address,
+                    user,
+                    reason = "wrong password, by what was known before the database went away",
+                    "AUTH failed"
+                );
+                return Err(Denial::Unproved);
+            }
+            other => other?,
+        };
+        let proved = match proved {
             Ok((_, entry)) if entry.expires.is_some_and(|at| at <= unix_millis) => Err("expired credentials"),
             proved => proved,
         };
@@ -315,7 +331,10 @@ impl Relay {
         }
         match verify(auth.credentials.lookup(&query(false)), false)? {
             // Unknown users too: what is done for both must take the same time.
-            Err(_) => verify(auth.credentials.lookup(&query(true)), true),
+            Err(reason) => match verify(auth.credentials.lookup(&query(true)), true) {
+                Err(Denial::Unavailable) if reason == "wrong password" => Err(Denial::Unproved),
+                other => other,
+            },
             proved => Ok(proved),
         }
     }
@@ -444,6 +463,7 @@ impl Relay {
             }
             Denial::Status(status, reason) => warn!(link = link.id(), peer, %status, reason, "AUTH refused"),
             // The log says it once, when that begins.
+            Denial::Unproved => {}
             Denial::Unavailable => {
                 debug!(link = link.id(), peer, "AUTH answered with 408: the database is away");
             }
@@ -465,6 +485,7 @@ impl Relay {
             Denial::Status(status, _) => (Count::AuthsRefused, *status),
             Denial::Expires(..) => (Count::AuthsRefused, StatusCode::OUT_OF_BOUNDS),
             Denial::Unavailable => (Count::AuthsUndecided, StatusCode::REQUEST_TIMEOUT),
+            Denial::Unproved => (Count::AuthsFailed, StatusCode::REQUEST_TIMEOUT),
             Denial::Later(_) => return,
         };
         link.count(count, 1);
@@ -474,7 +495,9 @@ impl Relay {
             Denial::Challenge | Denial::WrongCredentials(_) => self.challenge(out, head, false),
             Denial::Stale => self.challenge(out, head, true),
             Denial::Status(status, _) => answer(out, head, *status).end(Flag::Complete),
-            Denial::Unavailable => answer(out, head, StatusCode::REQUEST_TIMEOUT).end(Flag::Complete),
+            Denial::Unavailable | Denial::Unproved => {
+                answer(out, head, StatusCode::REQUEST_TIMEOUT).end(Flag::Complete);
+            }
             Denial::Later(_) => {}
             Denial::Expires(bound, value) => {
                 answer(out, head, StatusCode::OUT_OF_BOUNDS)

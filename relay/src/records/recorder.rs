@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
+
 use super::outbox::Outbox;
 use super::record::{INTERIM, SessionRecord, milliseconds, rfc3339, unix};
 use crate::msrp::{Relay, Session, SessionEnd, SessionObserver};
@@ -30,15 +32,22 @@ pub struct Recorder(Arc<Inner>);
 struct Inner {
     facts: Facts,
     outboxes: Vec<Arc<Outbox>>,
+    /// Held while a record is put: the last record of a session is the last one.
+    order: Mutex<()>,
 }
 
 impl Recorder {
     pub(super) fn new(facts: Facts, outboxes: Vec<Arc<Outbox>>) -> Self {
-        Self(Arc::new(Inner { facts, outboxes }))
+        Self(Arc::new(Inner { facts, outboxes, order: Mutex::new(()) }))
     }
 
-    fn put(&self, record: SessionRecord) {
+    /// `unless` is asked while no other record is put.
+    fn put(&self, record: SessionRecord, unless: impl FnOnce() -> bool) {
         let record = Arc::new(record);
+        let _order = self.0.order.lock();
+        if unless() {
+            return;
+        }
         for outbox in &self.0.outboxes {
             outbox.push(Arc::clone(&record));
         }
@@ -83,7 +92,9 @@ impl Recorder {
             for session in relay.sessions().snapshot() {
                 let lasts = now.saturating_duration_since(session.began()) >= interval;
                 if lasts && session.id() % u128::from(PARTS) == part {
-                    self.put(self.record(&session, INTERIM));
+                    // One that has left the table has its last record, or is about to wait for its turn here.
+                    let id = session.id();
+                    self.put(self.record(&session, INTERIM), || relay.sessions().get(id).is_none());
                 }
             }
             part = (part + 1) % u128::from(PARTS);
@@ -95,6 +106,6 @@ impl SessionObserver for Recorder {
     fn began(&self, _: &Session) {}
 
     fn ended(&self, session: &Session, end: SessionEnd) {
-        self.put(self.record(session, end.as_str()));
+        self.put(self.record(session, end.as_str()), || false);
     }
 }

@@ -149,7 +149,7 @@ impl SipEdge {
         stream: Stream,
         websocket: Option<(ws::Settings, Opened)>,
     ) {
-        let upstream = self.upstream_of(&stream);
+        let upstream = self.upstream_of(&stream, websocket.is_some());
         let limits = if upstream.is_some() { self.config.limits.shared() } else { self.config.limits };
         let (incoming, rest) = match websocket {
             None => (None, BytesMut::new()),
@@ -161,7 +161,8 @@ impl SipEdge {
         let framing = if incoming.is_some() { Framing::WebSocket(Role::Server) } else { Framing::Stream };
         let (side, queue, clock) = match upstream {
             Some(index) => {
-                let clock = Clock::of_upstream(now(), None, self.config.crlf_pong_timeout);
+                let clock =
+                    Clock::of_upstream(now(), self.config.max_msg_time, None, self.config.crlf_pong_timeout);
                 (Side::Upstream(index), self.upstream_queue(), clock)
             }
             None => {
@@ -182,11 +183,14 @@ impl SipEdge {
     }
 
     /// The upstream that has opened this connection.
-    fn upstream_of(&self, stream: &Stream) -> Option<usize> {
+    fn upstream_of(&self, stream: &Stream, websocket: bool) -> Option<usize> {
+        let secure = stream.tls().is_some();
         let accepted = Accepted {
             remote: stream.entry().remote().ip(),
             local: stream.local_addr().ip(),
             certificate: stream.tls().map_or(&PeerCertificate::None, |tls| tls.peer()),
+            secure,
+            direct: !websocket && stream.entry().proxy().is_none(),
         };
         accepted.upstream(&self.config.sip_upstream, |index| *self.dialled.get(index)?.read())
     }
@@ -209,7 +213,8 @@ impl SipEdge {
         let framing = if incoming.is_some() { Framing::WebSocket(Role::CLIENT) } else { Framing::Stream };
         // A WebSocket is asked by its own pings.
         let interval = self.config.crlf_ping_interval.filter(|_| incoming.is_none());
-        let clock = Clock::of_upstream(now(), interval, self.config.crlf_pong_timeout);
+        let clock =
+            Clock::of_upstream(now(), self.config.max_msg_time, interval, self.config.crlf_pong_timeout);
         if let Some(dialled) = self.dialled.get(upstream) {
             *dialled.write() = Some(stream.peer_addr().ip());
         }

@@ -150,9 +150,14 @@ async fn the_operator_says_where_an_upstream_connects_from() {
     let mut client = SipPeer::connect(&daemon, &site, Scheme::Sip).await;
     let path = register(&mut client, &mut proxy, "r1").await;
     let plain = daemon.address(Scheme::Sip);
-    reaches(&mut SipPeer::connect_from("127.0.0.7", plain).await, &mut client, &path, "m1").await;
-    let mut stranger = SipPeer::connect_from("127.0.0.6", plain).await;
+    let tls = daemon.address(Scheme::Sips);
+    let mut own = SipPeer::connect_tls_from("127.0.0.7", tls, &site, None).await;
+    reaches(&mut own, &mut client, &path, "m1").await;
+    let mut stranger = SipPeer::connect_tls_from("127.0.0.6", tls, &site, None).await;
     is_a_client(&mut stranger, &mut proxy, &path, "m2").await;
+    // It is reached by TLS, and so it has to come.
+    let mut plain = SipPeer::connect_from("127.0.0.7", plain).await;
+    is_a_client(&mut plain, &mut proxy, &path, "m3").await;
 }
 
 #[tokio::test]

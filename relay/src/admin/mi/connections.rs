@@ -21,8 +21,8 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         names: &["connection:list", "connection_list"],
-        params: &["protocol?"],
-        help: "the connections",
+        params: &["protocol?", "limit?"],
+        help: "the connections; 1000 where no limit says otherwise",
         run: list,
     },
     Command {
@@ -89,8 +89,9 @@ fn list(control: &Arc<Control>, params: &Params) -> Answer {
             .as_deref()
             .is_none_or(|wanted| info.entry.scheme().is_some_and(|scheme| scheme.as_str() == wanted))
     });
-    let shown: Vec<_> = connections.iter().map(shown::connection).collect();
-    Ok(json!({ "Connections": shown, "Count": shown.len() }))
+    let count = connections.len();
+    let shown: Vec<_> = connections.iter().take(params.limit()?).map(shown::connection).collect();
+    Ok(json!({ "Connections": shown, "Count": count }))
 }
 
 fn id(params: &Params) -> Result<ConnectionId, Error> {

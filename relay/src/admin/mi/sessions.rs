@@ -13,7 +13,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         names: &["session:list", "session_list"],
         params: &["user?", "limit?"],
-        help: "the sessions, those granted last first",
+        help: "the sessions, those granted last first; 1000 where no limit says otherwise",
         run: list,
     },
     Command { names: &["session:show", "session_show"], params: &["id"], help: "one session", run: show },
@@ -39,7 +39,7 @@ pub(super) const COMMANDS: &[Command] = &[
 
 fn list(control: &Arc<Control>, params: &Params) -> Answer {
     let user = params.text("user")?;
-    let limit = params.number("limit")?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let limit = params.limit()?;
     let mut sessions = control.relay().sessions().snapshot();
     sessions.retain(|session| user.as_deref().is_none_or(|user| session.user() == user));
     sessions.sort_unstable_by_key(|session| std::cmp::Reverse(session.began()));

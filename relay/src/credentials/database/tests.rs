@@ -138,6 +138,10 @@ async fn passwords_make_all_hashes_with_calculate_ha1() {
     }
     site.execute("UPDATE subscriber SET password = 'other' WHERE password = 'alicepw'").await;
     assert!(knows(&Database::new(site.settings.clone()), "alice", "other", Algorithm::Md5).await);
+    // A row that has hashes alone has an empty password, and nobody gets in with that.
+    site.execute("UPDATE subscriber SET password = ''").await;
+    let database = Database::new(site.settings.clone());
+    assert!(!knows(&database, "alice", "", Algorithm::Md5).await);
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ impl Relay {
         match confirmed {
             Ok(principal) => Ok(principal),
             Err(Denial::Later(later)) => Err(HandshakeDenial::Later(later)),
-            Err(Denial::Unavailable) => {
+            Err(Denial::Unavailable | Denial::Unproved) => {
                 debug!(peer, "WebSocket handshake answered with 503: the database is away");
                 Err(HandshakeDenial::Unavailable)
             }

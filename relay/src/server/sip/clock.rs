@@ -51,9 +51,16 @@ impl Clock {
         }
     }
 
-    pub(super) fn of_upstream(now: Instant, interval: Option<Duration>, timeout: Duration) -> Self {
+    /// An upstream's messages have their time too: one that announces more than it brings would swallow those of all
+    /// others that come after it.
+    pub(super) fn of_upstream(
+        now: Instant,
+        max_msg_time: Duration,
+        interval: Option<Duration>,
+        timeout: Duration,
+    ) -> Self {
         let keep_alive = interval.map(|interval| KeepAlive { interval, timeout, state: Asked::No(now) });
-        Self { probation: None, max_msg_time: None, message: None, keep_alive }
+        Self { probation: None, max_msg_time: Some(max_msg_time), message: None, keep_alive }
     }
 
     /// Bytes came: `events` messages and keep-alives ended with them, and `within` says whether they end in one.
@@ -143,15 +150,21 @@ mod tests {
     #[test]
     fn a_silent_upstream_is_asked_and_then_given_up() {
         let start = Instant::now();
-        let mut clock = Clock::of_upstream(start, Some(95 * SECOND), 10 * SECOND);
-        clock.read(0, true, start + SECOND);
-        assert_eq!(clock.deadline(), Some(start + 96 * SECOND), "no message time for what many share");
+        let mut clock = Clock::of_upstream(start, 4 * SECOND, Some(95 * SECOND), 10 * SECOND);
+        clock.read(1, false, start + SECOND);
+        assert_eq!(clock.deadline(), Some(start + 96 * SECOND));
         assert_eq!(clock.expired(start + 96 * SECOND), Due::Ping);
         assert_eq!(clock.deadline(), Some(start + 106 * SECOND));
         clock.read(1, false, start + 100 * SECOND);
         assert_eq!(clock.expired(start + 195 * SECOND), Due::Ping);
         assert_eq!(clock.expired(start + 204 * SECOND), Due::Nothing);
         assert!(matches!(clock.expired(start + 205 * SECOND), Due::Close(CloseReason::TooSlow(_))));
-        assert_eq!(Clock::of_upstream(start, None, SECOND).deadline(), None);
+        let mut clock = Clock::of_upstream(start, 4 * SECOND, None, SECOND);
+        assert_eq!(clock.deadline(), None);
+        // Within a message that does not end, however much of it comes.
+        clock.read(0, true, start);
+        clock.read(0, true, start + 3 * SECOND);
+        assert_eq!(clock.expired(start + 4 * SECOND - Duration::from_millis(1)), Due::Nothing);
+        assert!(matches!(clock.expired(start + 4 * SECOND), Due::Close(CloseReason::TooSlow(_))));
     }
 }

@@ -5,12 +5,13 @@
 //! * its certificate: one that verifies and is made for the upstream's host (RFC 5922 §7), on a listener that asks for
 //!   certificates;
 //! * `sip_upstream[].connects_from`: networks that the operator names;
-//! * where that is not set and the upstream is reached without TLS: its address, as it was configured or as its name was
-//!   last dialled. Who can take over that address gets what the edge sends there anyway.
+//! * where that is not set, on a listener that is for SIP alone, and if the upstream is reached without TLS: its
+//!   address, as it was configured or as its name was last dialled. Who can take over that address gets what the edge
+//!   sends there anyway.
 //!
-//! The last rule does not hold for the edge's own address: from there everything comes that runs on the same machine, such
-//! as a proxy with the connections of all clients. An upstream that is reached by TLS is never known by its address
-//! alone, as that would be less than is asked of it in the other direction.
+//! The last rule does not hold for the edge's own address, nor for WebSockets: from there come the clients of a web server
+//! in front, which may well run where an upstream does. An upstream that is reached by TLS has to come by TLS, wherever
+//! from: anything else would be less than is asked of it in the other direction, and SIPS would leave TLS.
 //!
 //! What is opened by this is little. An upstream's connection leads along flow tokens that the edge has signed, and nowhere
 //! else; only whoever takes part in the signalling has seen one.
@@ -27,6 +28,10 @@ pub(super) struct Accepted<'a> {
     pub(super) remote: IpAddr,
     pub(super) local: IpAddr,
     pub(super) certificate: &'a PeerCertificate,
+    /// It came by TLS to the edge itself.
+    pub(super) secure: bool,
+    /// It is no WebSocket, and no proxy has named it.
+    pub(super) direct: bool,
 }
 
 impl Accepted<'_> {
@@ -48,6 +53,10 @@ impl Accepted<'_> {
 
     fn comes_from(&self, upstream: &SipUpstream, dialled: impl FnOnce() -> Option<IpAddr>) -> bool {
         let remote = self.remote.to_canonical();
+        let over_tls = matches!(upstream.uri.scheme, Scheme::Sips | Scheme::Wss);
+        if over_tls && !self.secure {
+            return false;
+        }
         if let Some(networks) = &upstream.connects_from {
             return networks.iter().any(|network| network.contains(remote));
         }
@@ -55,7 +64,8 @@ impl Accepted<'_> {
             Host::Ip(address) => Some(*address),
             Host::Name(_) => dialled(),
         };
-        matches!(upstream.uri.scheme, Scheme::Sip | Scheme::Ws)
+        self.direct
+            && !over_tls
             && remote != self.local.to_canonical()
             && address.is_some_and(|address| address.to_canonical() == remote)
     }
@@ -79,7 +89,14 @@ mod tests {
     fn found(upstreams: &[SipUpstream], remote: &str, certificate: &PeerCertificate) -> Option<usize> {
         let (remote, local) = (remote.parse().unwrap(), "10.0.0.9".parse().unwrap());
         let dialled = |index| (index == 1).then(|| "10.0.0.2".parse().unwrap());
-        Accepted { remote, local, certificate }.upstream(upstreams, dialled)
+        let plain = Accepted { remote, local, certificate, secure: false, direct: true };
+        plain.upstream(upstreams, dialled)
+    }
+
+    fn found_over(upstreams: &[SipUpstream], remote: &str, secure: bool) -> Option<usize> {
+        let (remote, local) = (remote.parse().unwrap(), "10.0.0.9".parse().unwrap());
+        let other = Accepted { remote, local, certificate: &PeerCertificate::None, secure, direct: false };
+        other.upstream(upstreams, |_| None)
     }
 
     #[test]
@@ -111,7 +128,18 @@ mod tests {
         for (remote, expected) in
             [("10.0.0.1", None), ("10.0.0.2", None), ("10.1.2.3", Some(1)), ("10.0.0.9", Some(1))]
         {
-            assert_eq!(found(&all, remote, &PeerCertificate::None), expected, "{remote}");
+            assert_eq!(found_over(&all, remote, true), expected, "{remote}");
+            assert_eq!(found(&all, remote, &PeerCertificate::None), None, "{remote}: sips, and no TLS");
+        }
+        let plain = [upstream("sip://10.0.0.1", Some(&["10.1.0.0/16"]))];
+        assert_eq!(found(&plain, "10.1.2.3", &PeerCertificate::None), Some(0));
+    }
+
+    #[test]
+    fn who_comes_by_websocket_is_not_known_by_its_address() {
+        let all = [upstream("sip://10.0.0.1", None), upstream("ws://10.0.0.2", None)];
+        for remote in ["10.0.0.1", "10.0.0.2"] {
+            assert_eq!((found_over(&all, remote, false), found_over(&all, remote, true)), (None, None));
         }
     }
 

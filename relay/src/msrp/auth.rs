@@ -46,6 +46,7 @@ mod http;
 mod identity;
 
 pub use self::http::HandshakeDenial;
+pub(crate) use self::identity::user_of_principal;
 
 /// What an AUTH came to.
 #[derive(Debug)]

@@ -45,6 +45,7 @@ use tracing::{debug, info};
 
 use crate::config::{Auth, Limits, Timeouts};
 
+pub(crate) use self::auth::user_of_principal;
 pub use self::auth::{Attempt, HandshakeDenial, Later};
 pub use self::counters::{Count, Counters};
 pub use self::inbound::Inbound;

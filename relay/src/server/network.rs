@@ -23,7 +23,7 @@ use super::sip::link::SipLink;
 use super::trace::Traces;
 use super::{credentials, now, sip, websocket};
 use crate::config::{Config, Dial, Listener, Sip, WebSocket};
-use crate::msrp::{Dialer, Inbound, Link, Peer, Relay};
+use crate::msrp::{Dialer, Inbound, Link, Peer, Relay, user_of_principal};
 use crate::sip::ShortSecret;
 
 /// What a connection carries.
@@ -147,7 +147,7 @@ impl Network {
         };
         let trace = self.traces.connection(&stream);
         if let (Some(trace), Some(user)) = (&trace, &peer.principal) {
-            trace.authenticated(user);
+            trace.authenticated(user_of_principal(user));
         }
         let (handle, driver) = connection::open_with(stream, DriverSettings::default(), rest);
         let wire = Box::new(ConnectionWire::new(handle.clone(), trace));

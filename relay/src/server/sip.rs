@@ -34,6 +34,7 @@ use super::network::Carried;
 use super::trace::Traces;
 use super::{now, websocket};
 use crate::config::{Config, Sip};
+use crate::msrp::user_of_principal;
 use crate::sip::{
     Advertised, Change, Destination, Edge, Flow, Flows, Keys, Settings, ShortSecret, Side, Unsendable,
     Upstreams,
@@ -151,11 +152,11 @@ impl SipEdge {
     ) {
         let upstream = self.upstream_of(&stream, websocket.is_some());
         let limits = if upstream.is_some() { self.config.limits.shared() } else { self.config.limits };
-        let (incoming, rest) = match websocket {
-            None => (None, BytesMut::new()),
+        let (incoming, rest, principal) = match websocket {
+            None => (None, BytesMut::new(), None),
             Some((settings, opened)) => {
                 let settings = frame_limits(&settings, limits.message_bytes);
-                (Some(ws::Incoming::new(Role::Server, settings, now())), opened.rest)
+                (Some(ws::Incoming::new(Role::Server, settings, now())), opened.rest, opened.principal)
             }
         };
         let framing = if incoming.is_some() { Framing::WebSocket(Role::Server) } else { Framing::Stream };
@@ -170,7 +171,8 @@ impl SipEdge {
                 (Side::Client(listener), self.queue, clock)
             }
         };
-        let (link, driver, protocol) = self.open(stream, rest, side, framing, incoming, queue, clock);
+        let user = principal.as_deref().map(user_of_principal);
+        let (link, driver, protocol) = self.open(stream, rest, user, side, framing, incoming, queue, clock);
         let (connection, peer) = (link.handle().id(), link.flow().remote);
         let tls = link.handle().stream().tls().map(tracing::field::display);
         match upstream {
@@ -220,7 +222,7 @@ impl SipEdge {
         }
         let side = Side::Upstream(upstream);
         let (link, driver, protocol) =
-            self.open(stream, rest, side, framing, incoming, self.upstream_queue(), clock);
+            self.open(stream, rest, None, side, framing, incoming, self.upstream_queue(), clock);
         if let Some(peer) = self.peers.get(upstream) {
             *peer.write() = Some(link);
         }
@@ -238,6 +240,7 @@ impl SipEdge {
         self: &Arc<Self>,
         stream: Stream,
         rest: BytesMut,
+        user: Option<&str>,
         side: Side,
         framing: Framing,
         incoming: Option<ws::Incoming>,
@@ -249,8 +252,8 @@ impl SipEdge {
         let entry = handle.entry();
         let flow =
             Flow { connection: handle.id().as_u64(), side, remote: entry.remote(), local: entry.local() };
-        let link =
-            Arc::new(SipLink::new(handle.clone(), flow, framing, queue, self.send_timeout).with_trace(trace));
+        let link = SipLink::new(handle.clone(), flow, framing, queue, self.send_timeout);
+        let link = Arc::new(link.with_trace(trace, user));
         self.connections.insert(handle, None, Carried::Sip(Arc::clone(&link)));
         let protocol = SipConnection::new(Arc::clone(self), Arc::clone(&link), incoming, clock);
         (link, driver, protocol)

@@ -70,9 +70,23 @@ impl Identity {
     }
 }
 
+/// The name of a handshake's user, as [`Identity::of_principal`] reads it.
+pub(crate) fn user_of_principal(principal: &str) -> &str {
+    principal.split_once('\n').map_or(principal, |(user, _)| user)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_name_of_a_handshakes_user_is_found_with_and_without_more() {
+        let identity = Identity { user: "alice".into(), until: None, limits: None };
+        assert_eq!(user_of_principal(&identity.to_principal()), "alice");
+        let identity = Identity { until: Some(1), limits: Some(UserLimits::default()), ..identity };
+        assert_eq!(user_of_principal(&identity.to_principal()), "alice");
+        assert_eq!(user_of_principal("bob"), "bob");
+    }
 
     #[test]
     fn it_goes_through_a_handshake_as_it_is() {

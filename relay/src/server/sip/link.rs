@@ -110,10 +110,13 @@ impl SipLink {
         Self { handle, flow, framing, limits, send_timeout, trace: None, queue: Mutex::default() }
     }
 
-    /// With its messages under trace; nobody authenticates to us over SIP.
-    pub(super) fn with_trace(mut self, trace: Option<ConnectionTrace>) -> Self {
-        if let Some(trace) = &trace {
-            trace.anonymous();
+    /// With its messages under trace, of this user if the opening handshake of a WebSocket has proved one: over SIP
+    /// itself nobody authenticates to us.
+    pub(super) fn with_trace(mut self, trace: Option<ConnectionTrace>, user: Option<&str>) -> Self {
+        match (&trace, user) {
+            (Some(trace), Some(user)) => trace.authenticated(user),
+            (Some(trace), None) => trace.anonymous(),
+            (None, _) => {}
         }
         self.trace = trace;
         self

@@ -1,12 +1,15 @@
 //! Connection control works on connections that carry SIP: a server in this process, real sockets.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use jsonwebtoken::{EncodingKey, Header, encode};
 use rcgen::{CertificateParams, KeyPair};
 use tcp_transport::event::{Direction, Subscription};
+use tcp_transport::hep::{Packet, PayloadType, TimeOrder};
 use tcp_transport::socket::KeepAlive;
 use tcp_transport::tls::{ClientDomain, ClientDomainSettings};
 use tcp_transport::ws::frame::{Opcode, header};
@@ -14,6 +17,7 @@ use tcp_transport::{
     ConnectionId, Connector, OutboundConnection, Registry, ReuseKey, Scheme, Stream, Target, Transport, ws,
 };
 use tempfile::TempDir;
+use tokio::net::UdpSocket;
 
 use super::super::network::Carried;
 use crate::config::Config;
@@ -26,6 +30,8 @@ const KINDS: [Scheme; 4] = [Scheme::Sip, Scheme::Sips, Scheme::Ws, Scheme::Wss];
 
 struct Edge {
     server: Server,
+    /// Where its WebSockets are opened, with the query.
+    path: String,
     _directory: TempDir,
 }
 
@@ -34,7 +40,7 @@ impl Edge {
     async fn start(listener: &str, rest: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = config(directory.path(), listener, rest);
-        Self { server: Server::start(config).await.unwrap(), _directory: directory }
+        Self { server: Server::start(config).await.unwrap(), path: "/".to_owned(), _directory: directory }
     }
 
     fn registry(&self) -> &Registry<Carried> {
@@ -77,7 +83,7 @@ impl Edge {
         if !matches!(scheme, Scheme::Ws | Scheme::Wss) {
             return connector.connect(&target, Some(&domain)).await.unwrap();
         }
-        let offer = ws::Offer { protocols: vec!["sip".into()], ..ws::Offer::to(&target, "/") };
+        let offer = ws::Offer { protocols: vec!["sip".into()], ..ws::Offer::to(&target, &self.path) };
         connector.connect_ws(&target, Some(&domain), &offer).await.unwrap().0
     }
 }
@@ -216,6 +222,51 @@ async fn connections_are_limited_as_configured() {
             }
             let (name, _, reason) = event(&mut events).await;
             assert!(name == "tcp:failed" && reason.contains(word), "{scheme:?}: {name} {reason}");
+        }
+    }
+}
+
+/// The client that the next traced message came from or goes to.
+async fn traced(collector: &UdpSocket) -> SocketAddr {
+    let mut buffer = vec![0; 65_535];
+    loop {
+        let len =
+            tokio::time::timeout(PATIENCE, collector.recv(&mut buffer)).await.expect("a packet").unwrap();
+        let (_, packet) = Packet::decode(&Bytes::copy_from_slice(&buffer[..len]), TimeOrder::Little).unwrap();
+        if packet.payload_type == Some(PayloadType::SIP) {
+            let came = packet.payload.as_ref().unwrap().starts_with(b"OPTIONS");
+            return if came { packet.source() } else { packet.destination() }.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn rules_and_switches_for_a_user_apply_to_whom_the_opening_handshake_proves() {
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    let claims = serde_json::json!({ "sub": "alice", "exp": 4_102_444_800_u64 });
+    let token = encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
+    for scheme in [Scheme::Ws, Scheme::Wss] {
+        let collector = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let rest = format!(
+            "websocket: {{ auth: {{ token: {{ secret: '{SECRET}', query: t }} }} }}\n\
+             trace: {{ destinations: {{ a: {{ uri: 'hep_udp://{}' }} }}, \
+             protocols: {{ ws: {{ messages: true }}, wss: {{ messages: true }} }}, \
+             trace_filter: [ {{ trace: false, user: alice }} ] }}\n",
+            collector.local_addr().unwrap(),
+        );
+        let mut edge = Edge::start("", &rest).await;
+        edge.path = format!("/?t={token}");
+        let (_quiet, _) = edge.client(scheme).await;
+        edge.path = "/".to_owned();
+        let (nobody, _) = edge.client(scheme).await;
+        for _ in ["OPTIONS", "200"] {
+            assert_eq!(traced(&collector).await, nobody.local_addr(), "{scheme:?}");
+        }
+        edge.server.control().trace().unwrap().switch_user("alice", Some(true));
+        edge.path = format!("/?t={token}");
+        let (told, _) = edge.client(scheme).await;
+        for _ in ["OPTIONS", "200"] {
+            assert_eq!(traced(&collector).await, told.local_addr(), "{scheme:?}");
         }
     }
 }

@@ -10,7 +10,7 @@ use tests::{
     Client, Daemon, Listener, Scheme, Send, Session, Settings, SipMessage, SipPeer, SipUpstream, Site,
     Stream, WebSocket, request, response, within,
 };
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UdpSocket};
 
 #[path = "trace/switches.rs"]
@@ -123,6 +123,60 @@ async fn a_collector_sees_a_connection_begin_and_end() {
     // Two AUTHs and their responses; no message itself is told unless it is asked for.
     assert_eq!((&payload["MessagesIn"], &payload["MessagesOut"]), (&2.into(), &2.into()), "{payload}");
     assert_eq!(payload["Message"], "closed by the peer");
+}
+
+#[tokio::test]
+async fn how_connections_fail_and_end_is_told_of_each_protocol() {
+    let site = Site::new();
+    let (collector, uri) = Collector::start().await;
+    let any_port = || Some("127.0.0.1:0".to_owned());
+    let settings = Settings {
+        wss: any_port(),
+        sip_tcp: any_port(),
+        sip_tls: any_port(),
+        sip: Some(
+            "sip_upstream: [{ uri: 'sip://127.0.0.1:9', advertise: 'edge.test:5060' }], probe_interval: 1h"
+                .into(),
+        ),
+        timeouts: "probation: 700ms".into(),
+        ..settings(&format!("destinations: {{ homer: {{ uri: '{uri}' }} }}"))
+    };
+    let daemon = Daemon::start(RELAY, &site, &settings).await;
+    let connect = async |scheme| {
+        within("a connection", tokio::net::TcpStream::connect(daemon.address(scheme))).await.unwrap()
+    };
+    for (scheme, name) in [(Scheme::Msrps, "MSRPS"), (Scheme::Wss, "WSS"), (Scheme::Sips, "SIPS")] {
+        let mut socket = connect(scheme).await;
+        socket.write_all(b"this is no TLS at all\r\n\r\n").await.unwrap();
+        let (packet, payload) = collector.event("ACCEPTED", name).await;
+        assert_eq!(payload["Status"], "FAILURE", "{payload}");
+        assert_eq!(ends(&packet).0, socket.local_addr().unwrap().to_string(), "{name}");
+    }
+    // What is no handshake of WebSocket.
+    let mut socket = connect(Scheme::Ws).await;
+    socket.write_all(b"MSRP a786hjs2 SEND\r\n\r\n").await.unwrap();
+    assert_eq!(collector.event("ACCEPTED", "WS").await.1["Status"], "FAILURE");
+    for (scheme, name) in [(Scheme::Msrp, "MSRP"), (Scheme::Sip, "SIP")] {
+        let socket = connect(scheme).await;
+        collector.event("ACCEPTED", name).await;
+        // Closed like this, it is reset.
+        socket.set_zero_linger().unwrap();
+        drop(socket);
+        let (_, payload) = collector.event("CLOSED", name).await;
+        assert_eq!(
+            (&payload["Status"], &payload["Kind"]),
+            (&"FAILURE".into(), &"tcp:reset".into()),
+            "{payload}"
+        );
+        // And one that says nothing has its time.
+        let _silent = connect(scheme).await;
+        let (_, payload) = collector.event("CLOSED", name).await;
+        assert_eq!(
+            (&payload["Status"], &payload["Kind"]),
+            (&"FAILURE".into(), &"tcp:timeout".into()),
+            "{payload}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -301,7 +301,9 @@ test('promtool takes the rules, and Prometheus what they and the dashboard ask',
       assert.ok(!filled.includes('$'), filled);
       const answer = await query(filled);
       assert.equal(answer.status, 'success', `${title}: ${answer.error}`);
-      assert.ok(answer.data.result.length > 0, `${title} shows nothing: ${filled}`);
+      // What is not configured here has no figures; tests/tests/documented.rs knows those names by a relay that has it all.
+      const elsewhere = /msrp_relay_(auth_(lookups|database|cached)|sip|trace|hep|records)_/.test(filled);
+      assert.ok(elsewhere || answer.data.result.length > 0, `${title} shows nothing: ${filled}`);
     }
     const groups = (await (await fetch(`${at}/api/v1/rules`)).json()).data.groups;
     const alerts = groups.flatMap((group) => group.rules);

@@ -4,6 +4,8 @@
 
 use std::time::Instant;
 
+use std::net::SocketAddr;
+
 use bytes::{Bytes, BytesMut};
 use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher, black_box};
@@ -26,8 +28,9 @@ fn main() {
 struct Open;
 
 impl Flows for Open {
-    fn listener_of(&self, _: u64) -> Option<usize> {
-        Some(0)
+    fn client(&self, connection: u64) -> Option<Flow> {
+        let remote = SocketAddr::from(([203, 0, 113, 7], 40_000));
+        Some(Flow { connection, side: Side::Client(0), remote, local: None, secure: true })
     }
 }
 
@@ -92,6 +95,7 @@ fn request_up(bencher: Bencher<'_, '_>) {
         side: Side::Client(0),
         remote: "203.0.113.7:40000".parse().unwrap(),
         local: None,
+        secure: true,
     };
     let stream = MESSAGE.repeat(BATCH);
     bencher
@@ -108,6 +112,7 @@ fn response_down(bencher: Bencher<'_, '_>) {
         side: Side::Client(0),
         remote: "203.0.113.7:40000".parse().unwrap(),
         local: None,
+        secure: true,
     };
     let Ok(Some(event)) = bench.framer.decode(&mut BytesMut::from(MESSAGE)) else { panic!() };
     let Bench { edge, upstreams, scratch, out, .. } = &mut bench;
@@ -121,6 +126,7 @@ fn response_down(bencher: Bencher<'_, '_>) {
         side: Side::Upstream(0),
         remote: "10.0.0.1:5060".parse().unwrap(),
         local: None,
+        secure: true,
     };
     let stream = response.repeat(BATCH);
     bencher

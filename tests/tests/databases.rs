@@ -5,21 +5,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
-use sqlx::{Connection as _, Executor as _};
-use tests::{Client, Daemon, Scheme, Send, Settings, Site, within};
+use tests::{Client, Daemon, DatabaseKind, DatabaseServer, Scheme, Send, Settings, Site};
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
-
-/// `nobody`, whom Debian has: servers of databases refuse to be root.
-const NOBODY: u32 = 65534;
 
 /// The `subscriber` table of Kamailio for PostgreSQL, as its scripts make it.
 const KAMAILIO_POSTGRES: &str = "CREATE TABLE subscriber (\
@@ -34,180 +25,16 @@ const OPENSIPS_MYSQL: &str = "CREATE TABLE subscriber (\
     ha1_sha256 CHAR(64) DEFAULT '' NOT NULL, ha1_sha512t256 CHAR(64) DEFAULT '' NOT NULL, rpid CHAR(64) DEFAULT NULL, \
     CONSTRAINT account_idx UNIQUE (username, domain)) ENGINE=InnoDB";
 
-/// Which server it is, and what it needs.
-#[derive(Clone, Copy)]
-enum Kind {
-    Postgres,
-    MariaDb,
-}
-
-/// A database server; killed when dropped.
-struct Server {
-    kind: Kind,
-    directory: tempfile::TempDir,
-    process: Option<Child>,
-}
-
-/// A command that is run as nobody if we are root. What it says goes to a file in `directory`, as do its temporary
-/// files: a MariaDB that starts removes those of another one in the same place.
-fn as_nobody(program: &Path, directory: &Path) -> Command {
-    let log = OpenOptions::new().create(true).append(true).open(directory.join("log")).unwrap();
-    let mut command = Command::new(program);
-    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).current_dir("/");
-    command.env("TMPDIR", directory);
-    if rustix::process::geteuid().is_root() {
-        command.uid(NOBODY).gid(NOBODY);
-    }
-    command
-}
-
-/// A program of a database server, which is not always in the path.
-fn program(name: &str) -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let mut places: Vec<_> = versions.map(|version| version.path().join("bin")).collect();
-    places.extend(["/usr/sbin", "/usr/bin", "/usr/local/bin"].map(PathBuf::from));
-    let found = places.into_iter().map(|place| place.join(name)).find(|path| path.exists());
-    found.unwrap_or_else(|| panic!("{name} is not installed"))
-}
-
-impl Server {
-    async fn start(kind: Kind) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
-        if rustix::process::geteuid().is_root() {
-            chown(directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
-        }
-        let data = directory.path().join("data");
-        let made = match kind {
-            Kind::Postgres => {
-                let mut command = as_nobody(&program("initdb"), directory.path());
-                command
-                    .args(["-U", "relay", "--auth=trust", "--no-sync", "-E", "UTF8", "--locale=C", "-D"])
-                    .arg(&data);
-                command.status()
-            }
-            Kind::MariaDb => {
-                let mut command = as_nobody(&program("mariadb-install-db"), directory.path());
-                command.args([
-                    "--no-defaults",
-                    "--auth-root-authentication-method=normal",
-                    "--skip-test-db",
-                    "--verbose",
-                ]);
-                command.arg(format!("--datadir={}", data.display())).status()
-            }
-        };
-        let said = || std::fs::read_to_string(directory.path().join("log"));
-        assert!(made.unwrap().success(), "cannot make the database: {:?}", said());
-        let mut server = Self { kind, directory, process: None };
-        server.run().await;
-        match kind {
-            Kind::Postgres => {
-                server.execute("postgres", "CREATE DATABASE sip").await;
-                server.execute("sip", KAMAILIO_POSTGRES).await;
-            }
-            Kind::MariaDb => {
-                server.execute("mysql", "CREATE DATABASE sip CHARACTER SET utf8mb4").await;
-                server.execute("sip", OPENSIPS_MYSQL).await;
-                server.execute("mysql", "CREATE USER 'relay'@'localhost' IDENTIFIED BY 's3cret'").await;
-                server.execute("mysql", "GRANT ALL ON sip.* TO 'relay'@'localhost'").await;
-            }
-        }
-        server
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.directory.path().join("mariadb.sock")
-    }
-
-    /// The URL for whoever runs it.
-    fn own_url(&self, database: &str) -> String {
-        match self.kind {
-            Kind::Postgres => {
-                format!("postgres:///{database}?host={}&user=relay", self.directory.path().display())
-            }
-            Kind::MariaDb => format!("mysql://root@localhost/{database}?socket={}", self.socket().display()),
-        }
-    }
-
-    /// The URL for the relay.
-    fn url(&self) -> String {
-        match self.kind {
-            Kind::Postgres => self.own_url("sip"),
-            Kind::MariaDb => format!("mysql://relay:s3cret@localhost/sip?socket={}", self.socket().display()),
-        }
-    }
-
-    /// Starts it, and waits until it answers.
-    async fn run(&mut self) {
-        let data = self.directory.path().join("data");
-        within("the database", async {
-            loop {
-                // One that was killed may leave behind what the next one waits for, and gives up on.
-                if self.process.as_mut().is_none_or(|process| process.try_wait().unwrap().is_some()) {
-                    let mut command = match self.kind {
-                        Kind::Postgres => {
-                            let mut command = as_nobody(&program("postgres"), self.directory.path());
-                            command.arg("-D").arg(&data).args(["-c", "listen_addresses=", "-c"]);
-                            command
-                                .arg(format!("unix_socket_directories={}", self.directory.path().display()));
-                            command
-                        }
-                        Kind::MariaDb => {
-                            let mut command = as_nobody(&program("mariadbd"), self.directory.path());
-                            command.args(["--no-defaults", "--skip-networking"]);
-                            command.arg(format!("--datadir={}", data.display()));
-                            command.arg(format!("--socket={}", self.socket().display()));
-                            command
-                        }
-                    };
-                    self.process = Some(command.spawn().unwrap());
-                }
-                if self.try_execute("", "SELECT 1").await.is_ok() {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+/// A server whose database has the table of users.
+async fn start(kind: DatabaseKind) -> DatabaseServer {
+    let server = DatabaseServer::start(kind).await;
+    server
+        .execute(match kind {
+            DatabaseKind::Postgres => KAMAILIO_POSTGRES,
+            DatabaseKind::MariaDb => OPENSIPS_MYSQL,
         })
         .await;
-    }
-
-    /// As when the machine loses power.
-    fn kill(&mut self) {
-        let mut process = self.process.take().unwrap();
-        process.kill().unwrap();
-        process.wait().unwrap();
-    }
-
-    async fn execute(&self, database: &str, statement: &str) {
-        self.try_execute(database, statement).await.unwrap();
-    }
-
-    async fn try_execute(&self, database: &str, statement: &str) -> Result<(), sqlx::Error> {
-        match self.kind {
-            Kind::Postgres => {
-                let database = if database.is_empty() { "postgres" } else { database };
-                let mut connection = sqlx::PgConnection::connect(&self.own_url(database)).await?;
-                connection.execute(statement).await?;
-                connection.close().await
-            }
-            Kind::MariaDb => {
-                let database = if database.is_empty() { "mysql" } else { database };
-                let mut connection = sqlx::MySqlConnection::connect(&self.own_url(database)).await?;
-                connection.execute(statement).await?;
-                connection.close().await
-            }
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
+    server
 }
 
 async fn status(daemon: &Daemon, site: &Site, user: &str, password: &str) -> u16 {
@@ -228,8 +55,8 @@ fn user(site: &Site, action: &[&str], input: &str) -> String {
 }
 
 /// The life of a relay with a database that goes and comes back.
-async fn life(kind: Kind, section: &str) {
-    let mut server = Server::start(kind).await;
+async fn life(kind: DatabaseKind, section: &str) {
+    let mut server = start(kind).await;
     let site = Site::new();
     site.write("database.url", &server.url());
     let auth = format!(
@@ -274,7 +101,9 @@ async fn life(kind: Kind, section: &str) {
     let secret = if section.contains("calculate_ha1: true") { "henrypw" } else { hash.as_hex() };
     let column = if section.contains("calculate_ha1: true") { "password" } else { "ha1" };
     server
-        .execute("sip", &format!("INSERT INTO subscriber (username, domain, {column}) VALUES ('henry', 'relay.test', '{secret}')"))
+        .execute(&format!(
+            "INSERT INTO subscriber (username, domain, {column}) VALUES ('henry', 'relay.test', '{secret}')"
+        ))
         .await;
     assert_eq!(status(&daemon, &site, "henry", "henrypw").await, 200);
 
@@ -300,25 +129,25 @@ async fn life(kind: Kind, section: &str) {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/interop/run"]
 async fn postgresql_with_kamailios_table() {
-    life(Kind::Postgres, "use_domain: true").await;
+    life(DatabaseKind::Postgres, "use_domain: true").await;
 }
 
 #[tokio::test]
 #[ignore = "needs MariaDB: tests/interop/run"]
 async fn mariadb_with_opensips_table() {
-    life(Kind::MariaDb, "use_domain: false").await;
+    life(DatabaseKind::MariaDb, "use_domain: false").await;
 }
 
 #[tokio::test]
 #[ignore = "needs MariaDB: tests/interop/run"]
 async fn mariadb_with_passwords() {
-    life(Kind::MariaDb, "calculate_ha1: true, use_domain: true").await;
+    life(DatabaseKind::MariaDb, "calculate_ha1: true, use_domain: true").await;
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: tests/interop/run"]
 async fn postgresql_with_passwords() {
-    life(Kind::Postgres, "calculate_ha1: true").await;
+    life(DatabaseKind::Postgres, "calculate_ha1: true").await;
 }
 
 /// The log as it is, and `fail2ban-regex` on it.

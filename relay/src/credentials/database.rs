@@ -30,8 +30,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use super::users::Hashes;
 use super::{Credentials, Entry, Fetch, Lookup, Query};
-use crate::config::{DatabaseSettings, UserLimits};
+use crate::config::DatabaseSettings;
 use crate::recent::Recent;
 
 pub use self::store::{DatabaseError, NewUser};
@@ -92,17 +93,8 @@ struct Cached {
     since: Instant,
 }
 
-/// A user's hashes.
-#[derive(Debug)]
-struct Hashes {
-    md5: Option<Ha1>,
-    sha256: Option<Ha1>,
-    sha512_256: Option<Ha1>,
-    limits: UserLimits,
-}
-
 impl Hashes {
-    fn new(row: Row, user: &str, realm: &str, calculate: bool) -> Self {
+    fn of_row(row: Row, user: &str, realm: &str, calculate: bool) -> Self {
         let Row { password, sha256, sha512_256, limits } = row;
         let of = |algorithm, text: Option<String>| match (calculate, text, &password) {
             // A row with hashes alone has an empty password: with that one nobody gets in.
@@ -121,12 +113,7 @@ impl Hashes {
     }
 
     fn lookup(&self, algorithm: Algorithm) -> Lookup {
-        let ha1 = match algorithm {
-            Algorithm::Md5 => &self.md5,
-            Algorithm::Sha256 => &self.sha256,
-            Algorithm::Sha512_256 => &self.sha512_256,
-        };
-        match ha1 {
+        match self.of(algorithm) {
             Some(ha1) => Lookup::found(Entry { limits: self.limits.clone(), ..Entry::new(ha1.clone()) }),
             None => Lookup::Unknown,
         }
@@ -286,7 +273,7 @@ impl Inner {
                 self.is_there();
                 let calculate = self.settings.calculate_ha1;
                 found.map_or(Answer::Nobody, |row| {
-                    Answer::User(Arc::new(Hashes::new(row, user, realm, calculate)))
+                    Answer::User(Arc::new(Hashes::of_row(row, user, realm, calculate)))
                 })
             }
             // Characters that the table's encoding does not have: nobody there has such a name.

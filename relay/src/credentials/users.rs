@@ -18,16 +18,17 @@ pub struct UserTable {
 }
 
 /// One user's hashes.
-#[derive(Clone, Default)]
-struct Hashes {
-    md5: Option<Ha1>,
-    sha256: Option<Ha1>,
-    sha512_256: Option<Ha1>,
-    limits: UserLimits,
+#[derive(Debug, Clone, Default)]
+pub(super) struct Hashes {
+    pub(super) md5: Option<Ha1>,
+    pub(super) sha256: Option<Ha1>,
+    pub(super) sha512_256: Option<Ha1>,
+    /// Of the user's own.
+    pub(super) limits: UserLimits,
 }
 
 impl Hashes {
-    fn of(&self, algorithm: Algorithm) -> Option<&Ha1> {
+    pub(super) fn of(&self, algorithm: Algorithm) -> Option<&Ha1> {
         match algorithm {
             Algorithm::Md5 => self.md5.as_ref(),
             Algorithm::Sha256 => self.sha256.as_ref(),

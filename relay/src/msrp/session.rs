@@ -222,13 +222,8 @@ impl Session {
         &self.to_owner
     }
 
-    /// The peers of this moment: who it is in use with, or was in use with last.
-    pub fn peers(&self) -> Vec<MsrpUri> {
-        self.bindings.lock().iter().map(|binding| binding.uri.clone()).collect()
-    }
-
     /// All peers that it is or was in use with, and whether there were more than are remembered.
-    pub fn all_peers(&self) -> (Vec<MsrpUri>, bool) {
+    pub fn peers(&self) -> (Vec<MsrpUri>, bool) {
         let bindings = self.bindings.lock();
         let others = self.others.lock();
         let mut peers = others.peers.to_vec();
@@ -391,11 +386,6 @@ impl Sessions {
         let id = parse_id(uri.session_id()?)?;
         let session = self.shard(id).read().get(&id).cloned()?;
         (session.expires > now && session.uri.as_ref() == *uri).then_some(session)
-    }
-
-    /// The session with this id.
-    pub(crate) fn by_id(&self, id: u128) -> Option<Arc<Session>> {
-        self.shard(id).read().get(&id).cloned()
     }
 
     /// Adds a session, of a user who has been counted with it.

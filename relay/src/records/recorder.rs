@@ -56,7 +56,6 @@ impl Recorder {
     fn record(&self, session: &Session, reason: &'static str) -> SessionRecord {
         let facts = SessionFacts::of(session, tokio::time::Instant::now().into_std());
         let listener = session.listener().and_then(|index| self.0.facts.listeners.get(index));
-        let (peers, more_peers) = session.all_peers();
         let now = SystemTime::now();
         SessionRecord {
             id: format!("{}@{}", facts.id, self.0.facts.domain),
@@ -69,8 +68,8 @@ impl Recorder {
             by_relay: facts.by_relay,
             listener: listener.map(|(name, _)| name.clone()),
             transport: listener.map(|(_, transport)| transport.clone()),
-            peers: peers.iter().map(ToString::to_string).collect(),
-            more_peers,
+            peers: facts.peers,
+            more_peers: facts.more_peers,
             began: rfc3339(facts.began),
             began_unix: unix(facts.began),
             ended: rfc3339(now),

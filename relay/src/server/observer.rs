@@ -36,8 +36,10 @@ pub struct SessionFacts {
     pub owner: String,
     /// Whether the owner is a relay.
     pub by_relay: bool,
-    /// The URIs of those it is, or was last, in use with.
+    /// The URIs of those it is or was in use with.
     pub peers: Vec<String>,
+    /// Whether there were more than are remembered.
+    pub more_peers: bool,
     /// When it was granted.
     pub began: SystemTime,
     /// Seconds since then.
@@ -78,6 +80,7 @@ impl SessionFacts {
     /// What is true of `session` now.
     pub fn of(session: &Session, now: Instant) -> Self {
         let uri = session.uri();
+        let (peers, more_peers) = session.peers();
         let (owner, by_relay) = match session.owner() {
             Owner::Client(link) => (link.peer().map(|peer| peer.address.clone()).unwrap_or_default(), false),
             Owner::Relay { host } => (host.to_string(), true),
@@ -88,7 +91,8 @@ impl SessionFacts {
             user: session.user().to_owned(),
             owner,
             by_relay,
-            peers: session.peers().iter().map(ToString::to_string).collect(),
+            peers: peers.iter().map(ToString::to_string).collect(),
+            more_peers,
             began: UNIX_EPOCH + std::time::Duration::from_millis(session.began_unix_millis()),
             seconds: now.saturating_duration_since(session.began()).as_secs_f64(),
             expires_in: session.expires().saturating_duration_since(now).as_secs_f64(),

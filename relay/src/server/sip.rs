@@ -33,7 +33,7 @@ use self::peer::Accepted;
 use super::network::Carried;
 use super::trace::Traces;
 use super::{now, websocket};
-use crate::config::{Config, Sip};
+use crate::config::{Config, Listener, Sip};
 use crate::msrp::user_of_principal;
 use crate::sip::{
     Advertised, Change, Destination, Edge, Flow, Flows, Keys, Settings, ShortSecret, Side, Unsendable,
@@ -70,6 +70,8 @@ pub(super) struct SipEdge {
     connector: Connector,
     traces: Arc<Traces>,
     counters: Counting,
+    /// Those for SIP, in the order of the edge's.
+    listeners: Vec<Listener>,
     config: Sip,
     /// `timeouts.probation`
     probation: Duration,
@@ -120,6 +122,7 @@ impl SipEdge {
             connector,
             traces,
             counters: Counting::default(),
+            listeners: config.listeners.iter().filter(|listener| listener.sip).cloned().collect(),
             config: sip.clone(),
             probation: config.timeouts.probation,
             send_timeout: config.timeouts.send_timeout,
@@ -250,8 +253,18 @@ impl SipEdge {
         let trace = self.traces.connection(&stream);
         let (handle, driver) = driver::open_with(stream, DriverSettings::default(), rest);
         let entry = handle.entry();
-        let flow =
-            Flow { connection: handle.id().as_u64(), side, remote: entry.remote(), local: entry.local() };
+        let behind_tls = |listener: usize| {
+            let listener = self.listeners.get(listener);
+            listener.is_some_and(|listener| listener.is_secure_before(entry.proxy().is_some()))
+        };
+        let flow = Flow {
+            connection: handle.id().as_u64(),
+            side,
+            remote: entry.remote(),
+            local: entry.local(),
+            secure: handle.stream().tls().is_some()
+                || matches!(side, Side::Client(index) if behind_tls(index)),
+        };
         let link = SipLink::new(handle.clone(), flow, framing, queue, self.send_timeout);
         let link = Arc::new(link.with_trace(trace, user));
         self.connections.insert(handle, None, Carried::Sip(Arc::clone(&link)));
@@ -317,11 +330,9 @@ impl SipEdge {
 }
 
 impl Flows for SipEdge {
-    fn listener_of(&self, connection: u64) -> Option<usize> {
-        match self.link(connection)?.flow().side {
-            Side::Client(listener) => Some(listener),
-            Side::Upstream(_) => None,
-        }
+    fn client(&self, connection: u64) -> Option<Flow> {
+        let flow = *self.link(connection)?.flow();
+        matches!(flow.side, Side::Client(_)).then_some(flow)
     }
 }
 

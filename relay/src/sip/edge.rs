@@ -108,12 +108,14 @@ pub struct Flow {
     pub remote: SocketAddr,
     /// The address it has on our side: by which a client may name us, whatever we call ourselves.
     pub local: Option<SocketAddr>,
+    /// Whether TLS protects it: its own, or that of a proxy which has named the peer and is trusted to.
+    pub secure: bool,
 }
 
 /// The connections that are open.
 pub trait Flows {
-    /// The listener of a client's connection; `None` if there is no open connection of a client with this number.
-    fn listener_of(&self, connection: u64) -> Option<usize>;
+    /// The open connection of this number, if it is a client's.
+    fn client(&self, connection: u64) -> Option<Flow>;
 }
 
 /// Where slices are to be written.

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use tcp_transport::sip::{Address, Head, Message, Name, SipUri, Start, Via, scheme};
 
 use super::answer::write_source;
-use super::edge::{Advertised, Destination, Edge, Flow, Outcome, Scratch, Settings, Side, Transport, World};
+use super::edge::{Advertised, Destination, Edge, Flow, Outcome, Scratch, Side, Transport, World};
 use super::keys::{BadToken, Came, Went, write_hex};
 use super::route::Routes;
 
@@ -121,9 +121,9 @@ impl Edge {
             return Err(Refusal::Capabilities);
         }
         let sips = self.is_sips(head, routes);
-        let Settings { listeners, upstreams, .. } = &self.settings;
-        let plain_listener =
-            |index: usize| sips && !listeners.get(index).is_some_and(|own| own.transport.is_secure());
+        let upstreams = &self.settings.upstreams;
+        // By the connection, not by what its listener is: somebody may have come around the proxy in front of it.
+        let is_plain = |flow: &Flow| sips && !flow.secure;
         let plain_upstream = |index: usize| {
             sips && !upstreams.get(index).is_some_and(|upstream| upstream.peer.transport.is_secure())
         };
@@ -134,7 +134,7 @@ impl Edge {
                     return Err(FORGED);
                 }
                 // What comes back would not be protected either.
-                if plain_listener(listener) || (0..upstreams.len()).all(plain_upstream) {
+                if is_plain(world.from) || (0..upstreams.len()).all(plain_upstream) {
                     return Err(Refusal::SipsNotAllowed);
                 }
                 let call_id = head.value(Name::CallId).unwrap_or_default();
@@ -156,9 +156,10 @@ impl Edge {
                     None if routes.is_foreign() => return Err(FORGED),
                     None => return Err(Refusal::Status(404, "Not Found")),
                 };
-                let listener =
-                    world.flows.listener_of(connection).ok_or(Refusal::Status(430, "Flow Failed"))?;
-                if plain_listener(listener) || plain_upstream(index) {
+                const DEAD: Refusal = Refusal::Status(430, "Flow Failed");
+                let client = world.flows.client(connection).ok_or(DEAD)?;
+                let Side::Client(listener) = client.side else { return Err(DEAD) };
+                if is_plain(&client) || is_plain(world.from) || plain_upstream(index) {
                     return Err(Refusal::SipsNotAllowed);
                 }
                 Ok(Way {

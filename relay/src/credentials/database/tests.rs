@@ -4,7 +4,7 @@ use msrp_proto::digest::{Algorithm, Ha1};
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{Config, DatabaseKind, DatabaseUrl};
+use crate::config::{Config, DatabaseKind, DatabaseUrl, UserLimits};
 
 const REALM: &str = "relay.test";
 

@@ -127,7 +127,7 @@ impl Inbound {
     /// another's behalf says nothing of the connection.
     pub(super) fn granted(&self) {
         let Some(watch) = &self.watch else { return };
-        let session = self.link.owned().last().and_then(|id| self.relay.sessions.by_id(*id));
+        let session = self.link.owned().last().and_then(|id| self.relay.sessions.get(*id));
         if let Some(session) = session {
             watch.tap().authenticated(session.user());
         }

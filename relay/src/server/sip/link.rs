@@ -389,7 +389,7 @@ mod tests {
         let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
         let stream = Stream::plain(near.unwrap(), address).unwrap();
         let (handle, driver) = connection::open(stream, DriverSettings::default());
-        let flow = Flow { connection: 1, side: Side::Client(0), remote: address, local: None };
+        let flow = Flow { connection: 1, side: Side::Client(0), remote: address, local: None, secure: false };
         let link = SipLink::new(handle, flow, framing, QueueLimits { bytes, messages }, SECOND);
         link.queue.lock().blocked = Some(Instant::now());
         (link, driver, far.unwrap().0)

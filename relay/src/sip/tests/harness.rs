@@ -22,13 +22,13 @@ pub(super) struct Net {
     pub(super) edge: Edge,
     pub(super) upstreams: Upstreams,
     /// The clients' connections that are open.
-    pub(super) open: HashMap<u64, usize>,
+    pub(super) open: HashMap<u64, Flow>,
     pub(super) scratch: Scratch,
     pub(super) now: Instant,
 }
 
-impl Flows for HashMap<u64, usize> {
-    fn listener_of(&self, connection: u64) -> Option<usize> {
+impl Flows for HashMap<u64, Flow> {
+    fn client(&self, connection: u64) -> Option<Flow> {
         self.get(&connection).copied()
     }
 }
@@ -71,15 +71,19 @@ impl Net {
 
     /// A client's connection.
     pub(super) fn client(&mut self, connection: u64, listener: usize) -> Flow {
-        self.open.insert(connection, listener);
         let remote = format!("203.0.113.{}:40000", connection % 250).parse().unwrap();
-        Flow { connection, side: Side::Client(listener), remote, local: None }
+        // Those of the settings: WSS, TLS, TCP.
+        let secure = listener != TCP;
+        let flow = Flow { connection, side: Side::Client(listener), remote, local: None, secure };
+        self.open.insert(connection, flow);
+        flow
     }
 
     /// A connection to an upstream.
     pub(super) fn upstream(&self, index: usize) -> Flow {
         let remote = format!("10.0.0.{}:5060", index + 1).parse().unwrap();
-        Flow { connection: 1000 + index as u64, side: Side::Upstream(index), remote, local: None }
+        let secure = self.edge.settings.upstreams[index].peer.transport.is_secure();
+        Flow { connection: 1000 + index as u64, side: Side::Upstream(index), remote, local: None, secure }
     }
 
     /// What becomes of a message that comes over `from`, and what is written.

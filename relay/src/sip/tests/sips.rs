@@ -3,7 +3,7 @@
 use tcp_transport::sip::Name;
 
 use super::harness::*;
-use crate::sip::{Settings, Transport};
+use crate::sip::{Flow, Settings, Transport};
 
 const SIPS: &str = "sips:bob@example.com";
 
@@ -90,4 +90,24 @@ fn without_tls_on_both_sides_it_is_480() {
     let browser = net.client(9, WSS);
     net.upstreams.disconnected(1);
     assert_eq!(net.answered(&browser, &plain).0, 503);
+}
+
+#[test]
+fn the_connection_decides_and_not_its_listener() {
+    let mut net = Net::with(mixed(), 1);
+    let plain = Request { uri: SIPS, ..Request::default() }.text();
+    // Around the proxy that ends TLS in front of this listener.
+    let around = Flow { secure: false, ..net.client(8, WSS) };
+    assert_eq!(net.answered(&around, &plain).0, 480);
+    // And towards it, or from an upstream that came without TLS.
+    let register = Request { method: "REGISTER", uri: "sip:example.com", ..Request::default() }.text();
+    let (_, up) = net.upwards(&around, &register);
+    let fields = route(&values(&up, Name::Path));
+    let down = Request { uri: SIPS, via: VIA_OF_UPSTREAM, fields: &fields, ..Request::default() }.text();
+    let proxy = net.upstream(1);
+    net.sent(&proxy, &down);
+    net.open.insert(8, around);
+    assert_eq!(net.answered(&proxy, &down).0, 480);
+    net.client(8, WSS);
+    assert_eq!(net.answered(&Flow { secure: false, ..proxy }, &down).0, 480);
 }

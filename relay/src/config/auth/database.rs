@@ -10,6 +10,12 @@ use crate::config::database::{DatabaseUrl, Identifier};
 use crate::config::error::KeyPath;
 use crate::config::value::{FileSecret, count, duration, duration_or_zero};
 
+/// More often, the database would do little else.
+const MIN_PROBE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Less often, users would be let in from the cache for long after the database is gone.
+const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(60);
+
 /// A database of users. Names of keys and defaults are those of `auth_db` in OpenSIPS and Kamailio.
 #[derive(Debug, Clone)]
 pub struct DatabaseSettings {
@@ -35,8 +41,11 @@ pub struct DatabaseSettings {
     pub use_domain: bool,
     /// The most connections to it. Default 4.
     pub pool_size: usize,
-    /// How long an answer may take, connecting included; then the database is away. Default 3 s.
+    /// How long an answer may take, connecting included; then the database is away. As long a lookup waits for one of
+    /// the connections to be free; then it has no answer, and the database is not away. Default 3 s.
     pub timeout: Duration,
+    /// How often the database is asked whether it is there; while it is away, every second at least. Default 5 s.
+    pub probe_interval: Duration,
     /// What is remembered of it.
     pub cache: CredentialCache,
 }
@@ -61,8 +70,8 @@ pub struct CredentialCache {
     /// The most users, those included that are not there. Default 10000, about 5 MiB.
     #[serde(deserialize_with = "count")]
     pub size: usize,
-    /// How long a user is good for, and can still get in when the database is away; `0s`: not at all. Default 60 s. A
-    /// user who has been removed can get in for so long.
+    /// How long a user is good for while the database is there; `0s`: not at all. Default 60 s. A user who has been
+    /// removed can get in for so long.
     #[serde(deserialize_with = "duration_or_zero")]
     pub expire: Duration,
     /// How long it counts that there is no such user; `0s`: not at all. Default 5 s.
@@ -126,6 +135,8 @@ pub(in crate::config) struct FileDatabase {
     pool_size: usize,
     #[serde(default = "timeout", deserialize_with = "duration")]
     timeout: Duration,
+    #[serde(default = "probe_interval", deserialize_with = "duration")]
+    probe_interval: Duration,
     #[serde(default)]
     cache: CredentialCache,
 }
@@ -136,6 +147,10 @@ fn pool_size() -> usize {
 
 fn timeout() -> Duration {
     Duration::from_secs(3)
+}
+
+fn probe_interval() -> Duration {
+    Duration::from_secs(5)
 }
 
 impl FileDatabase {
@@ -153,6 +168,9 @@ impl FileDatabase {
                 path.clone().key("timeout"),
                 "is longer than 20s: a client does not wait for an AUTH much longer",
             );
+        }
+        if self.probe_interval < MIN_PROBE_INTERVAL || self.probe_interval > MAX_PROBE_INTERVAL {
+            check.error(path.clone().key("probe_interval"), "goes from 100ms to 1m");
         }
         if self.cache.size > 100_000_000 || self.cache.size < 2 {
             check.error(path.clone().key("cache").key("size"), "goes from 2 to 100000000");
@@ -200,6 +218,7 @@ impl FileDatabase {
             use_domain: self.use_domain,
             pool_size: self.pool_size,
             timeout: self.timeout,
+            probe_interval: self.probe_interval,
             cache: self.cache,
         })
     }

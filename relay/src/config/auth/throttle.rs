@@ -31,6 +31,10 @@ pub struct Throttle {
     /// After how long without a failure a pair is as any other. Default 15 min. Success does that too.
     #[serde(deserialize_with = "duration")]
     pub forget: Duration,
+    /// The most AUTHs of a pair that wait at once, over all connections: so many passwords can be tried for one user in
+    /// `max_delay`. Beyond that, those wait on whose connections least has been tried. Default 32.
+    #[serde(deserialize_with = "count")]
+    pub waiting: usize,
     /// The most pairs remembered; beyond that, those whose last failure is longest ago are forgotten. Default 65536,
     /// about 3 MiB.
     #[serde(deserialize_with = "count")]
@@ -45,6 +49,7 @@ impl Default for Throttle {
             delay: Duration::from_secs(1),
             max_delay: Duration::from_secs(8),
             forget: Duration::from_secs(15 * 60),
+            waiting: 32,
             entries: 65536,
         }
     }
@@ -78,6 +83,9 @@ impl Throttle {
         }
         if self.delay > self.max_delay {
             check.error(path.clone().key("delay"), "is longer than `max_delay`");
+        }
+        if self.waiting > 1024 {
+            check.error(path.clone().key("waiting"), "goes from 1 to 1024");
         }
         if self.entries < 2 || self.entries > 16 * 1024 * 1024 {
             check.error(path.clone().key("entries"), "goes from 2 to 16777216");

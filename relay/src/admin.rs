@@ -21,7 +21,6 @@
 //! `/readyz` tell nothing, and want no token.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -50,6 +49,7 @@ pub mod statistics;
 mod status;
 #[cfg(test)]
 mod testing;
+mod unix_socket;
 
 /// How many connections it holds at once; one more waits.
 pub const MAX_CONNECTIONS: usize = 64;
@@ -120,7 +120,7 @@ impl AdminServer {
                     bound.push(Bound::Tcp(listener));
                 }
                 AdminAddress::Unix(path) => {
-                    let listener = bind_unix(path, settings.socket_mode).map_err(failed)?;
+                    let listener = unix_socket::bind(path, settings.socket_mode).map_err(failed)?;
                     listener.set_nonblocking(true).map_err(failed)?;
                     addresses.push(address.clone());
                     sockets.push(path.clone());
@@ -169,20 +169,6 @@ impl Drop for AdminServer {
             let _ = std::fs::remove_file(socket);
         }
     }
-}
-
-/// Binds a Unix socket. One that a dead process has left behind gives way; one that answers does not.
-fn bind_unix(path: &std::path::Path, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
-    use std::os::unix::net::{UnixListener, UnixStream};
-    if std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
-        match UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
-            _ => return Err(io::ErrorKind::AddrInUse.into()),
-        }
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    Ok(listener)
 }
 
 async fn serve(

@@ -107,3 +107,24 @@ async fn mi(State(app): State<App>, request: Request) -> Response {
         None => StatusCode::NO_CONTENT.into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Interface;
+
+    #[tokio::test]
+    async fn readiness_ends_when_the_relay_begins_to_stop() {
+        let interface = Interface::start().await;
+        let mut client = interface.connect(1024);
+        let mut ask = async |path: &str| {
+            client.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+            client.until("\n\r\n").await + &client.until("\n").await
+        };
+        assert!(ask("/readyz").await.starts_with("HTTP/1.1 200 "));
+        interface.server.stop(std::future::ready(())).await;
+        let answer = ask("/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("stopping\n"), "{answer}");
+        // It lives on until it has stopped.
+        assert!(ask("/healthz").await.starts_with("HTTP/1.1 200 "));
+    }
+}

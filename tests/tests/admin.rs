@@ -277,7 +277,7 @@ async fn a_relay_that_stops_is_alive_and_not_ready() {
     let message =
         Send { to: from_alice.to(&from_bob), message: "m".into(), range: "1-*/*".into(), ..Send::default() };
     alice.tx.begin(&message).await;
-    alice.tx.raw(b"x").await;
+    alice.tx.raw(&[b'x'; 5_000]).await;
     bob.rx.head().await;
     daemon.signal(Signal::TERM);
     daemon.log().wait_for(&["stopping"]).await;

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,8 +10,9 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::demo::{self, DemoArgs};
 use crate::logging;
-use crate::server::{Server, tls};
+use crate::server::Server;
 
+mod check;
 mod ctl;
 mod generate;
 mod hash;
@@ -68,7 +68,7 @@ enum Command {
 pub fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Run { config } => run(&config),
-        Command::Check { config } => check(&Config::load(&config)?),
+        Command::Check { config } => check::run(&config),
         Command::Demo(args) => demo::run(&args),
         Command::User(args) => user::run(&args),
         Command::Hash(args) => hash::run(&args),
@@ -130,17 +130,4 @@ fn reload(server: &Server) {
             }
         }
     }
-}
-
-#[expect(clippy::print_stdout, reason = "this is the command's answer")]
-fn check(config: &Config) -> anyhow::Result<ExitCode> {
-    let (servers, clients) = (tls::server_domains(config)?, tls::client_domains(config)?);
-    for warning in &config.warnings {
-        println!("warning: {warning}");
-    }
-    for warning in tls::expiry_warnings(&servers, &clients, SystemTime::now(), config.tls.expiry_warning) {
-        println!("warning: TLS {warning}");
-    }
-    println!("{}: ok", config.source.file_name());
-    Ok(ExitCode::SUCCESS)
 }

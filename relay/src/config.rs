@@ -135,22 +135,48 @@ pub struct Config {
 impl Config {
     /// Reads the configuration file at `path`, and the files it names.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        let file_name = path.display().to_string();
-        let text =
-            value::read_text(path, MAX_FILE).map_err(|err| ConfigErrors::whole_file(&file_name, err))?;
-        let mut config = Self::parse(&text, path.parent().unwrap_or(Path::new("")), &file_name)?;
-        config.source.path = Some(path.into());
-        Ok(config)
+        match Self::examine(path)? {
+            (config, None) => Ok(config),
+            (_, Some(errors)) => Err(errors),
+        }
     }
 
     /// Reads a configuration from `text`. Files it names are looked for from `base_dir`; errors call it
     /// `file_name`.
     pub fn parse(text: &str, base_dir: &Path, file_name: &str) -> Result<Self, ConfigErrors> {
-        let document = document::parse(file_name, text)?;
-        let file: FileConfig =
-            read::read(&document).map_err(|problems| ConfigErrors::locate(file_name, text, problems))?;
+        match Self::examine_text(text, base_dir, file_name)? {
+            (config, None) => Ok(config),
+            (_, Some(errors)) => Err(errors),
+        }
+    }
+
+    /// Like [`load`](Self::load), for whoever wants to look for more mistakes: a configuration with some is not to be
+    /// run, but shows what else is wrong.
+    ///
+    /// # Errors
+    /// What keeps it from being read at all.
+    pub(crate) fn examine(path: &Path) -> Result<(Self, Option<ConfigErrors>), ConfigErrors> {
+        let file_name = path.display().to_string();
+        let text =
+            value::read_text(path, MAX_FILE).map_err(|err| ConfigErrors::whole_file(&file_name, err))?;
+        let base_dir = path.parent().unwrap_or(Path::new(""));
+        let (mut config, errors) = Self::examine_text(&text, base_dir, &file_name)?;
+        config.source.path = Some(path.into());
+        Ok((config, errors))
+    }
+
+    fn examine_text(
+        text: &str,
+        base_dir: &Path,
+        file_name: &str,
+    ) -> Result<(Self, Option<ConfigErrors>), ConfigErrors> {
+        let mut document = document::parse(file_name, text)?;
+        let file = FileConfig::read(&mut document)
+            .map_err(|problems| ConfigErrors::locate(file_name, text, problems))?;
         let source = Source { file: file_name.into(), text: text.into(), path: None };
-        file.validate(base_dir, source)
+        let (config, problems) = file.validate(base_dir, source);
+        let errors = (!problems.is_empty()).then(|| ConfigErrors::locate(file_name, text, problems));
+        Ok((config, errors))
     }
 }
 
@@ -187,9 +213,10 @@ impl Source {
     /// An error about the value at `key`, which is given as its path: `&["tls", "server_domains", "relay",
     /// "certificate"]`. A list's item is named by its number, from 0.
     pub fn error_at(&self, key: &[&str], message: impl Into<String>) -> ConfigError {
-        // `listeners` is the one list of sections. Elsewhere a number may be a name, of a user for example.
+        // Those are lists. Elsewhere a number may be a name, of a user for example.
+        let lists = [KeyPath::new(&["listeners"]), KeyPath::new(&["admin", "listen"])];
         let path = key.iter().fold(KeyPath::default(), |path, segment| match segment.parse() {
-            Ok(index) if path.segments() == [Segment::Key("listeners".to_owned())] => path.index(index),
+            Ok(index) if lists.contains(&path) => path.index(index),
             _ => path.key(segment),
         });
         Problem { path, spot: Spot::Value, message: message.into() }.locate(&self.file, &self.text)
@@ -263,7 +290,38 @@ struct FileConfig {
 }
 
 impl FileConfig {
-    fn validate(self, base_dir: &Path, source: Source) -> Result<Config, ConfigErrors> {
+    /// Reads all sections. One that is wrong is taken out of `document`, so that the others tell their mistakes too:
+    /// the first of each section, and all unknown keys.
+    fn read(document: &mut document::Node) -> Result<Self, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut removed = Vec::new();
+        loop {
+            let mut found = match read::read(document) {
+                Ok(file) if problems.is_empty() => return Ok(file),
+                Ok(_) => return Err(problems),
+                Err(found) => found,
+            };
+            let error = found.pop_if(|problem| problem.spot == Spot::Value);
+            found.retain(|problem| !problems.contains(problem));
+            problems.extend(found);
+            let Some(error) = error else { return Err(problems) };
+            let section = error.path.segments().first().cloned();
+            // What was taken out is missing since.
+            if !removed.iter().any(|key| error.message == format!("missing key `{key}`")) {
+                problems.push(error);
+            }
+            match (section, &mut *document) {
+                (Some(Segment::Key(section)), document::Node::Map(sections)) => {
+                    sections.retain(|(key, _)| *key != section);
+                    removed.push(section);
+                }
+                _ => return Err(problems),
+            }
+        }
+    }
+
+    /// The configuration, and what is wrong with it: then it is not to be run.
+    fn validate(self, base_dir: &Path, source: Source) -> (Config, Vec<Problem>) {
         let mut check = Check::new(base_dir);
         let tls = self.tls.validate(&mut check);
         let tcp = self.tcp.validate(self.timeouts.idle_timeout, &mut check);
@@ -308,12 +366,9 @@ impl FileConfig {
         let hep = FileHep::validate(self.hep, &listeners, &trace, &mut check);
 
         let Check { errors, warnings, .. } = check;
-        if !errors.is_empty() {
-            return Err(ConfigErrors::locate(&source.file, &source.text, errors));
-        }
         let warnings =
             warnings.into_iter().map(|warning| warning.locate(&source.file, &source.text)).collect();
-        Ok(Config {
+        let config = Config {
             domain: self.domain,
             listeners,
             tls,
@@ -332,7 +387,8 @@ impl FileConfig {
             log: self.log,
             warnings,
             source,
-        })
+        };
+        (config, errors)
     }
 }
 

@@ -16,9 +16,9 @@ use tcp_transport::proxy_protocol::IpNetwork;
 
 use super::Check;
 use super::error::KeyPath;
-use super::listener::{Listener, ListenerTransport, normal_uri};
-use super::trace::{FileTimeOrder, Trace};
-use super::value::{FileSecret, Host, count, duration, from_text, one_or_many, size};
+use super::listener::{Listener, ListenerTransport};
+use super::trace::{FileListenerUri, FileTimeOrder, Trace};
+use super::value::{FileSecret, Host, Parsed, count, duration, one_or_many, size};
 
 #[cfg(test)]
 mod tests;
@@ -114,8 +114,7 @@ pub(super) struct FileHep {
     packet_size: usize,
     #[serde(deserialize_with = "duration")]
     packet_timeout: Duration,
-    #[serde(deserialize_with = "text")]
-    time_order: FileTimeOrder,
+    time_order: Parsed<FileTimeOrder>,
     #[serde(deserialize_with = "networks")]
     from: Option<Vec<IpNetwork>>,
     auth_key: Option<FileSecret>,
@@ -128,16 +127,12 @@ impl Default for FileHep {
             hep_max_msg_chunks: DEFAULT_MAX_MSG_CHUNKS as usize,
             packet_size: MAX_PACKET,
             packet_timeout: DEFAULT_PACKET_TIMEOUT,
-            time_order: FileTimeOrder::default(),
+            time_order: Parsed::default(),
             from: None,
             auth_key: None,
             filter: Vec::new(),
         }
     }
-}
-
-fn text<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<T, D::Error> {
-    from_text(deserializer, "text")
 }
 
 fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IpNetwork>>, D::Error> {
@@ -149,10 +144,10 @@ fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IpN
 struct FileRule {
     #[serde(deserialize_with = "one_or_many")]
     forward: Vec<String>,
-    #[serde(default, deserialize_with = "optional")]
-    remote: Option<IpNetwork>,
-    #[serde(default, deserialize_with = "optional")]
-    listener: Option<FileListenerUri>,
+    #[serde(default)]
+    remote: Option<Parsed<IpNetwork>>,
+    #[serde(default)]
+    listener: Option<Parsed<FileListenerUri>>,
     #[serde(default, deserialize_with = "one_or_many")]
     transport: Vec<FileTransport>,
     #[serde(default)]
@@ -161,23 +156,6 @@ struct FileRule {
     payload_type: Numbers<FilePayloadType>,
     #[serde(default)]
     capture_id: Numbers<FileCaptureId>,
-}
-
-fn optional<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    text(deserializer).map(Some)
-}
-
-#[derive(Debug)]
-struct FileListenerUri(String);
-
-impl FromStr for FileListenerUri {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        normal_uri(text).map(Self)
-    }
 }
 
 #[derive(Debug)]
@@ -363,7 +341,7 @@ impl FileHep {
         let receiver = ReceiverSettings {
             from: file.from.unwrap_or_else(private),
             auth_key: auth_key.map(|key| key.reveal().as_bytes().to_vec().into()),
-            time_order: file.time_order.0,
+            time_order: file.time_order.0.0,
             frame: FrameLimits {
                 max_msg_chunks: u32::try_from(file.hep_max_msg_chunks).unwrap_or(u32::MAX),
                 max_packet: file.packet_size,
@@ -404,7 +382,7 @@ impl FileRule {
                 Forward::To(self.forward)
             }
         };
-        let listener = self.listener.map(|FileListenerUri(uri)| uri);
+        let listener = self.listener.map(|Parsed(FileListenerUri(uri))| uri);
         if let Some(uri) = &listener
             && !listeners.iter().any(|listener| listener.hep && listener.to_string() == *uri)
         {
@@ -412,7 +390,7 @@ impl FileRule {
         }
         HepRule {
             forward,
-            remote: self.remote,
+            remote: self.remote.map(|Parsed(network)| network),
             listener,
             transport: self.transport.into_iter().map(|FileTransport(transport)| transport).collect(),
             protocol: self.protocol.0.into_iter().map(|FileProtocol(number)| number).collect(),

@@ -35,6 +35,7 @@ use tracing::{debug, info, warn};
 
 use self::identity::Identity;
 use super::counters::Count;
+use super::drain::NotNow;
 use super::link::{Link, LinkKind};
 use super::session::{self, Owner};
 use super::user::TooManySessions;
@@ -97,8 +98,16 @@ enum Denial {
     Unavailable,
     /// 408 too: whoever knows is away, and by what is remembered the password is wrong.
     Unproved,
+    /// 408: the relay drains.
+    Draining,
     /// No answer yet.
     Later(Later),
+}
+
+impl From<NotNow> for Denial {
+    fn from(_: NotNow) -> Self {
+        Self::Draining
+    }
 }
 
 /// What the confirmed credentials were.
@@ -152,7 +161,7 @@ impl Relay {
             Err(denial) => {
                 let outcome = match &denial {
                     Denial::Challenge | Denial::Stale => AuthOutcome::Challenged,
-                    Denial::Unavailable => AuthOutcome::Unanswered,
+                    Denial::Unavailable | Denial::Draining => AuthOutcome::Unanswered,
                     _ => AuthOutcome::Refused,
                 };
                 self.deny(head, link, &denial);
@@ -169,6 +178,7 @@ impl Relay {
         now: Instant,
     ) -> Result<(), Denial> {
         let relay = self.asking_relay(head, link)?;
+        let until = self.grants_until(relay.is_some())?;
         let secure = link.peer().is_some_and(|peer| peer.secure);
         if !secure && !self.settings.auth.allow_auth_without_tls {
             let reason = "AUTH over plain TCP is not allowed (`allow_auth_without_tls`)";
@@ -187,6 +197,13 @@ impl Relay {
         };
         let lifetime = self.lifetime(head)?;
         let lifetime = self.time_left(proof.identity()).map_or(lifetime, |left| lifetime.min(left));
+        let lifetime = match until {
+            None => lifetime,
+            Some(until) => match until.saturating_duration_since(now).as_secs() {
+                0 => return Err(Denial::Draining),
+                left => lifetime.min(Duration::from_secs(left)),
+            },
+        };
         if lifetime.is_zero() {
             let reason = "the credentials of the WebSocket handshake have expired";
             return Err(Denial::Status(StatusCode::FORBIDDEN, reason.into()));
@@ -443,7 +460,7 @@ impl Relay {
         let own = own
             .or_else(|| reachable().find(|own| own.scheme == Scheme::Msrps))
             .or_else(|| reachable().next())?;
-        format!("{}://{}:{}/{};tcp", own.scheme, own.host, own.port, session::write_id(id)).parse().ok()
+        format!("{}://{}:{}/{};tcp", own.scheme, own.host, own.port, session::write_id(self.sessions.tag(), id)).parse().ok()
     }
 
     fn new_nonce(&self) -> String {
@@ -468,6 +485,9 @@ impl Relay {
             Denial::Unavailable => {
                 debug!(link = link.id(), peer, "AUTH answered with 408: the database is away");
             }
+            Denial::Draining => {
+                debug!(link = link.id(), peer, "AUTH answered with 408: the relay drains");
+            }
             Denial::Later(_) => return,
             Denial::Expires(bound, value) => {
                 debug!(
@@ -486,6 +506,7 @@ impl Relay {
             Denial::Status(status, _) => (Count::AuthsRefused, *status),
             Denial::Expires(..) => (Count::AuthsRefused, StatusCode::OUT_OF_BOUNDS),
             Denial::Unavailable => (Count::AuthsUndecided, StatusCode::REQUEST_TIMEOUT),
+            Denial::Draining => (Count::AuthsRefused, StatusCode::REQUEST_TIMEOUT),
             Denial::Unproved => (Count::AuthsFailed, StatusCode::REQUEST_TIMEOUT),
             Denial::Later(_) => return,
         };
@@ -496,7 +517,7 @@ impl Relay {
             Denial::Challenge | Denial::WrongCredentials(_) => self.challenge(out, head, false),
             Denial::Stale => self.challenge(out, head, true),
             Denial::Status(status, _) => answer(out, head, *status).end(Flag::Complete),
-            Denial::Unavailable | Denial::Unproved => {
+            Denial::Unavailable | Denial::Unproved | Denial::Draining => {
                 answer(out, head, StatusCode::REQUEST_TIMEOUT).end(Flag::Complete);
             }
             Denial::Later(_) => {}

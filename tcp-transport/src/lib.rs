@@ -143,7 +143,7 @@ pub use control::{OutboundConnection, State};
 pub use event::{ConnectionEvent, EventKind, Events, Reporting};
 pub use ledger::{Ledger, Refused, Totals};
 pub use limits::{ConnectionLimits, LimitReached};
-pub use listener::{Acceptor, BindError, BoundListener, ListenerSettings, Transport};
+pub use listener::{Acceptor, BindError, BoundListener, ListenerControl, ListenerSettings, Transport};
 pub use registry::{Registry, ReuseKey};
 pub use scheme::{Scheme, UnknownScheme};
 pub use socket::{Dscp, KeepAlive, SocketOptions, Source};

@@ -66,7 +66,7 @@ pub(super) async fn json(State(app): State<App>) -> Response {
 /// All that the page shows.
 fn status(control: &Control, history: &Value) -> Value {
     let (now, started) = (SystemTime::now(), control.started());
-    let listeners = control.addresses().iter();
+    let listeners = control.addresses().into_iter();
     let listeners: Value = listeners.map(|(scheme, address)| format!("{scheme}://{address}")).collect();
     let families = statistics::collect(control);
     json!({

@@ -11,7 +11,8 @@ use tcp_transport::tls::{ClientDomains, ServerDomains};
 use tcp_transport::{ConnectionId, KeepAlive, Ledger, State};
 use tracing::warn;
 
-use super::hep::{HepCounters, Reception};
+use super::hep::{Concentrator, HepCounters};
+use super::listeners::Listeners;
 use super::network::{Carried, Network};
 use super::now;
 use super::observer::SessionEvents;
@@ -41,11 +42,11 @@ pub(super) struct Parts {
     /// What it was started with.
     pub(super) config: Config,
     pub(super) sessions: SessionEvents,
-    pub(super) reception: Reception,
+    pub(super) concentrator: Arc<Concentrator>,
+    /// Where it listens.
+    pub(super) listeners: Listeners,
     pub(super) trace: Option<TraceSwitches>,
     pub(super) records: Records,
-    /// Where it listens.
-    pub(super) addresses: Vec<(&'static str, SocketAddr)>,
 }
 
 /// When the relay was started.
@@ -86,14 +87,18 @@ impl Control {
         &self.parts.network
     }
 
+    pub(super) fn listeners(&self) -> &Listeners {
+        &self.parts.listeners
+    }
+
     /// What it was started with.
     pub fn config(&self) -> &Config {
         &self.parts.config
     }
 
     /// Where it listens, in the order of the configuration.
-    pub fn addresses(&self) -> &[(&'static str, SocketAddr)] {
-        &self.parts.addresses
+    pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        self.parts.listeners.addresses()
     }
 
     /// When it was started.
@@ -152,7 +157,7 @@ impl Control {
 
     /// What has become of the HEP that others have sent; `None`: no listener is for it.
     pub fn hep_counters(&self) -> Option<HepCounters> {
-        self.parts.reception.counters()
+        self.parts.concentrator.counters(&self.parts.listeners.hep())
     }
 
     /// What the SIP edge has done, and its upstreams with whether each takes requests; `None`: there is no edge.

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::Rng as _;
-use tcp_transport::connection::CloseReason;
 use tcp_transport::hep::SenderError;
 use tcp_transport::{BindError, Ledger};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::admin::{AdminError, AdminServer};
 use crate::config::{AdminAddress, Config, ConfigErrors};
@@ -29,12 +29,16 @@ mod connection;
 mod control;
 mod credentials;
 mod hep;
+mod inherit;
+pub mod lifecycle;
 mod listeners;
 mod network;
+pub mod notify;
 mod observer;
 mod occasion;
 mod pace;
 mod sip;
+mod stop;
 pub mod tls;
 mod trace;
 mod websocket;
@@ -42,9 +46,11 @@ mod websocket;
 use self::control::Parts;
 pub use self::control::{ConnectionInfo, Control, Started};
 use self::credentials::ChainResolver;
+pub use self::lifecycle::{Drain, DrainCause, DrainStatus, Order, Reply};
+use self::lifecycle::Lifecycle;
 use self::hep::Concentrator;
 pub use self::hep::HepCounters;
-pub use self::listeners::Inherited;
+pub use self::listeners::{Inherited, ReopenError};
 use self::listeners::{Listeners, Opened};
 use self::network::{Network, RelayDialer};
 pub use self::observer::{SessionEvent, SessionEvents, SessionFacts, Way};
@@ -55,12 +61,6 @@ pub use self::trace::{TraceDestination, TraceSwitches};
 /// How often expired sessions are looked for. They forward nothing from the moment they expire; this
 /// only frees what they hold.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How often a stopping relay looks whether messages are still under way.
-const DRAIN_POLL: Duration = Duration::from_millis(20);
-
-/// How long connections have to close in order once nothing is under way any more.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A relay that cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +103,7 @@ pub struct Server {
     control: Arc<Control>,
     drain_timeout: Duration,
     tasks: JoinSet<()>,
+    orders: mpsc::Receiver<Order>,
     /// How it is managed, if that is configured.
     admin: Option<AdminServer>,
     /// What collectors are told, if there are any.
@@ -194,7 +195,8 @@ impl Server {
         if let (Some(recorder), Some(interval)) = (recorder, records.interim()) {
             tasks.spawn(recorder.record_lasting(Arc::clone(&network.relay), interval));
         }
-        let control = Arc::new(Control::new(Parts {
+        let (lifecycle, orders) = Lifecycle::new();
+        let parts = Parts {
             network,
             domains,
             config,
@@ -203,11 +205,12 @@ impl Server {
             listeners,
             trace: tracing.as_ref().map(trace::Tracing::switches),
             records,
-        }));
+        };
+        let control = Arc::new(Control::new(parts, lifecycle));
         tasks.spawn(remind_of_expiry(Arc::clone(&control)));
         let admin = control.config().admin.as_ref();
         let admin = admin.map(|admin| AdminServer::start(admin, Arc::clone(&control))).transpose()?;
-        Ok(Self { control, drain_timeout, tasks, admin, tracing })
+        Ok(Self { control, drain_timeout, tasks, orders, admin, tracing })
     }
 
     /// Where it listens, with the scheme of the listener's URI, in the order of the configuration.
@@ -233,54 +236,6 @@ impl Server {
     /// The relay itself.
     pub fn relay(&self) -> &Arc<Relay> {
         self.control.relay()
-    }
-
-    /// Stops: accepts nothing more, lets messages under way finish for up to `drain_timeout` or
-    /// until `hurry` is ready, ends what is left with `#`, and closes every connection in order. Then session
-    /// records get the time that `records.flush_timeout` gives them, or until `hurry` is ready.
-    pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
-        self.control.set_stopping();
-        self.control.listeners().stop().await;
-        self.tasks.shutdown().await;
-        let connections = &self.control.network().connections;
-        let all_idle = async {
-            while connections.snapshot().iter().any(|(_, carried)| !carried.is_idle()) {
-                tokio::time::sleep(DRAIN_POLL).await;
-            }
-        };
-        let mut hurry = std::pin::pin!(hurry);
-        let hurried = tokio::select! {
-            () = all_idle => false,
-            () = tokio::time::sleep(self.drain_timeout) => false,
-            () = &mut hurry => true,
-        };
-        for (_, carried) in connections.snapshot() {
-            carried.wind_up();
-        }
-        // Before their connections end, so that their end says why.
-        self.control.records().set_stopping();
-        self.control.relay().end_all_sessions();
-        let left = connections.close_all(CloseReason::Local("shutdown".into()), CLOSE_TIMEOUT).await;
-        if left > 0 {
-            info!(left, "connections did not close in time");
-        }
-        if let Some(counters) = self.control.hep_counters() {
-            hep::log_end(&counters);
-        }
-        if let Some(tracing) = self.tracing.take() {
-            tracing.stop().await;
-        }
-        // Asked to hurry before, it has done so.
-        let hurry = async {
-            match hurried {
-                true => std::future::pending().await,
-                false => hurry.await,
-            }
-        };
-        self.control.records().stop(hurry).await;
-        if let Some(admin) = self.admin.take() {
-            admin.stop().await;
-        }
     }
 }
 

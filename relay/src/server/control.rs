@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::hep::{Concentrator, HepCounters};
 use super::listeners::Listeners;
+use super::lifecycle::Lifecycle;
 use super::network::{Carried, Network};
 use super::now;
 use super::observer::SessionEvents;
@@ -31,7 +32,7 @@ pub struct Control {
     /// `tls.expiry_warning`.
     pub(super) expiry_warning: Arc<Mutex<Duration>>,
     started: Started,
-    stopping: AtomicBool,
+    pub(super) lifecycle: Lifecycle,
 }
 
 /// What a running relay consists of.
@@ -74,12 +75,12 @@ pub struct ConnectionInfo {
 }
 
 impl Control {
-    pub(super) fn new(parts: Parts) -> Self {
+    pub(super) fn new(parts: Parts, lifecycle: Lifecycle) -> Self {
         Self {
             expiry_warning: Arc::new(Mutex::new(parts.config.tls.expiry_warning)),
             parts,
             started: Started { at: now(), time: SystemTime::now() },
-            stopping: AtomicBool::new(false),
+            lifecycle,
         }
     }
 
@@ -111,15 +112,6 @@ impl Control {
         now()
     }
 
-    /// Whether it takes new connections and sessions: not while it stops.
-    pub fn is_ready(&self) -> bool {
-        !self.stopping.load(Ordering::Acquire)
-    }
-
-    pub(super) fn set_stopping(&self) {
-        self.stopping.store(true, Ordering::Release);
-    }
-
     /// The relay itself: its sessions and counters.
     pub fn relay(&self) -> &Arc<Relay> {
         &self.parts.network.relay
@@ -128,6 +120,11 @@ impl Control {
     /// All connections: limits, events, totals, and those that are not up yet.
     pub fn ledger(&self) -> &Arc<Ledger> {
         self.parts.network.ledger()
+    }
+
+    /// The TLS domains of listeners, to listen with.
+    pub(super) fn domains(&self) -> &Arc<ServerDomains> {
+        &self.parts.domains
     }
 
     /// The TLS domains of listeners.

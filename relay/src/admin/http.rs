@@ -73,7 +73,7 @@ async fn readyz(State(app): State<App>) -> Response {
     if app.control.is_ready() {
         "ready\n".into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response()
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response()
     }
 }
 

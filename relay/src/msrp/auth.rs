@@ -40,6 +40,7 @@ use tracing::{debug, info, warn};
 
 use self::identity::Identity;
 use super::counters::Count;
+use super::drain::NotNow;
 use super::link::{Link, LinkKind};
 use super::session::{self, Owner};
 use super::throttle::{NoPlace, Place};
@@ -132,8 +133,16 @@ enum Denial {
     Unproved(&'static str),
     /// 408: so many others of this user wait that it was not looked at.
     Throttled,
+    /// 408: the relay drains.
+    Draining,
     /// No answer yet.
     Later(Later),
+}
+
+impl From<NotNow> for Denial {
+    fn from(_: NotNow) -> Self {
+        Self::Draining
+    }
 }
 
 /// What the confirmed credentials were.
@@ -191,7 +200,7 @@ impl Relay {
                 let outcome = match &denial {
                     Denial::Challenge | Denial::Stale => AuthOutcome::Challenged,
                     // A connection that is closed for one of them would tell them apart.
-                    Denial::Unavailable | Denial::Unproved(_) => AuthOutcome::Unanswered,
+                    Denial::Unavailable | Denial::Unproved(_) | Denial::Draining => AuthOutcome::Unanswered,
                     _ => AuthOutcome::Refused,
                 };
                 self.deny(head, link, &denial);
@@ -208,6 +217,7 @@ impl Relay {
         now: Instant,
     ) -> Result<(), Denial> {
         let relay = self.asking_relay(head, link)?;
+        let until = self.grants_until(relay.is_some())?;
         let secure = link.peer().is_some_and(|peer| peer.secure);
         if !secure && !self.settings.auth.allow_auth_without_tls {
             let reason = "AUTH over plain TCP is not allowed (`allow_auth_without_tls`)";
@@ -227,6 +237,13 @@ impl Relay {
         };
         let lifetime = self.lifetime(head)?;
         let lifetime = self.time_left(proof.identity()).map_or(lifetime, |left| lifetime.min(left));
+        let lifetime = match until {
+            None => lifetime,
+            Some(until) => match until.saturating_duration_since(now).as_secs() {
+                0 => return Err(Denial::Draining),
+                left => lifetime.min(Duration::from_secs(left)),
+            },
+        };
         if lifetime.is_zero() {
             let reason = "the credentials of the WebSocket handshake have expired";
             return Err(Denial::Status(StatusCode::FORBIDDEN, reason.into()));
@@ -519,7 +536,15 @@ impl Relay {
         let own = own
             .or_else(|| reachable().find(|own| own.scheme == Scheme::Msrps))
             .or_else(|| reachable().next())?;
-        format!("{}://{}:{}/{};tcp", own.scheme, own.host, own.port, session::write_id(id)).parse().ok()
+        format!(
+            "{}://{}:{}/{};tcp",
+            own.scheme,
+            own.host,
+            own.port,
+            session::write_id(self.sessions.tag(), id)
+        )
+        .parse()
+        .ok()
     }
 
     fn new_nonce(&self) -> String {
@@ -548,7 +573,10 @@ impl Relay {
             Denial::Unproved(_) => {}
             // Of the database being away the log says it once, when that begins.
             Denial::Unavailable => debug!(link = link.id(), peer, "AUTH answered with 408: nobody can say"),
-            Denial::Throttled => debug!(link = link.id(), peer, "AUTH answered with 408: others of the user wait"),
+            Denial::Throttled => {
+                debug!(link = link.id(), peer, "AUTH answered with 408: others of the user wait")
+            }
+            Denial::Draining => debug!(link = link.id(), peer, "AUTH answered with 408: the relay drains"),
             Denial::Later(_) => return,
             Denial::Expires(bound, value) => {
                 debug!(
@@ -569,6 +597,7 @@ impl Relay {
             Denial::Unavailable => (Count::AuthsUndecided, StatusCode::REQUEST_TIMEOUT),
             Denial::Unproved(_) => (Count::AuthsFailed, StatusCode::REQUEST_TIMEOUT),
             Denial::Throttled => (Count::AuthsRefused, StatusCode::REQUEST_TIMEOUT),
+            Denial::Draining => (Count::AuthsRefused, StatusCode::REQUEST_TIMEOUT),
             Denial::Later(_) => return,
         };
         link.count(count, 1);
@@ -578,7 +607,7 @@ impl Relay {
             Denial::Challenge | Denial::WrongCredentials(_) => self.challenge(out, head, false),
             Denial::Stale => self.challenge(out, head, true),
             Denial::Status(status, _) => answer(out, head, *status).end(Flag::Complete),
-            Denial::Unavailable | Denial::Unproved(_) | Denial::Throttled => {
+            Denial::Unavailable | Denial::Unproved(_) | Denial::Throttled | Denial::Draining => {
                 answer(out, head, StatusCode::REQUEST_TIMEOUT).end(Flag::Complete);
             }
             Denial::Later(_) => {}

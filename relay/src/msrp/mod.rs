@@ -48,15 +48,18 @@ use crate::config::{Auth, Limits, Timeouts};
 pub(crate) use self::auth::user_of_principal;
 pub use self::auth::{Attempt, HandshakeDenial, Later};
 pub use self::counters::{Count, Counters};
+pub use self::drain::Drains;
 pub use self::inbound::Inbound;
 pub use self::link::{Flushed, Link, LinkKind, Peer, Target};
 pub use self::session::{Owner, Session, SessionEnd, Sessions, Traffic};
+pub use self::tag::{NoTag, ProcessTag};
 pub use self::tap::Tap;
 pub use self::user::User;
 pub use self::wire::{Dialer, Random, Resolver, SessionObserver, WallClock, Wire};
 
 mod auth;
 mod counters;
+mod drain;
 mod inbound;
 mod link;
 mod origin;
@@ -64,6 +67,7 @@ mod outbound;
 mod response;
 mod route;
 mod session;
+mod tag;
 mod tap;
 #[cfg(test)]
 mod tests;
@@ -161,6 +165,7 @@ pub struct Relay {
     throttle: Throttle,
     nonces: NonceKey,
     replay: Mutex<ReplayGuard>,
+    draining: drain::Draining,
 }
 
 impl Relay {
@@ -169,6 +174,19 @@ impl Relay {
     /// # Errors
     /// [`SettingsError`] if an advertised name makes no URI, or the nonce secret is too short.
     pub fn new(
+        settings: Settings,
+        random: Arc<dyn Random>,
+        wall_clock: Box<dyn WallClock>,
+    ) -> Result<Arc<Self>, SettingsError> {
+        Self::beside(&[], settings, random, wall_clock)
+    }
+
+    /// As [`new`](Self::new), while the processes with these tags still have sessions at the same addresses.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn beside(
+        taken: &[ProcessTag],
         settings: Settings,
         random: Arc<dyn Random>,
         wall_clock: Box<dyn WallClock>,
@@ -198,11 +216,12 @@ impl Relay {
             }
         };
         let throttle = Throttle::new(settings.auth.throttle.clone(), &*random);
+        let tag = ProcessTag::draw(&*random, taken);
         Ok(Arc::new(Self {
             settings,
             own,
             domain,
-            sessions: Sessions::default(),
+            sessions: Sessions::new(tag),
             routes: Routes::default(),
             next_link: AtomicU64::new(1),
             random,
@@ -215,6 +234,7 @@ impl Relay {
             throttle,
             nonces,
             replay: Mutex::new(replay),
+            draining: drain::Draining::default(),
         }))
     }
 
@@ -329,6 +349,7 @@ impl Relay {
                 interrupt_size: interrupt_size as u64,
                 response_timeout: self.settings.timeouts.response_timeout,
                 chunk_size: websocket.map(|websocket| websocket.chunk_size.max(1) as u64),
+                tag: self.sessions.tag(),
             },
             send_timeout: self.settings.timeouts.send_timeout,
         };
@@ -349,7 +370,7 @@ impl Relay {
     /// The session that a message belongs to whose path begins with these URIs: see [`tap`].
     fn session_of<'a>(&self, path: impl Iterator<Item = UriRef<'a>>) -> Option<u128> {
         let ours = path.take_while(|uri| self.is_us(uri));
-        tap::correlation(ours.filter_map(|uri| session::parse_id(uri.session_id()?)))
+        tap::correlation(ours.filter_map(|uri| session::parse_id(self.sessions.tag(), uri.session_id()?)))
     }
 
     /// Whether an AUTH for this URI is for us: one of our listeners, or our domain, without a port or

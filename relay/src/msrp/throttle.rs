@@ -290,7 +290,8 @@ mod tests {
         let throttle = throttle(settings);
         let now = Instant::now();
         throttle.failed(HOME, "alice", now);
-        let first: Vec<_> = [4, 7, 2].into_iter().map(|tried| enter(&throttle, tried, now).unwrap()).collect();
+        let first: Vec<_> =
+            [4, 7, 2].into_iter().map(|tried| enter(&throttle, tried, now).unwrap()).collect();
         let kept = |places: &[Place]| places.iter().map(Place::is_kept).collect::<Vec<_>>();
         assert_eq!(kept(&first), [true, true, true]);
         // Whoever has tried more than all of them is refused, and takes nobody's place.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -11,7 +11,9 @@ use tcp_transport::tls::{ClientDomains, ServerDomains};
 use tcp_transport::{ConnectionId, KeepAlive, Ledger, State};
 use tracing::warn;
 
-use super::hep::{HepCounters, Reception};
+use super::hep::{Concentrator, HepCounters};
+use super::lifecycle::Lifecycle;
+use super::listeners::Listeners;
 use super::network::{Carried, Network};
 use super::now;
 use super::observer::SessionEvents;
@@ -30,7 +32,7 @@ pub struct Control {
     /// `tls.expiry_warning`.
     pub(super) expiry_warning: Arc<Mutex<Duration>>,
     started: Started,
-    stopping: AtomicBool,
+    pub(super) lifecycle: Lifecycle,
 }
 
 /// What a running relay consists of.
@@ -41,11 +43,11 @@ pub(super) struct Parts {
     /// What it was started with.
     pub(super) config: Config,
     pub(super) sessions: SessionEvents,
-    pub(super) reception: Reception,
+    pub(super) concentrator: Arc<Concentrator>,
+    /// Where it listens.
+    pub(super) listeners: Listeners,
     pub(super) trace: Option<TraceSwitches>,
     pub(super) records: Records,
-    /// Where it listens.
-    pub(super) addresses: Vec<(&'static str, SocketAddr)>,
 }
 
 /// When the relay was started.
@@ -73,17 +75,21 @@ pub struct ConnectionInfo {
 }
 
 impl Control {
-    pub(super) fn new(parts: Parts) -> Self {
+    pub(super) fn new(parts: Parts, lifecycle: Lifecycle) -> Self {
         Self {
             expiry_warning: Arc::new(Mutex::new(parts.config.tls.expiry_warning)),
             parts,
             started: Started { at: now(), time: SystemTime::now() },
-            stopping: AtomicBool::new(false),
+            lifecycle,
         }
     }
 
     pub(super) fn network(&self) -> &Arc<Network> {
         &self.parts.network
+    }
+
+    pub(super) fn listeners(&self) -> &Listeners {
+        &self.parts.listeners
     }
 
     /// What it was started with.
@@ -92,8 +98,8 @@ impl Control {
     }
 
     /// Where it listens, in the order of the configuration.
-    pub fn addresses(&self) -> &[(&'static str, SocketAddr)] {
-        &self.parts.addresses
+    pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        self.parts.listeners.addresses()
     }
 
     /// When it was started.
@@ -106,15 +112,6 @@ impl Control {
         now()
     }
 
-    /// Whether it takes new connections and sessions: not while it stops.
-    pub fn is_ready(&self) -> bool {
-        !self.stopping.load(Ordering::Acquire)
-    }
-
-    pub(super) fn set_stopping(&self) {
-        self.stopping.store(true, Ordering::Release);
-    }
-
     /// The relay itself: its sessions and counters.
     pub fn relay(&self) -> &Arc<Relay> {
         &self.parts.network.relay
@@ -123,6 +120,11 @@ impl Control {
     /// All connections: limits, events, totals, and those that are not up yet.
     pub fn ledger(&self) -> &Arc<Ledger> {
         self.parts.network.ledger()
+    }
+
+    /// The TLS domains of listeners, to listen with.
+    pub(super) fn domains(&self) -> &Arc<ServerDomains> {
+        &self.parts.domains
     }
 
     /// The TLS domains of listeners.
@@ -152,7 +154,7 @@ impl Control {
 
     /// What has become of the HEP that others have sent; `None`: no listener is for it.
     pub fn hep_counters(&self) -> Option<HepCounters> {
-        self.parts.reception.counters()
+        self.parts.concentrator.counters(&self.parts.listeners.hep())
     }
 
     /// What the SIP edge has done, and its upstreams with whether each takes requests; `None`: there is no edge.

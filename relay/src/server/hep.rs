@@ -61,15 +61,19 @@ impl Concentrator {
         let _ = self.sender.set(Arc::downgrade(sender));
     }
 
-    pub(super) fn counters(&self, dispatches: &[Arc<Dispatch>]) -> HepCounters {
+    /// With what `dispatches` have received; `None`: there are none.
+    pub(super) fn counters(&self, dispatches: &[Arc<Dispatch>]) -> Option<HepCounters> {
+        if dispatches.is_empty() {
+            return None;
+        }
         let receiver = dispatches.iter().map(|dispatch| dispatch.counters());
-        HepCounters {
+        Some(HepCounters {
             receiver: receiver.fold(ReceiverCounters::default(), ReceiverCounters::plus),
             forwarded: self.forwarded.load(Ordering::Relaxed),
             filtered: self.filtered.load(Ordering::Relaxed),
             own: self.own.load(Ordering::Relaxed),
             unwanted: self.unwanted.load(Ordering::Relaxed),
-        }
+        })
     }
 
     fn pass_on(&self, received: &Received, listener: &str) -> &AtomicU64 {
@@ -110,19 +114,6 @@ impl HepHandler for Incoming {
         if let Some(unsaid) = self.concentrator.refusals.happens(now()) {
             warn!(%from, listener = self.listener, %refusal, unsaid, "HEP refused");
         }
-    }
-}
-
-/// What passes on the HEP of others, and what receives it: one for each listener for it.
-#[derive(Debug)]
-pub(super) struct Reception {
-    pub(super) concentrator: Arc<Concentrator>,
-    pub(super) dispatches: Vec<Arc<Dispatch>>,
-}
-
-impl Reception {
-    pub(super) fn counters(&self) -> Option<HepCounters> {
-        (!self.dispatches.is_empty()).then(|| self.concentrator.counters(&self.dispatches))
     }
 }
 

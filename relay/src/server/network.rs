@@ -305,8 +305,6 @@ fn peer_of(stream: &Stream) -> Peer {
 /// What one listener serves.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Serves {
-    /// The listener as the configuration names it.
-    pub(super) name: String,
     /// MSRP: its index among the listeners that do.
     pub(super) msrp: Option<usize>,
     /// SIP: likewise.

@@ -306,7 +306,7 @@ pub struct Receiver {
 
 #[derive(Debug)]
 enum Socket {
-    Udp(UdpSocket),
+    Udp(Arc<UdpSocket>),
     Stream(Box<BoundListener>),
 }
 
@@ -334,9 +334,27 @@ impl Receiver {
         }
         socket.set_nonblocking(true)?;
         socket.bind(&addr.into())?;
-        let socket = UdpSocket::from_std(socket.into())?;
+        Self::udp_adopt(socket.into(), dispatch)
+    }
+
+    /// `hep_udp` on a socket that somebody else has bound.
+    ///
+    /// # Errors
+    /// It is no such socket.
+    pub fn udp_adopt(socket: std::net::UdpSocket, dispatch: Arc<Dispatch>) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let socket = Arc::new(UdpSocket::from_std(socket)?);
         let local = socket.local_addr()?;
         Ok(Self { socket: Socket::Udp(socket), dispatch, local })
+    }
+
+    /// The socket of `hep_udp`. It stays open for as long as one of these is there.
+    #[must_use]
+    pub fn udp_socket(&self) -> Option<Arc<UdpSocket>> {
+        match &self.socket {
+            Socket::Udp(socket) => Some(Arc::clone(socket)),
+            Socket::Stream(_) => None,
+        }
     }
 
     /// `hep_tcp` or `hep_tls`, as the settings' transport says; their limits (connections, idle time) hold, and

@@ -222,7 +222,7 @@ fn a_report_an_error_and_an_unknown_method_belong_to_the_session_too() {
     assert_eq!((&*seen[4].body, &*seen[5].body), ("body", "body"));
     let ids: std::collections::HashSet<_> = seen.iter().map(|seen| &seen.session).collect();
     assert_eq!(ids.len(), 1, "{seen:#?}");
-    assert_eq!(ids.iter().next().unwrap().len(), 32);
+    assert_eq!(ids.iter().next().unwrap().len(), 37);
 }
 
 #[test]

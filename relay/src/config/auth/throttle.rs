@@ -32,7 +32,8 @@ pub struct Throttle {
     #[serde(deserialize_with = "duration")]
     pub forget: Duration,
     /// The most AUTHs of a pair that wait at once, over all connections: so many passwords can be tried for one user in
-    /// `max_delay`. Beyond that, those wait on whose connections least has been tried. Default 32.
+    /// `max_delay`. Beyond that, those wait on whose connections least has been tried. Default 1024: the right password
+    /// gets in for sure while others open up to 128 connections a second from the same address to try theirs.
     #[serde(deserialize_with = "count")]
     pub waiting: usize,
     /// The most pairs remembered; beyond that, those whose last failure is longest ago are forgotten. Default 65536,
@@ -49,7 +50,7 @@ impl Default for Throttle {
             delay: Duration::from_secs(1),
             max_delay: Duration::from_secs(8),
             forget: Duration::from_secs(15 * 60),
-            waiting: 32,
+            waiting: 1024,
             entries: 65536,
         }
     }
@@ -84,8 +85,8 @@ impl Throttle {
         if self.delay > self.max_delay {
             check.error(path.clone().key("delay"), "is longer than `max_delay`");
         }
-        if self.waiting > 1024 {
-            check.error(path.clone().key("waiting"), "goes from 1 to 1024");
+        if self.waiting > 65536 {
+            check.error(path.clone().key("waiting"), "goes from 1 to 65536");
         }
         if self.entries < 2 || self.entries > 16 * 1024 * 1024 {
             check.error(path.clone().key("entries"), "goes from 2 to 16777216");

@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::DatabaseSettings;
 use crate::config::error::KeyPath;
 use crate::config::value::{count, duration};
 use crate::config::{Check, Listener, Timeouts};
 
 /// The longest delay there can be: with it a right password still gets in within 30 s.
 const LONGEST: Duration = Duration::from_secs(20);
+
+/// How long the right password may take to get in.
+const PROMISED: Duration = Duration::from_secs(30);
 
 /// How an address that fails for a user is slowed down. It concerns that pair alone: others from there, and that user
 /// from elsewhere, notice nothing.
@@ -72,6 +76,16 @@ impl Throttle {
             let message = "is not shorter than `timeouts.probation`, and `handshake_timeout` of a WebSocket listener \
                            with `digest`: who has to wait so long is closed before";
             check.warn(KeyPath::new(&["auth", "throttle", "max_delay"]), message);
+        }
+    }
+
+    /// Likewise if its user has to be asked for.
+    pub(super) fn check_database(&self, database: &DatabaseSettings, path: &KeyPath, check: &mut Check<'_>) {
+        let delay = if self.enabled { self.max_delay } else { Duration::ZERO };
+        if delay + 2 * database.timeout > PROMISED {
+            let message = "twice, for a connection and for an answer, and `auth.throttle.max_delay` are longer than \
+                           30s: the right password may take as long";
+            check.warn(path.clone().key("timeout"), message);
         }
     }
 

@@ -78,6 +78,20 @@ fn a_wrong_database_is_located_and_its_url_never_quoted() {
 }
 
 #[test]
+fn a_database_with_which_the_right_password_takes_too_long_is_a_warning() {
+    for (section, warned) in [
+        ("throttle: { max_delay: 8s }, database: { url: 'sqlite:x', timeout: 11s }", false),
+        ("throttle: { max_delay: 8s }, database: { url: 'sqlite:x', timeout: 11001ms }", true),
+        ("throttle: { enabled: false }, database: { url: 'sqlite:x', timeout: 15s }", false),
+        ("throttle: { enabled: false }, database: { url: 'sqlite:x', timeout: 15001ms }", true),
+    ] {
+        let found = warnings(&accepted(&auth(section)));
+        let about = found.iter().any(|warning| warning.contains("auth.database.timeout: twice, for a connection"));
+        assert_eq!(about, warned, "{section}: {found:?}");
+    }
+}
+
+#[test]
 fn ephemeral_credentials_have_one_secret_or_two() {
     accepted(&auth(
         "ephemeral: { secret: '0123456789abcdef', other_secret: 'fedcba9876543210', algorithm: SHA-256 }",

@@ -191,6 +191,9 @@ impl FileAuth {
             credentials.push(Arc::new(Database::new(settings.clone())));
         }
         self.throttle.validate(&path.clone().key("throttle"), check);
+        if let Some(database) = &database {
+            self.throttle.check_database(database, &path.clone().key("database"), check);
+        }
         if credentials.is_empty() {
             let message = "has no `users`, `htdigest`, `ephemeral` or `database`: every AUTH will be refused";
             check.warn(path, message);

@@ -293,12 +293,17 @@ impl Inner {
         tokio::spawn(async move {
             while let Some(inner) = inner.upgrade() {
                 inner.probe().await;
-                let interval = inner.settings.probe_interval;
-                let pause = if inner.is_away() { interval.min(AWAY_PROBE_INTERVAL) } else { interval };
+                let pause = inner.pause();
                 drop(inner);
                 tokio::time::sleep(pause).await;
             }
         });
+    }
+
+    /// How long until the next probe.
+    fn pause(&self) -> Duration {
+        let interval = self.settings.probe_interval;
+        if self.is_away() { interval.min(AWAY_PROBE_INTERVAL) } else { interval }
     }
 
     async fn probe(self: &Arc<Self>) {

@@ -362,7 +362,7 @@ async fn who_asks_for_the_same_user_shares_one_query() {
     assert_eq!((stats.queries, stats.queried), (1, 3));
 }
 
-/// A database that has an Alice whom the cache knows, and that nobody probes often.
+/// A database that has an Alice, whom the cache knows.
 async fn with_alice(section: &str) -> (Site, Database) {
     let site = Site::new(section);
     let database = site.database().await;
@@ -418,19 +418,17 @@ async fn that_a_database_is_away_is_noticed_though_nobody_logs_in() {
 }
 
 #[tokio::test]
-async fn it_is_probed_as_often_as_configured() {
-    let (site, database) = with_alice("probe_interval: 1m").await;
-    database.begin();
-    // The first probe is made at once. From then on nobody asks for a minute.
-    site.execute("ALTER TABLE subscriber RENAME TO elsewhere").await;
-    let probed = database.0.connections.acquire_many(4).await.unwrap();
-    drop(probed);
-    tokio::task::yield_now().await;
-    let before = database.stats().unwrap().available;
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
+async fn it_is_probed_as_often_as_configured_and_every_second_while_it_is_away() {
+    for (section, there, away) in [
+        ("", Duration::from_secs(5), Duration::from_secs(1)),
+        ("probe_interval: 1m", Duration::from_secs(60), Duration::from_secs(1)),
+        ("probe_interval: 100ms", Duration::from_millis(100), Duration::from_millis(100)),
+    ] {
+        let database = Database::new(Site::new(section).settings);
+        assert_eq!(database.0.pause(), there);
+        database.0.went_away(&DatabaseError::Timeout);
+        assert_eq!(database.0.pause(), away);
     }
-    assert_eq!(database.stats().unwrap().available, before);
 }
 
 #[tokio::test]

@@ -64,7 +64,12 @@ fn reload(control: &Arc<Control>, _: &Params) -> Answer {
     match control.reload() {
         Ok(reloaded) => {
             tracing::info!("TLS reloaded by the admin interface: {reloaded}");
-            Ok(json!({ "Reloaded": reloaded.to_string(), "NeedsRestart": reloaded.needs_restart }))
+            let told = if reloaded == Default::default() {
+                "nothing has changed".to_owned()
+            } else {
+                reloaded.to_string()
+            };
+            Ok(json!({ "Reloaded": told, "NeedsRestart": reloaded.needs_restart }))
         }
         Err(errors) => {
             let errors: Vec<_> = errors.errors().iter().map(ToString::to_string).collect();

@@ -20,7 +20,7 @@ mod password;
 mod user;
 
 use self::ctl::CtlArgs;
-use self::generate::{CompletionsArgs, ManArgs};
+use self::generate::{CompletionsArgs, ManArgs, SchemaArgs};
 use self::hash::HashArgs;
 use self::user::UserArgs;
 
@@ -59,6 +59,8 @@ enum Command {
     Completions(CompletionsArgs),
     /// Print the manual page, or write those of all commands into a folder.
     Man(ManArgs),
+    /// Print the JSON Schema of the configuration, for editors, or the reference of its keys.
+    Schema(SchemaArgs),
 }
 
 /// Runs the command line of this process.
@@ -75,6 +77,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Ctl(args) => ctl::run(&args),
         Command::Completions(args) => generate::completions(&args, Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),
+        Command::Schema(args) => generate::schema(&args),
     }
 }
 

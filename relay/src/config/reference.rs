@@ -12,7 +12,7 @@ const INTRODUCTION: &str = "\
 <!-- Made by `msrp-relay schema --markdown` from the types that read the file. Do not edit: change the comments there. -->
 
 The configuration is one YAML file. This page lists every key, with the form of its value and its default.
-[`examples/relay.yaml`](../examples/relay.yaml) shows them all at work, with comments.
+[`examples/relay.yaml`](https://github.com/msrp-relay/msrp-relay/blob/main/examples/relay.yaml) shows them all at work, with comments.
 
 * An unknown key is an error, with line, column and the nearest known key. `msrp-relay check --config FILE` tells all
   that is wrong, and what is permitted but probably not meant.

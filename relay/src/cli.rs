@@ -16,7 +16,7 @@ mod run;
 mod user;
 
 use self::ctl::CtlArgs;
-use self::generate::{CompletionsArgs, ManArgs};
+use self::generate::{CompletionsArgs, ManArgs, SchemaArgs};
 use self::hash::HashArgs;
 use self::run::RunArgs;
 use self::user::UserArgs;
@@ -52,6 +52,8 @@ enum Command {
     Completions(CompletionsArgs),
     /// Print the manual page, or write those of all commands into a folder.
     Man(ManArgs),
+    /// Print the JSON Schema of the configuration, for editors, or the reference of its keys.
+    Schema(SchemaArgs),
 }
 
 /// Runs the command line of this process.
@@ -68,5 +70,6 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Ctl(args) => ctl::run(&args),
         Command::Completions(args) => generate::completions(&args, Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),
+        Command::Schema(args) => generate::schema(&args),
     }
 }

@@ -27,6 +27,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use self::admin::{Admin, AdminAddress};
@@ -43,6 +44,8 @@ pub use self::outbound::{Denied, Network, OutboundPolicy};
 pub use self::records::{
     Facility, RecordDatabase, RecordFile, RecordSink, RecordSyslog, RecordTarget, Records, SyslogAddress,
 };
+pub use self::reference::markdown as reference;
+pub use self::schema::json_schema;
 pub use self::sip::{Sip, SipUpstream, UpstreamUri};
 pub use self::tls::{ClientCertificates, ClientDomain, Identity, Negotiation, ServerDomain, Tls, Trust};
 pub use self::trace::Trace;
@@ -70,7 +73,9 @@ mod connections;
 mod database;
 mod document;
 mod error;
+mod form;
 mod hep;
+mod keys;
 mod limits;
 mod listener;
 mod log;
@@ -78,6 +83,8 @@ mod masked;
 mod outbound;
 mod read;
 mod records;
+mod reference;
+mod schema;
 mod sip;
 #[cfg(test)]
 mod tests;
@@ -254,37 +261,62 @@ impl fmt::Debug for Source {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileConfig {
+    /// What this relay is called: the host in AUTH requests, and in its URIs where a listener does not say
+    /// otherwise.
+    #[schemars(with = "form::HostName")]
     domain: Host,
+    /// Where the relay listens. At least one of them is `msrp` or `msrps`, as others cannot connect to a WebSocket.
+    #[schemars(length(min = 1))]
     listeners: Vec<FileListener>,
+    /// Certificates, keys and how peers are verified.
     #[serde(default)]
     tls: FileTls,
+    /// Who may obtain sessions. Sources of credentials are asked in this order: `users`, `htdigest`, `ephemeral`,
+    /// `database`.
     #[serde(default)]
     auth: FileAuth,
+    /// How much is taken from others.
     #[serde(default)]
     limits: Limits,
+    /// How long others are waited for.
     #[serde(default)]
     timeouts: Timeouts,
+    /// What is set on TCP connections; a listener and an outbound destination may say otherwise for theirs.
     #[serde(default)]
     tcp: FileTcp,
+    /// What is told of connections: accepted, connecting, connected, closed, timeout, reset, failed.
     #[serde(default)]
     events: EventSettings,
+    /// What this relay connects to: everything but multicast, unspecified and broadcast addresses. That is too much
+    /// for a relay on the public network: `examples/outbound-public.yaml` has rules for one. Networks may carry
+    /// ports. The longest prefix decides; of equally long ones, one with ports, then `deny`.
     #[serde(default)]
     outbound: FileOutbound,
+    /// What is asked of browsers, and how they are served (RFC 6455, RFC 7977).
     #[serde(default)]
     websocket: FileWebSocket,
+    /// The SIP edge: clients' SIP goes to the upstreams and theirs to the clients, and nowhere else. None without
+    /// this section.
     #[serde(default)]
     sip: Option<FileSip>,
+    /// What collectors are told by HEP.
     #[serde(default)]
     trace: FileTrace,
+    /// One record for each session when it ends, to bill and audit by.
     #[serde(default)]
     records: FileRecords,
+    /// The admin interface. None without this section. Whoever reaches it may do everything: it is for this
+    /// machine, or wants the token.
     #[serde(default)]
     admin: Option<FileAdmin>,
+    /// The HEP of other agents, for listeners `hep_udp`, `hep_tcp` and `hep_tls`: it goes on to
+    /// `trace.destinations`.
     #[serde(default)]
     hep: Option<FileHep>,
+    /// The log, on standard error.
     #[serde(default)]
     log: Log,
 }

@@ -144,7 +144,9 @@ async fn rows_of_two_domains(kind: DatabaseKind, columns: &[&str]) {
     for domain in ["a.test", "b.test"] {
         let names = columns.join(", ");
         let values = vec!["'old'"; columns.len()].join(", ");
-        let text = format!("INSERT INTO subscriber (username, domain, {names}) VALUES ('erin', '{domain}', {values})");
+        let text = format!(
+            "INSERT INTO subscriber (username, domain, {names}) VALUES ('erin', '{domain}', {values})"
+        );
         server.execute(&text).await;
     }
     let refused = |action: &str| {

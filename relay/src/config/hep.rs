@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use tcp_transport::hep::{
@@ -16,6 +17,7 @@ use tcp_transport::proxy_protocol::IpNetwork;
 
 use super::Check;
 use super::error::KeyPath;
+use super::form;
 use super::listener::{Listener, ListenerTransport};
 use super::trace::{FileListenerUri, FileTimeOrder, Trace};
 use super::value::{FileSecret, Host, Parsed, count, duration, one_or_many, size};
@@ -105,19 +107,33 @@ impl HepRule {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct FileHep {
+    /// Reads in which one packet may come over TCP and TLS; then the connection is closed.
     #[serde(deserialize_with = "count")]
+    #[schemars(with = "form::Count")]
     hep_max_msg_chunks: usize,
+    /// The longest packet.
     #[serde(deserialize_with = "size")]
+    #[schemars(with = "form::Size")]
     packet_size: usize,
+    /// From a packet's first byte to its last, over TCP and TLS; then the connection is closed.
     #[serde(deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     packet_timeout: Duration,
+    /// The byte order of version 2's time: `little` (Kamailio, OpenSIPS) or `big` (heplify).
+    #[schemars(with = "form::ByteOrder", extend("default" = "little"))]
     time_order: Parsed<FileTimeOrder>,
+    /// Who may send. A datagram's source is easily forged: over UDP nothing but a network of one's own protects
+    /// from that. Default: this machine, private and link-local networks, and those of carrier-grade NAT.
     #[serde(deserialize_with = "networks")]
+    #[schemars(with = "form::OneOrMany<form::IpNetwork>")]
     from: Option<Vec<IpNetwork>>,
+    /// What each packet must bring; versions 1 and 2 cannot. It travels as it is: a secret over `hep_tls` only.
+    #[schemars(with = "form::Secret")]
     auth_key: Option<FileSecret>,
+    /// The first rule that matches a packet says where it goes. None does: to all destinations.
     filter: Vec<FileRule>,
 }
 
@@ -139,22 +155,37 @@ fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IpN
     one_or_many(deserializer).map(Some)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileRule {
+    /// Where packets go that all of this holds for: `all`, `none`, or names of `trace.destinations`.
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(with = "form::OneOrMany<form::Name>")]
     forward: Vec<String>,
+    /// The agent's address. Default: any.
     #[serde(default)]
+    #[schemars(with = "form::IpNetwork")]
     remote: Option<Parsed<IpNetwork>>,
+    /// The `uri` of the listener it came to. Default: any.
     #[serde(default)]
+    #[schemars(with = "form::ListenUri")]
     listener: Option<Parsed<FileListenerUri>>,
+    /// What it came over. Default: anything.
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(with = "form::OneOrMany<form::HepTransport>")]
     transport: Vec<FileTransport>,
+    /// The IP protocol of what was captured: `tcp`, `udp`, `sctp` or its number. Default: any.
     #[serde(default)]
+    #[schemars(with = "form::ProtocolNumbers")]
     protocol: Numbers<FileProtocol>,
+    /// What was captured: `sip`, `xmpp`, `sdp`, `rtp`, `rtcp`, `rest`, `event`, `log` or its number. Default:
+    /// anything.
     #[serde(default)]
+    #[schemars(with = "form::PayloadNumbers")]
     payload_type: Numbers<FilePayloadType>,
+    /// The agent's number. Default: any, or none.
     #[serde(default)]
+    #[schemars(with = "form::CaptureNumbers")]
     capture_id: Numbers<FileCaptureId>,
 }
 

@@ -13,8 +13,8 @@ use super::*;
 use crate::credentials::Credentials;
 
 mod credentials;
-pub(super) mod known_keys;
 mod ranges;
+mod schema;
 
 /// As an operator would see them: one line each.
 fn errors(text: &str) -> String {
@@ -246,7 +246,7 @@ fn every_key_is_in_the_example() {
 }
 
 fn known_keys() -> Vec<String> {
-    known_keys::of::<FileConfig>().into_iter().filter(|path| !path.ends_with('*')).collect()
+    keys::of::<FileConfig>().into_iter().filter(|path| !path.ends_with('*')).collect()
 }
 
 #[test]

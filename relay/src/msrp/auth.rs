@@ -574,7 +574,7 @@ impl Relay {
             // Of the database being away the log says it once, when that begins.
             Denial::Unavailable => debug!(link = link.id(), peer, "AUTH answered with 408: nobody can say"),
             Denial::Throttled => {
-                debug!(link = link.id(), peer, "AUTH answered with 408: others of the user wait")
+                debug!(link = link.id(), peer, "AUTH answered with 408: others of the user wait");
             }
             Denial::Draining => debug!(link = link.id(), peer, "AUTH answered with 408: the relay drains"),
             Denial::Later(_) => return,

@@ -14,7 +14,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use sha2::{Digest, Sha256};
 
 use super::wire::Random;
@@ -33,7 +33,7 @@ struct Failing {
 /// The pairs that fail. See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Throttle {
-    settings: config::Throttle,
+    settings: RwLock<config::Throttle>,
     key: [u8; 16],
     pairs: Mutex<Recent<Pair, Failing>>,
 }
@@ -43,7 +43,13 @@ impl Throttle {
         let mut key = [0; 16];
         random.fill(&mut key);
         let pairs = Mutex::new(Recent::new(settings.entries));
-        Self { settings, key, pairs }
+        Self { settings: RwLock::new(settings), key, pairs }
+    }
+
+    /// From now on these settings count; what is known stays known.
+    pub(crate) fn set(&self, settings: config::Throttle) {
+        self.pairs.lock().set_capacity(settings.entries);
+        *self.settings.write() = settings;
     }
 
     fn pair(&self, address: &str, user: &str) -> Pair {
@@ -65,7 +71,7 @@ impl Throttle {
 
     /// How long the next AUTH of `user` from `address` has to wait.
     pub(crate) fn delay(&self, address: &str, user: &str, now: Instant) -> Option<Duration> {
-        let config::Throttle { enabled, free, delay, max_delay, forget, .. } = self.settings;
+        let config::Throttle { enabled, free, delay, max_delay, forget, .. } = *self.settings.read();
         if !enabled {
             return None;
         }
@@ -80,20 +86,21 @@ impl Throttle {
 
     /// The credentials were wrong.
     pub(crate) fn failed(&self, address: &str, user: &str, now: Instant) {
-        if !self.settings.enabled {
+        let config::Throttle { enabled, forget, .. } = *self.settings.read();
+        if !enabled {
             return;
         }
         let pair = self.pair(address, user);
         let mut pairs = self.pairs.lock();
         let before = pairs.get(&pair);
-        let before = before.filter(|known| now.saturating_duration_since(known.last) < self.settings.forget);
+        let before = before.filter(|known| now.saturating_duration_since(known.last) < forget);
         let failures = before.map_or(0, |known| known.failures).saturating_add(1);
         pairs.insert(pair, Failing { failures, last: now });
     }
 
     /// The credentials were right.
     pub(crate) fn succeeded(&self, address: &str, user: &str) {
-        if self.settings.enabled {
+        if self.settings.read().enabled {
             self.pairs.lock().remove(&self.pair(address, user));
         }
     }

@@ -37,7 +37,7 @@ pub(super) async fn http_digest(
                 attempt = Attempt { waited: true, found: None };
             }
             Err(HandshakeDenial::Later(Later::Lookup(query))) => {
-                let found = relay.settings().auth.credentials.fetch(&query).await;
+                let found = relay.settings().auth.credentials.clone().fetch(&query).await;
                 attempt = Attempt { waited: true, found: Some(found) };
             }
             decided => return decided,

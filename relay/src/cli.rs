@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::demo::{self, DemoArgs};
@@ -98,7 +98,10 @@ fn run(path: &Path) -> anyhow::Result<ExitCode> {
             tokio::select! {
                 _ = terminate.recv() => break "SIGTERM",
                 _ = interrupt.recv() => break "SIGINT",
-                _ = hangup.recv() => reload(&server),
+                _ = hangup.recv() => {
+                    // It tells the log what came of it.
+                    let _ = server.control().reload();
+                }
             }
         };
         info!(signal, "stopping");
@@ -112,24 +115,6 @@ fn run(path: &Path) -> anyhow::Result<ExitCode> {
         info!("stopped");
         Ok(ExitCode::SUCCESS)
     })
-}
-
-/// Reads the configuration again and takes over what can be taken over while running.
-fn reload(server: &Server) {
-    match server.control().reload() {
-        Ok(reloaded) => {
-            info!("TLS reloaded: {reloaded}");
-            if !reloaded.needs_restart.is_empty() {
-                let sections = reloaded.needs_restart.join(", ");
-                warn!(sections, "changed in the file, and taken over only when the relay starts again");
-            }
-        }
-        Err(errors) => {
-            for error in errors.errors() {
-                error!("not reloaded, everything stays as it was: {error}");
-            }
-        }
-    }
 }
 
 #[expect(clippy::print_stdout, reason = "this is the command's answer")]

@@ -23,7 +23,9 @@
 //! YAML text → `document` (a tree, no duplicate keys) → `read` (serde, the `File…` types: no unknown keys,
 //! values that parse) → `validate` (what concerns several keys, or other files) → [`Config`].
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,6 +33,7 @@ use serde::Deserialize;
 
 pub use self::admin::{Admin, AdminAddress};
 pub use self::auth::{Auth, CredentialCache, DatabaseSettings, Expires, LimitColumns, Throttle};
+pub use self::changes::Change;
 pub use self::connections::{ClosedEvent, DEFAULT_KEEPALIVE, Destination, Dial, EventSettings, Tcp};
 pub(crate) use self::database::ConnectOptions;
 pub use self::database::{DatabaseKind, DatabaseUrl};
@@ -66,6 +69,7 @@ use self::websocket::FileWebSocket;
 
 mod admin;
 mod auth;
+mod changes;
 mod connections;
 mod database;
 mod document;
@@ -149,7 +153,7 @@ impl Config {
         let document = document::parse(file_name, text)?;
         let file: FileConfig =
             read::read(&document).map_err(|problems| ConfigErrors::locate(file_name, text, problems))?;
-        let source = Source { file: file_name.into(), text: text.into(), path: None };
+        let source = Source { file: file_name.into(), text: text.into(), path: None, files: Arc::default() };
         file.validate(base_dir, source)
     }
 }
@@ -162,26 +166,18 @@ pub struct Source {
     text: Arc<str>,
     /// Where it can be read again.
     path: Option<Arc<Path>>,
+    /// Of the files it names, those with secrets and users: the setting, and a hash of the content.
+    files: Arc<BTreeMap<String, u64>>,
 }
 
 impl Source {
-    /// The keys at the top whose values are not the same in `other`, as they are written: what a reload has to
-    /// look at.
-    pub fn changed_sections(&self, other: &Self) -> Vec<String> {
-        let sections = |source: &Self| match document::parse(&source.file, &source.text) {
-            Ok(document::Node::Map(sections)) => sections,
-            // It has been read before.
-            _ => Vec::new(),
-        };
-        let (old, new) = (sections(self), sections(other));
-        let shown = |sections: &[(String, document::Node)], key: &str| {
-            sections.iter().find(|(known, _)| known == key).map(|(_, value)| format!("{value:?}"))
-        };
-        let mut keys: Vec<_> = old.iter().chain(&new).map(|(key, _)| key.clone()).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        keys.retain(|key| shown(&old, key) != shown(&new, key));
-        keys
+    /// What is different in `other`, as both are written, secrets masked; and the files with secrets and users whose
+    /// content is.
+    pub fn changes(&self, other: &Self) -> Vec<Change> {
+        // They have been read before.
+        let read =
+            |source: &Self| document::parse(&source.file, &source.text).unwrap_or(document::Node::Null);
+        changes::changes(&read(self), &read(other), (&self.files, &other.files))
     }
 
     /// An error about the value at `key`, which is given as its path: `&["tls", "server_domains", "relay",
@@ -213,6 +209,11 @@ impl Source {
                 "is not a file, and cannot be read again".to_owned(),
             )),
         }
+    }
+
+    /// An error about all of it.
+    pub fn error(&self, message: impl Into<String>) -> ConfigErrors {
+        ConfigErrors::whole_file(&self.file, message.into())
     }
 
     /// The file's name, as it was given.
@@ -307,7 +308,8 @@ impl FileConfig {
         let admin = self.admin.map(|admin| admin.validate(&self.domain, &mut check));
         let hep = FileHep::validate(self.hep, &listeners, &trace, &mut check);
 
-        let Check { errors, warnings, .. } = check;
+        let Check { errors, warnings, files, .. } = check;
+        let source = Source { files: Arc::new(files), ..source };
         if !errors.is_empty() {
             return Err(ConfigErrors::locate(&source.file, &source.text, errors));
         }
@@ -341,11 +343,13 @@ struct Check<'a> {
     base_dir: &'a Path,
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
+    /// See [`Source::files`].
+    files: BTreeMap<String, u64>,
 }
 
 impl<'a> Check<'a> {
     fn new(base_dir: &'a Path) -> Self {
-        Self { base_dir, errors: Vec::new(), warnings: Vec::new() }
+        Self { base_dir, errors: Vec::new(), warnings: Vec::new(), files: BTreeMap::new() }
     }
 
     /// The value at `path` is wrong.
@@ -365,6 +369,25 @@ impl<'a> Check<'a> {
 
     /// Loads a secret, or reports why that fails.
     fn secret(&mut self, secret: FileSecret, path: &KeyPath) -> Option<Secret> {
-        secret.load(self.base_dir).map_err(|message| self.error(path.clone(), message)).ok()
+        let in_file = secret.is_in_file();
+        match secret.load(self.base_dir) {
+            Ok(secret) => {
+                if in_file {
+                    self.read_file(path, secret.reveal());
+                }
+                Some(secret)
+            }
+            Err(message) => {
+                self.error(path.clone(), message);
+                None
+            }
+        }
+    }
+
+    /// The file that `path` names has been read, for a reload to see that it is another one.
+    fn read_file(&mut self, path: &KeyPath, content: &str) {
+        let mut hasher = DefaultHasher::new();
+        content.hash(&mut hasher);
+        self.files.insert(path.to_string(), hasher.finish());
     }
 }

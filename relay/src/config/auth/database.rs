@@ -11,7 +11,7 @@ use crate::config::error::KeyPath;
 use crate::config::value::{FileSecret, count, duration, duration_or_zero};
 
 /// A database of users. Names of keys and defaults are those of `auth_db` in OpenSIPS and Kamailio.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DatabaseSettings {
     /// Where it is.
     pub url: DatabaseUrl,

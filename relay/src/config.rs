@@ -49,6 +49,7 @@ pub use self::records::{
 pub use self::sip::{Sip, SipUpstream, UpstreamUri};
 pub use self::tls::{ClientCertificates, ClientDomain, Identity, Negotiation, ServerDomain, Tls, Trust};
 pub use self::trace::Trace;
+pub use self::upgrade::Upgrade;
 pub use self::user_limits::{DEFAULT_BURST, UserLimits};
 pub use self::value::{ByteSize, Host, HostPort, Secret};
 pub use self::websocket::{CertificateUser, Origin, TokenAuth, WebSocket, WebSocketAuth};
@@ -64,6 +65,7 @@ use self::records::FileRecords;
 use self::sip::FileSip;
 use self::tls::FileTls;
 use self::trace::FileTrace;
+use self::upgrade::FileUpgrade;
 use self::value::FileSecret;
 use self::websocket::FileWebSocket;
 
@@ -87,6 +89,7 @@ mod sip;
 mod tests;
 mod tls;
 mod trace;
+mod upgrade;
 mod user_limits;
 mod value;
 mod websocket;
@@ -126,6 +129,8 @@ pub struct Config {
     pub records: Records,
     /// How it is managed, if it is.
     pub admin: Option<Admin>,
+    /// How another process takes over, if one may.
+    pub upgrade: Option<Upgrade>,
     /// How others' HEP is received and passed on to them.
     pub hep: Hep,
     /// How it logs.
@@ -258,6 +263,8 @@ struct FileConfig {
     #[serde(default)]
     admin: Option<FileAdmin>,
     #[serde(default)]
+    upgrade: Option<FileUpgrade>,
+    #[serde(default)]
     hep: Option<FileHep>,
     #[serde(default)]
     log: Log,
@@ -306,6 +313,7 @@ impl FileConfig {
 
         let records = self.records.validate(&mut check);
         let admin = self.admin.map(|admin| admin.validate(&self.domain, &mut check));
+        let upgrade = self.upgrade.map(|upgrade| upgrade.validate(&check));
         let hep = FileHep::validate(self.hep, &listeners, &trace, &mut check);
 
         let Check { errors, warnings, files, .. } = check;
@@ -330,6 +338,7 @@ impl FileConfig {
             trace,
             records,
             admin,
+            upgrade,
             hep,
             log: self.log,
             warnings,

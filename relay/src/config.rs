@@ -23,7 +23,9 @@
 //! YAML text → `document` (a tree, no duplicate keys) → `read` (serde, the `File…` types: no unknown keys,
 //! values that parse) → `validate` (what concerns several keys, or other files) → [`Config`].
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,6 +34,7 @@ use serde::Deserialize;
 
 pub use self::admin::{Admin, AdminAddress};
 pub use self::auth::{Auth, CredentialCache, DatabaseSettings, Expires, LimitColumns, Throttle};
+pub use self::changes::Change;
 pub use self::connections::{ClosedEvent, DEFAULT_KEEPALIVE, Destination, Dial, EventSettings, Tcp};
 pub(crate) use self::database::ConnectOptions;
 pub use self::database::{DatabaseKind, DatabaseUrl};
@@ -49,6 +52,7 @@ pub use self::schema::json_schema;
 pub use self::sip::{Sip, SipUpstream, UpstreamUri};
 pub use self::tls::{ClientCertificates, ClientDomain, Identity, Negotiation, ServerDomain, Tls, Trust};
 pub use self::trace::Trace;
+pub use self::upgrade::Upgrade;
 pub use self::user_limits::{DEFAULT_BURST, UserLimits};
 pub use self::value::{ByteSize, Host, HostPort, Secret};
 pub use self::websocket::{CertificateUser, Origin, TokenAuth, WebSocket, WebSocketAuth};
@@ -64,11 +68,13 @@ use self::records::FileRecords;
 use self::sip::FileSip;
 use self::tls::FileTls;
 use self::trace::FileTrace;
+use self::upgrade::FileUpgrade;
 use self::value::FileSecret;
 use self::websocket::FileWebSocket;
 
 mod admin;
 mod auth;
+mod changes;
 mod connections;
 mod database;
 mod document;
@@ -90,6 +96,7 @@ mod sip;
 mod tests;
 mod tls;
 mod trace;
+mod upgrade;
 mod user_limits;
 mod value;
 mod websocket;
@@ -129,6 +136,8 @@ pub struct Config {
     pub records: Records,
     /// How it is managed, if it is.
     pub admin: Option<Admin>,
+    /// How another process takes over, if one may.
+    pub upgrade: Option<Upgrade>,
     /// How others' HEP is received and passed on to them.
     pub hep: Hep,
     /// How it logs.
@@ -180,7 +189,7 @@ impl Config {
         let mut document = document::parse(file_name, text)?;
         let file = FileConfig::read(&mut document)
             .map_err(|problems| ConfigErrors::locate(file_name, text, problems))?;
-        let source = Source { file: file_name.into(), text: text.into(), path: None };
+        let source = Source { file: file_name.into(), text: text.into(), path: None, files: Arc::default() };
         let (config, problems) = file.validate(base_dir, source);
         let errors = (!problems.is_empty()).then(|| ConfigErrors::locate(file_name, text, problems));
         Ok((config, errors))
@@ -195,26 +204,18 @@ pub struct Source {
     text: Arc<str>,
     /// Where it can be read again.
     path: Option<Arc<Path>>,
+    /// Of the files it names, those with secrets and users: the setting, and a hash of the content.
+    files: Arc<BTreeMap<String, u64>>,
 }
 
 impl Source {
-    /// The keys at the top whose values are not the same in `other`, as they are written: what a reload has to
-    /// look at.
-    pub fn changed_sections(&self, other: &Self) -> Vec<String> {
-        let sections = |source: &Self| match document::parse(&source.file, &source.text) {
-            Ok(document::Node::Map(sections)) => sections,
-            // It has been read before.
-            _ => Vec::new(),
-        };
-        let (old, new) = (sections(self), sections(other));
-        let shown = |sections: &[(String, document::Node)], key: &str| {
-            sections.iter().find(|(known, _)| known == key).map(|(_, value)| format!("{value:?}"))
-        };
-        let mut keys: Vec<_> = old.iter().chain(&new).map(|(key, _)| key.clone()).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        keys.retain(|key| shown(&old, key) != shown(&new, key));
-        keys
+    /// What is different in `other`, as both are written, secrets masked; and the files with secrets and users whose
+    /// content is.
+    pub fn changes(&self, other: &Self) -> Vec<Change> {
+        // They have been read before.
+        let read =
+            |source: &Self| document::parse(&source.file, &source.text).unwrap_or(document::Node::Null);
+        changes::changes(&read(self), &read(other), (&self.files, &other.files))
     }
 
     /// An error about the value at `key`, which is given as its path: `&["tls", "server_domains", "relay",
@@ -247,6 +248,11 @@ impl Source {
                 "is not a file, and cannot be read again".to_owned(),
             )),
         }
+    }
+
+    /// An error about all of it.
+    pub fn error(&self, message: impl Into<String>) -> ConfigErrors {
+        ConfigErrors::whole_file(&self.file, message.into())
     }
 
     /// The file's name, as it was given.
@@ -312,6 +318,9 @@ struct FileConfig {
     /// machine, or wants the token.
     #[serde(default)]
     admin: Option<FileAdmin>,
+    /// How another process takes over from the one that runs. None does without this section.
+    #[serde(default)]
+    upgrade: Option<FileUpgrade>,
     /// The HEP of other agents, for listeners `hep_udp`, `hep_tcp` and `hep_tls`: it goes on to
     /// `trace.destinations`.
     #[serde(default)]
@@ -395,9 +404,11 @@ impl FileConfig {
 
         let records = self.records.validate(&mut check);
         let admin = self.admin.map(|admin| admin.validate(&self.domain, &mut check));
+        let upgrade = self.upgrade.map(|upgrade| upgrade.validate(&check));
         let hep = FileHep::validate(self.hep, &listeners, &trace, &mut check);
 
-        let Check { errors, warnings, .. } = check;
+        let Check { errors, warnings, files, .. } = check;
+        let source = Source { files: Arc::new(files), ..source };
         let warnings =
             warnings.into_iter().map(|warning| warning.locate(&source.file, &source.text)).collect();
         let config = Config {
@@ -415,6 +426,7 @@ impl FileConfig {
             trace,
             records,
             admin,
+            upgrade,
             hep,
             log: self.log,
             warnings,
@@ -429,11 +441,13 @@ struct Check<'a> {
     base_dir: &'a Path,
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
+    /// See [`Source::files`].
+    files: BTreeMap<String, u64>,
 }
 
 impl<'a> Check<'a> {
     fn new(base_dir: &'a Path) -> Self {
-        Self { base_dir, errors: Vec::new(), warnings: Vec::new() }
+        Self { base_dir, errors: Vec::new(), warnings: Vec::new(), files: BTreeMap::new() }
     }
 
     /// The value at `path` is wrong.
@@ -453,6 +467,25 @@ impl<'a> Check<'a> {
 
     /// Loads a secret, or reports why that fails.
     fn secret(&mut self, secret: FileSecret, path: &KeyPath) -> Option<Secret> {
-        secret.load(self.base_dir).map_err(|message| self.error(path.clone(), message)).ok()
+        let in_file = secret.is_in_file();
+        match secret.load(self.base_dir) {
+            Ok(secret) => {
+                if in_file {
+                    self.read_file(path, secret.reveal());
+                }
+                Some(secret)
+            }
+            Err(message) => {
+                self.error(path.clone(), message);
+                None
+            }
+        }
+    }
+
+    /// The file that `path` names has been read, for a reload to see that it is another one.
+    fn read_file(&mut self, path: &KeyPath, content: &str) {
+        let mut hasher = DefaultHasher::new();
+        content.hash(&mut hasher);
+        self.files.insert(path.to_string(), hasher.finish());
     }
 }

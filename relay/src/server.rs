@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use rand::Rng as _;
 use tcp_transport::hep::SenderError;
 use tcp_transport::{BindError, Ledger};
@@ -21,8 +22,8 @@ use tracing::warn;
 use crate::admin::{AdminError, AdminServer};
 use crate::config::{AdminAddress, Config, ConfigErrors};
 use crate::credentials::Credentials as _;
-use crate::msrp::{Random, Relay, Settings, SettingsError, WallClock};
-use crate::records::{Facts, Records, RecordsError};
+use crate::msrp::{Random, Relay, SettingsError, WallClock};
+use crate::records::{Records, RecordsError};
 use crate::sip::ShortSecret;
 
 mod connection;
@@ -37,6 +38,7 @@ pub mod notify;
 mod observer;
 mod occasion;
 mod pace;
+mod reload;
 mod sip;
 mod stop;
 pub mod tls;
@@ -54,8 +56,8 @@ pub use self::listeners::{Inherited, ReopenError};
 use self::listeners::{Listeners, Opened};
 use self::network::{Network, RelayDialer};
 pub use self::observer::{SessionEvent, SessionEvents, SessionFacts, Way};
+pub use self::reload::{NeedsRestart, Reloaded};
 pub use self::sip::SipCounters;
-pub use self::tls::Reloaded;
 pub use self::trace::{TraceDestination, TraceSwitches};
 
 /// How often expired sessions are looked for. They forward nothing from the moment they expire; this
@@ -101,13 +103,10 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Server {
     control: Arc<Control>,
-    drain_timeout: Duration,
     tasks: JoinSet<()>,
     orders: mpsc::Receiver<Order>,
     /// How it is managed, if that is configured.
     admin: Option<AdminServer>,
-    /// What collectors are told, if there are any.
-    tracing: Option<trace::Tracing>,
 }
 
 impl Server {
@@ -134,7 +133,7 @@ impl Server {
         let concentrator = Concentrator::new(config.hep.clone());
         let mut opened = Vec::new();
         for listener in &config.listeners {
-            opened.push(Opened::open(listener, &config, &domains, &concentrator, &mut inherited).await?);
+            opened.push(Opened::open(listener, &config, &domains, &concentrator, &mut inherited)?);
         }
         for address in inherited.addresses() {
             warn!(%address, "no listener is for this socket, which was handed over to us: it is closed");
@@ -142,38 +141,20 @@ impl Server {
         drop(inherited);
         let advertised: Vec<_> = opened.iter().filter_map(|opened| opened.msrp(&config.domain)).collect();
         let sip_advertised = opened.iter().filter_map(|opened| opened.sip(&config.domain)).collect();
-        let msrp_listeners = config.listeners.iter().filter(|listener| listener.serves_msrp());
-        let msrp_listeners = msrp_listeners
-            .map(|listener| (listener.to_string(), listener.scheme().as_str().to_owned()))
-            .collect();
-        let drain_timeout = config.timeouts.drain_timeout;
-        let settings = Settings {
-            domain: config.domain.to_string(),
-            listeners: advertised,
-            auth: config.auth.clone(),
-            limits: config.limits.clone(),
-            timeouts: config.timeouts.clone(),
-        };
-        let relay = Relay::new(settings, Arc::new(SystemRandom), Box::new(SystemClock))?;
-        let network = Arc::new(Network::new(relay, &config, client_domains, sip_advertised)?);
+        let relay =
+            Relay::new(reload::settings(&config, advertised), Arc::new(SystemRandom), Box::new(SystemClock))?;
+        let network =
+            Arc::new(Network::new(relay, &config, Arc::clone(&domains), client_domains, sip_advertised)?);
         network.relay.set_dialer(Box::new(RelayDialer::new(&network)));
         let session_events = SessionEvents::default();
         let records = Records::start(&config.records)?;
-        let facts = Facts {
-            domain: config.domain.to_string(),
-            realm: config.auth.realm.clone(),
-            listeners: msrp_listeners,
-        };
-        let recorder = records.recorder(facts);
+        let recorder = records.recorder(reload::facts(&config, &network));
         network.relay.set_observer(Box::new((session_events.clone(), recorder.clone())));
-        let credentials = config.auth.credentials.clone();
-        credentials.begin();
-        network.relay.set_resolver(Box::new(ChainResolver(credentials)));
+        config.auth.credentials.begin();
+        network.relay.set_resolver(Box::new(ChainResolver(Arc::downgrade(&network.relay))));
 
         let tracing = trace::start(&config, listeners::names(&opened), &network)?;
-        if let Some(tracing) = &tracing {
-            concentrator.forward_to(tracing.sender());
-        }
+        concentrator.forward_to(tracing.as_ref().map(trace::Tracing::sender).as_ref());
         let mut tasks = JoinSet::new();
         let listeners = Listeners::default();
         let (mut msrp, mut sip) = (0.., 0..);
@@ -192,25 +173,23 @@ impl Server {
                 sweeper.sweep(now());
             }
         });
-        if let (Some(recorder), Some(interval)) = (recorder, records.interim()) {
-            tasks.spawn(recorder.record_lasting(Arc::clone(&network.relay), interval));
-        }
+        tasks.spawn(recorder.record_lasting(Arc::clone(&network.relay), records.interim()));
         let (lifecycle, orders) = Lifecycle::new();
         let parts = Parts {
             network,
-            domains,
             config,
             sessions: session_events,
             concentrator,
             listeners,
-            trace: tracing.as_ref().map(trace::Tracing::switches),
+            tracing: Mutex::new(tracing),
             records,
         };
         let control = Arc::new(Control::new(parts, lifecycle));
         tasks.spawn(remind_of_expiry(Arc::clone(&control)));
-        let admin = control.config().admin.as_ref();
+        let config = control.config();
+        let admin = config.admin.as_ref();
         let admin = admin.map(|admin| AdminServer::start(admin, Arc::clone(&control))).transpose()?;
-        Ok(Self { control, drain_timeout, tasks, orders, admin, tracing })
+        Ok(Self { control, tasks, orders, admin })
     }
 
     /// Where it listens, with the scheme of the listener's URI, in the order of the configuration.

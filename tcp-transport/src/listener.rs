@@ -336,6 +336,12 @@ impl BoundListener {
         Ok(Self { control, domains, ledger: Arc::default(), slots: Slots::default() })
     }
 
+    /// Has its handshakes take these domains, and not those it was bound with; they have its own among them.
+    #[must_use]
+    pub fn with_domains(self, domains: Arc<ServerDomains>) -> Self {
+        Self { domains, ..self }
+    }
+
     /// Enters its connections in `ledger`, whose limits and events then are theirs.
     #[must_use]
     pub fn with_ledger(self, ledger: Arc<Ledger>) -> Self {

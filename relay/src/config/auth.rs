@@ -329,6 +329,7 @@ fn validate_users(
 fn load_htdigest(file: &PathBuf, realm: &str, path: &KeyPath, check: &mut Check<'_>) -> Option<UserTable> {
     let full = check.base_dir.join(file);
     let parsed = read_text(&full, MAX_HTDIGEST_FILE).and_then(|text| {
+        check.read_file(path, &text);
         HtdigestFile::parse(&text).map_err(|err| format!("{}:{}: {}", full.display(), err.line, err.reason))
     });
     match parsed {

@@ -79,6 +79,14 @@ impl ConfigErrors {
     }
 }
 
+impl ConfigErrors {
+    /// These and those.
+    pub(crate) fn and(mut self, others: Self) -> Self {
+        self.0.extend(others.0);
+        self
+    }
+}
+
 impl From<ConfigError> for ConfigErrors {
     fn from(error: ConfigError) -> Self {
         Self(vec![error])

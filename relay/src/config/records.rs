@@ -90,8 +90,7 @@ pub struct RecordDatabase {
 
 impl PartialEq for RecordDatabase {
     fn eq(&self, other: &Self) -> bool {
-        self.url.to_string() == other.url.to_string()
-            && (&self.table, self.timeout) == (&other.table, other.timeout)
+        self.url == other.url && (&self.table, self.timeout) == (&other.table, other.timeout)
     }
 }
 

@@ -322,6 +322,11 @@ pub(super) enum FileSecret {
 }
 
 impl FileSecret {
+    /// Whether it is in a file of its own.
+    pub(super) fn is_in_file(&self) -> bool {
+        matches!(self, Self::InFile(_))
+    }
+
     /// The secret. Read from a file: its content without the line break at the end.
     pub(super) fn load(self, base_dir: &Path) -> Result<Secret, String> {
         let path = match self {

@@ -45,7 +45,7 @@ use super::link::{Link, LinkKind};
 use super::session::{self, Owner};
 use super::throttle::{NoPlace, Place};
 use super::user::TooManySessions;
-use super::{Relay, millis};
+use super::{Advertised, Relay};
 use crate::credentials::{Credentials as _, Entry, Lookup, Query, Wants};
 
 mod http;
@@ -219,7 +219,7 @@ impl Relay {
         let relay = self.asking_relay(head, link)?;
         let until = self.grants_until(relay.is_some())?;
         let secure = link.peer().is_some_and(|peer| peer.secure);
-        if !secure && !self.settings.auth.allow_auth_without_tls {
+        if !secure && !self.current().auth.allow_auth_without_tls {
             let reason = "AUTH over plain TCP is not allowed (`allow_auth_without_tls`)";
             return Err(Denial::Status(StatusCode::FORBIDDEN, reason.into()));
         }
@@ -248,7 +248,7 @@ impl Relay {
             let reason = "the credentials of the WebSocket handshake have expired";
             return Err(Denial::Status(StatusCode::FORBIDDEN, reason.into()));
         }
-        let limit = self.settings.limits.sessions_per_connection;
+        let limit = self.current().limits.sessions_per_connection;
         if relay.is_none() && link.owned_count() >= limit {
             let reason = format!("the connection has {limit} sessions already");
             return Err(Denial::Status(StatusCode::FORBIDDEN, reason));
@@ -288,7 +288,8 @@ impl Relay {
 
     /// Whether the credentials are right; gives the hash they prove, and who it is.
     fn confirm(&self, claim: &Claim<'_>, attempt: &mut Attempt) -> Result<(Ha1, Identity), Denial> {
-        let auth = &self.settings.auth;
+        let current = self.current();
+        let auth = &current.auth;
         let Claim { authorization, address, now, .. } = *claim;
         let user = authorization.username();
         if authorization.realm() != auth.realm {
@@ -298,8 +299,7 @@ impl Relay {
             return Err(Denial::WrongCredentials("an algorithm that was not offered"));
         }
         let unix_millis = self.wall_clock.unix_millis();
-        let nonce =
-            self.nonces.check(unix_millis, &auth.realm, authorization.nonce(), millis(auth.nonce_expire));
+        let nonce = current.nonce_state(unix_millis, authorization.nonce());
         if matches!(nonce, NonceState::Forged) {
             return Err(Denial::WrongCredentials("a nonce that is not ours"));
         }
@@ -349,7 +349,8 @@ impl Relay {
     /// Whether who sent it knows the password. As much is computed for a user nobody knows.
     fn prove(&self, claim: &Claim<'_>, attempt: &mut Attempt) -> Result<Proved, Denial> {
         let Claim { authorization, method, digest_uri, now, .. } = *claim;
-        let auth = &self.settings.auth;
+        let current = self.current();
+        let auth = &current.auth;
         let query = |again| Query {
             user: authorization.username().to_owned(),
             realm: auth.realm.clone(),
@@ -416,7 +417,8 @@ impl Relay {
         if identity.limits.is_some() {
             return Ok(identity);
         }
-        let auth = &self.settings.auth;
+        let current = self.current();
+        let auth = &current.auth;
         let found = attempt.limits.clone().map_or_else(
             || {
                 let (user, realm) = (identity.user.to_string(), auth.realm.clone());
@@ -447,7 +449,8 @@ impl Relay {
 
     /// How long the session lives: as the client wishes, within our bounds.
     fn lifetime(&self, head: &Head) -> Result<Duration, Denial> {
-        let bounds = &self.settings.auth.expires;
+        let current = self.current();
+        let bounds = &current.auth.expires;
         let wish =
             head.expires().map_err(|error| Denial::Status(StatusCode::BAD_REQUEST, error.to_string()))?;
         let Some(wish) = wish.map(Duration::from_secs) else { return Ok(bounds.default) };
@@ -479,16 +482,17 @@ impl Relay {
             Proof::Handshake(_) => None,
         };
         let id = session::new_id(&*self.random);
-        let uri = self.session_uri(link, id).ok_or_else(|| internal("no listener to name".into()))?;
+        let (uri, used) = self.session_uri(link, id).ok_or_else(|| internal("no listener to name".into()))?;
         let own = identity.limits.clone().unwrap_or_default();
-        let user = self.users.enter(&identity.user, own.over(&self.settings.limits.user), now);
+        let user = self.users.enter(&identity.user, own.over(&self.current().limits.user), now);
         let user =
             user.map_err(|TooManySessions(most)| internal(format!("the user has {most} sessions already")))?;
         let owner = match relay {
             Some(host) => Owner::Relay { host },
             None => Owner::Client(Arc::clone(link)),
         };
-        let time = session::Granted { began: now, unix_millis: self.wall_clock.unix_millis(), lifetime };
+        let time =
+            session::Granted { began: now, unix_millis: self.wall_clock.unix_millis(), lifetime, used };
         let session = self.sessions.insert(id, uri, owner, user, time);
         info!(
             link = link.id(),
@@ -523,34 +527,30 @@ impl Relay {
         Ok(())
     }
 
-    /// Our URI for a session: as the listener calls itself over which the client came. Over a
+    /// Our URI for a session: as the listener calls itself over which the client came, if it is still there. Over a
     /// connection that we opened, the first listener of the same scheme. Over a WebSocket, the first one
     /// for TLS, else for TCP: the peer has to be able to open a connection there (RFC 7977 §5.2.2).
-    fn session_uri(&self, link: &Link, id: u128) -> Option<MsrpUri> {
-        let listeners = &self.settings.listeners;
-        let reachable = || listeners.iter().filter(|own| own.websocket.is_none());
+    fn session_uri(&self, link: &Link, id: u128) -> Option<(MsrpUri, Arc<()>)> {
+        let current = self.current();
+        let reachable = || current.present().filter(|own| own.advertised.websocket.is_none());
         let own = match link.kind() {
-            LinkKind::Accepted { listener } => listeners.get(*listener).filter(|own| own.websocket.is_none()),
-            LinkKind::Dialled { target, .. } => reachable().find(|own| own.scheme == target.scheme),
+            LinkKind::Accepted { listener } => reachable().find(|own| own.id == *listener),
+            LinkKind::Dialled { target, .. } => {
+                reachable().find(|own| own.advertised.scheme == target.scheme)
+            }
         };
         let own = own
-            .or_else(|| reachable().find(|own| own.scheme == Scheme::Msrps))
+            .or_else(|| reachable().find(|own| own.advertised.scheme == Scheme::Msrps))
             .or_else(|| reachable().next())?;
-        format!(
-            "{}://{}:{}/{};tcp",
-            own.scheme,
-            own.host,
-            own.port,
-            session::write_id(self.sessions.tag(), id)
-        )
-        .parse()
-        .ok()
+        let Advertised { scheme, host, port, .. } = &own.advertised;
+        let uri = format!("{scheme}://{host}:{port}/{};tcp", session::write_id(self.sessions.tag(), id)).parse().ok()?;
+        Some((uri, Arc::clone(&own.used)))
     }
 
     fn new_nonce(&self) -> String {
         let mut bits = [0; 8];
         self.random.fill(&mut bits);
-        self.nonces.issue(self.wall_clock.unix_millis(), &self.settings.auth.realm, bits)
+        self.current().issue(self.wall_clock.unix_millis(), bits)
     }
 
     /// Refuses an AUTH that would have to wait, where no more can.
@@ -629,14 +629,16 @@ impl Relay {
     }
 
     /// A challenge for each algorithm.
-    fn challenges(&self, stale: bool) -> impl Iterator<Item = Challenge> {
-        let auth = &self.settings.auth;
-        let (nonce, opaque) = (self.new_nonce(), self.nonces.opaque());
-        auth.algorithms.iter().filter_map(move |&algorithm| {
+    fn challenges(&self, stale: bool) -> Vec<Challenge> {
+        let (current, nonce) = (self.current(), self.new_nonce());
+        let (auth, opaque) = (&current.auth, current.opaque());
+        let of = |algorithm: &Algorithm| {
             // Realm, nonce and opaque are ours and have no control characters: it never fails.
-            let challenge = Challenge::new(algorithm, &auth.realm, &nonce).ok()?.with_opaque(&opaque).ok()?;
+            let challenge =
+                Challenge::new(*algorithm, &auth.realm, &nonce).ok()?.with_opaque(&opaque).ok()?;
             Some(challenge.with_stale(stale))
-        })
+        };
+        auth.algorithms.iter().filter_map(of).collect()
     }
 }
 

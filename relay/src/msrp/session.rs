@@ -123,6 +123,8 @@ pub struct Session {
     uri: MsrpUri,
     owner: Owner,
     user: Arc<User>,
+    /// Keeps the listener known whose URI it has.
+    _used: Arc<()>,
     began: Instant,
     began_unix_millis: u64,
     expires: Instant,
@@ -356,12 +358,14 @@ fn bind_in(
 }
 
 /// From when a session lasts, and how long.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Granted {
     pub(crate) began: Instant,
     /// The same by the clock on the wall.
     pub(crate) unix_millis: u64,
     pub(crate) lifetime: Duration,
+    /// Of the listener whose URI it has.
+    pub(crate) used: Arc<()>,
 }
 
 /// All sessions of the process.
@@ -410,6 +414,7 @@ impl Sessions {
             uri,
             owner,
             user,
+            _used: time.used,
             began: time.began,
             began_unix_millis: time.unix_millis,
             expires: time.began + time.lifetime,

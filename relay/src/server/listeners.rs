@@ -8,12 +8,13 @@
 //! [`Serves::sip`]. They are never those of another listener, also not when it is gone.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tcp_transport::hep::{Dispatch, Receiver};
 use tcp_transport::tls::ServerDomains;
@@ -30,6 +31,7 @@ mod accepting;
 
 use self::accepting::Closed;
 pub use self::accepting::ReopenError;
+mod change;
 
 /// Sockets that listen already, for listeners that will be there: of the process before this one, or of a service
 /// manager. What nobody takes is closed with it.
@@ -115,7 +117,7 @@ pub(super) struct Opened {
 
 impl Opened {
     /// Opens the sockets of a listener: those of `inherited` that fit, and what is not there is bound.
-    pub(super) async fn open(
+    pub(super) fn open(
         listener: &Listener,
         config: &Config,
         domains: &Arc<ServerDomains>,
@@ -126,7 +128,8 @@ impl Opened {
         let mut addresses = match &listener.host {
             Host::Ip(ip) => vec![SocketAddr::new(*ip, listener.port)],
             Host::Name(name) => {
-                let found = tokio::net::lookup_host((name.as_str(), listener.port)).await;
+                // Rare enough, and short enough, to be waited for: names of this machine.
+                let found = (name.as_str(), listener.port).to_socket_addrs();
                 let found =
                     found.map_err(|source| StartError::Resolve { listener: listener.to_string(), source })?;
                 found.collect()
@@ -165,24 +168,12 @@ impl Opened {
 
     /// What it calls itself in the URIs of MSRP, if it serves that; `domain` is the relay's.
     pub(super) fn msrp(&self, domain: &Host) -> Option<Advertised> {
-        let Self { listener, .. } = self;
-        let bound_port = self.bound_port();
-        let (host, port) = listener.advertised(domain, bound_port);
-        let chunk_size = |websocket: &WebSocket| WebSocketLink { chunk_size: websocket.chunk_size };
-        listener.serves_msrp().then(|| Advertised {
-            scheme: listener.msrp_scheme(),
-            host: host.to_string(),
-            port,
-            bound_port,
-            websocket: listener.websocket.as_ref().map(chunk_size),
-        })
+        advertised_msrp(&self.listener, self.bound_port(), domain)
     }
 
     /// Likewise for SIP.
     pub(super) fn sip(&self, domain: &Host) -> Option<crate::sip::Advertised> {
-        let (host, port) = self.listener.advertised(domain, self.bound_port());
-        let transport = sip_transport(&self.listener);
-        self.listener.sip.then(|| crate::sip::Advertised { transport, host: host.to_string().into(), port })
+        advertised_sip(&self.listener, self.bound_port(), domain)
     }
 
     /// Where its connections come in, with its name; datagrams have none.
@@ -190,6 +181,26 @@ impl Opened {
         let streams = self.sockets.iter().filter(|socket| matches!(socket, Socket::Stream(_)));
         streams.map(|socket| (socket.local_addr(), self.listener.to_string()))
     }
+}
+
+/// What a listener calls itself in the URIs of MSRP, if it serves that.
+fn advertised_msrp(listener: &Listener, bound_port: u16, domain: &Host) -> Option<Advertised> {
+    let (host, port) = listener.advertised(domain, bound_port);
+    let chunk_size = |websocket: &WebSocket| WebSocketLink { chunk_size: websocket.chunk_size };
+    listener.serves_msrp().then(|| Advertised {
+        scheme: listener.msrp_scheme(),
+        host: host.to_string(),
+        port,
+        bound_port,
+        websocket: listener.websocket.as_ref().map(chunk_size),
+    })
+}
+
+/// Likewise for SIP.
+fn advertised_sip(listener: &Listener, bound_port: u16, domain: &Host) -> Option<crate::sip::Advertised> {
+    let (host, port) = listener.advertised(domain, bound_port);
+    let transport = sip_transport(listener);
+    listener.sip.then(|| crate::sip::Advertised { transport, host: host.to_string().into(), port })
 }
 
 /// The listeners that run, in the order in which they were begun.
@@ -200,7 +211,8 @@ pub(super) struct Listeners(Mutex<Vec<Running>>);
 #[derive(Debug)]
 struct Running {
     listener: Listener,
-    serves: Serves,
+    /// Shared with its tasks.
+    serves: Arc<ArcSwap<Serves>>,
     hep: Option<Arc<Dispatch>>,
     sockets: Vec<RunningSocket>,
     /// Those that were closed, and may be opened again.
@@ -232,17 +244,8 @@ impl Listeners {
         msrp: Option<usize>,
         sip: Option<usize>,
     ) {
-        let Opened { listener, sockets, hep } = opened;
-        let serves = Serves {
-            msrp,
-            sip,
-            websocket: listener.websocket.clone(),
-            hep: hep.clone(),
-            proxied: !listener.proxy_from.is_empty(),
-        };
-        let sockets = sockets.into_iter().filter_map(|socket| run(socket, &serves, network)).collect();
-        let (closed, handshakes) = (Vec::new(), Vec::new());
-        self.0.lock().push(Running { listener, serves, hep, sockets, closed, handshakes });
+        let running = running(opened, network, msrp, sip);
+        self.0.lock().push(running);
     }
 
     /// Where they listen, with the scheme of the listener's URI.
@@ -313,14 +316,41 @@ impl Listeners {
     }
 }
 
+impl RunningSocket {
+    async fn end(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+}
+
+fn serves(
+    listener: &Listener,
+    msrp: Option<usize>,
+    sip: Option<usize>,
+    hep: Option<Arc<Dispatch>>,
+) -> Serves {
+    let (websocket, proxied) = (listener.websocket.clone(), !listener.proxy_from.is_empty());
+    Serves { msrp, sip, websocket, hep, proxied }
+}
+
+/// Begins to accept; `msrp` and `sip` are its numbers there.
+fn running(opened: Opened, network: &Arc<Network>, msrp: Option<usize>, sip: Option<usize>) -> Running {
+    let Opened { listener, sockets, hep } = opened;
+    let serves = Arc::new(ArcSwap::from_pointee(serves(&listener, msrp, sip, hep.clone())));
+    let sockets = sockets.into_iter().filter_map(|socket| run(socket, &serves, network)).collect();
+    let (closed, handshakes) = (Vec::new(), Vec::new());
+    Running { listener, serves, hep, sockets, closed, handshakes }
+}
+
 /// Begins to accept on one socket.
-fn run(socket: Socket, serves: &Serves, network: &Arc<Network>) -> Option<RunningSocket> {
+fn run(socket: Socket, serves: &Arc<ArcSwap<Serves>>, network: &Arc<Network>) -> Option<RunningSocket> {
     let address = socket.local_addr();
     match socket {
         Socket::Stream(socket) => {
-            let acceptor = ListenerAcceptor::new(Arc::clone(network), serves.clone(), address);
+            let acceptor = ListenerAcceptor::new(Arc::clone(network), Arc::clone(serves), address);
             let control = socket.control().clone();
-            let running = socket.with_ledger(Arc::clone(network.ledger())).run(Arc::new(acceptor));
+            let running = socket.with_domains(Arc::clone(&network.server_domains));
+            let running = running.with_ledger(Arc::clone(network.ledger())).run(Arc::new(acceptor));
             let task = tokio::spawn(running);
             Some(RunningSocket { address, socket: Shared::Stream(control), task })
         }
@@ -328,13 +358,6 @@ fn run(socket: Socket, serves: &Serves, network: &Arc<Network>) -> Option<Runnin
             let socket = Shared::Datagram(receiver.udp_socket()?);
             Some(RunningSocket { address, socket, task: tokio::spawn(receiver.run()) })
         }
-    }
-}
-
-impl RunningSocket {
-    async fn end(self) {
-        self.task.abort();
-        let _ = self.task.await;
     }
 }
 

@@ -64,7 +64,7 @@ impl Server {
     /// An address cannot be listened on any more. It goes on draining then.
     pub fn cancel_drain(&self) -> Result<(), ReopenError> {
         let control = &self.control;
-        control.listeners().reopen(control.network(), control.domains())?;
+        control.listeners().reopen(control.network())?;
         control.relay().set_draining(None);
         control.lifecycle.set(None);
         info!("not draining any more");
@@ -130,7 +130,7 @@ impl Server {
     /// is ready, ends what is left with `#`, and closes every connection in order. Then session
     /// records get the time that `records.flush_timeout` gives them, or until `hurry` is ready.
     pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
-        let mut drain = Drain::now(DrainCause::Signal, Some(self.drain_timeout));
+        let mut drain = Drain::now(DrainCause::Signal, Some(self.control.config().timeouts.drain_timeout));
         if let Some(before) = self.control.drain() {
             drain.until = before.until.into_iter().chain(drain.until).min();
         }
@@ -157,7 +157,7 @@ impl Server {
         if let Some(counters) = self.control.hep_counters() {
             hep::log_end(&counters);
         }
-        if let Some(tracing) = self.tracing.take() {
+        if let Some(tracing) = self.control.take_tracing() {
             tracing.stop().await;
         }
         // Asked to hurry before, it has done so.

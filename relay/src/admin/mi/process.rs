@@ -201,7 +201,8 @@ fn list_statistics(control: &Arc<Control>, params: &Params) -> Answer {
 }
 
 fn log_level(control: &Arc<Control>, params: &Params) -> Answer {
-    let configured = &control.config().log.level;
+    let config = control.config();
+    let configured = &config.log.level;
     let level: LogLevel = match params.text("level")?.as_deref() {
         None => {
             let level = logging::level().unwrap_or_else(|| configured.clone());
@@ -218,6 +219,7 @@ fn log_level(control: &Arc<Control>, params: &Params) -> Answer {
 }
 
 fn config(control: &Arc<Control>, _: &Params) -> Answer {
-    let source = &control.config().source;
+    let config = control.config();
+    let source = &config.source;
     Ok(json!({ "File": source.file_name(), "Configuration": source.masked() }))
 }

@@ -19,7 +19,7 @@ const MIN_PROBE_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A database of users. Names of keys and defaults are those of `auth_db` in OpenSIPS and Kamailio.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DatabaseSettings {
     /// Where it is.
     pub url: DatabaseUrl,

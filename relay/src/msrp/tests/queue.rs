@@ -123,6 +123,7 @@ impl Harness {
             1,
             LinkKind::Accepted { listener: 0 },
             settings,
+            None,
             Arc::new(Seeded::new(1)),
             Arc::default(),
         );

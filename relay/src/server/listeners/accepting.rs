@@ -85,11 +85,8 @@ impl Listeners {
     ///
     /// # Errors
     /// The first address that cannot be listened on; all stay closed then.
-    pub(in crate::server) fn reopen(
-        &self,
-        network: &Arc<Network>,
-        domains: &Arc<ServerDomains>,
-    ) -> Result<(), ReopenError> {
+    pub(in crate::server) fn reopen(&self, network: &Arc<Network>) -> Result<(), ReopenError> {
+        let domains = &network.server_domains;
         let mut all = self.0.lock();
         let mut opened = Vec::new();
         for running in &*all {

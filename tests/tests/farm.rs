@@ -10,7 +10,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use msrp_proto::digest::Challenge;
 use msrp_proto::flag::Flag;
 use rustix::process::Signal;
-use tests::{Client, Content, Daemon, Message, Scheme, Send, Session, Settings, Site, tls_config, tls_handshake, within};
+use tests::{
+    Client, Content, Daemon, Message, Scheme, Send, Session, Settings, Site, tls_config, tls_handshake,
+    within,
+};
 use tokio::net::TcpStream;
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");

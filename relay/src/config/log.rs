@@ -2,18 +2,22 @@
 
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use tracing_subscriber::EnvFilter;
 
+use super::form;
 use super::value::from_text;
 
 /// The log settings.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// How much is logged. Default `info`.
+    #[schemars(with = "form::LogLevel", extend("default" = "info"))]
     pub level: LogLevel,
     /// In what form. Default text.
+    #[schemars(with = "form::LogFormat", extend("default" = "text"))]
     pub format: LogFormat,
 }
 

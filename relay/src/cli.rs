@@ -67,7 +67,12 @@ enum Command {
 /// Whatever keeps the command from doing its work; to be shown to the user.
 pub fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
-        Command::Run { config } => run(&config),
+        Command::Run { config } => {
+            let ended = run(&config);
+            // The last words are said.
+            logging::flush();
+            ended
+        }
         Command::Check { config } => check(&Config::load(&config)?),
         Command::Demo(args) => demo::run(&args),
         Command::User(args) => user::run(&args),

@@ -41,7 +41,7 @@ pub use self::error::{ConfigError, ConfigErrors, Position};
 pub use self::hep::{Forward, Hep, HepRule};
 pub use self::limits::{Limits, Timeouts};
 pub use self::listener::{Listener, ListenerTransport};
-pub use self::log::{Log, LogFormat, LogLevel};
+pub use self::log::{Log, LogFormat, LogLevel, LogSyslog, LogTarget};
 pub use self::outbound::{Denied, Network, OutboundPolicy};
 pub use self::records::{
     Facility, RecordDatabase, RecordFile, RecordSink, RecordSyslog, RecordTarget, Records, SyslogAddress,
@@ -307,6 +307,7 @@ impl FileConfig {
         let records = self.records.validate(&mut check);
         let admin = self.admin.map(|admin| admin.validate(&self.domain, &mut check));
         let hep = FileHep::validate(self.hep, &listeners, &trace, &mut check);
+        let log = self.log.validate(&mut check);
 
         let Check { errors, warnings, files, .. } = check;
         let source = Source { files: Arc::new(files), ..source };
@@ -331,7 +332,7 @@ impl FileConfig {
             records,
             admin,
             hep,
-            log: self.log,
+            log,
             warnings,
             source,
         })

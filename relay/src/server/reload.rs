@@ -112,11 +112,27 @@ impl Control {
     /// # Errors
     /// Everything that is wrong, at its line; nothing has changed then.
     pub fn reload(&self) -> Result<Reloaded, ConfigErrors> {
+        self.reload_from(|before| before.source.reload())
+    }
+
+    /// As [`reload`](Self::reload), with a configuration that was read already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reload_to(&self, config: Config) -> Result<Reloaded, ConfigErrors> {
+        self.reload_from(|_| Ok(config))
+    }
+
+    fn reload_from(
+        &self,
+        read: impl FnOnce(&Config) -> Result<Config, ConfigErrors>,
+    ) -> Result<Reloaded, ConfigErrors> {
         // One after the other: each compares with what the one before has left.
         let _one = self.reloading.lock();
         self.records().reopen();
         logging::reopen();
-        let reloaded = self.take_over();
+        let before = self.config();
+        let reloaded = read(&before).and_then(|config| self.take_over(&before, config));
         match &reloaded {
             Ok(reloaded) => {
                 for change in &reloaded.changed {
@@ -141,12 +157,10 @@ impl Control {
         reloaded
     }
 
-    fn take_over(&self) -> Result<Reloaded, ConfigErrors> {
-        let before = self.config();
+    fn take_over(&self, before: &Config, mut config: Config) -> Result<Reloaded, ConfigErrors> {
         if !self.is_ready() {
             return Err(before.source.error("is not read again: the relay is stopping"));
         }
-        let mut config = before.source.reload()?;
         let network = self.network();
 
         // What may fail.
@@ -216,7 +230,7 @@ impl Control {
         self.records().recorder(facts(&config, network)).set_facts(facts(&config, network));
         {
             let mut tracing = self.tracing().lock();
-            trace::reload(&mut tracing, &config, &before, self.listeners().names(), network);
+            trace::reload(&mut tracing, &config, before, self.listeners().names(), network);
             self.concentrator().forward_to(tracing.as_ref().map(trace::Tracing::sender).as_ref());
         }
         self.concentrator().reload(config.hep.clone(), &self.listeners().hep());

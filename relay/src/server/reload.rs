@@ -61,7 +61,9 @@ const TAKEN_OVER: &[&str] = &[
 const NEEDS_RESTART: &[(&str, &str)] = &[
     ("events.queue", "the queue of events is made when the relay starts"),
     ("sip.sip_upstream", "the connections to upstreams are kept from the start on"),
-    ("sip.health", "the upstreams are watched from the start on"),
+    ("sip.probe_interval", "the upstreams are watched from the start on"),
+    ("sip.probe_timeout", "the upstreams are watched from the start on"),
+    ("sip.probe_failures", "the upstreams are watched from the start on"),
     ("sip.flow_secret", "the flow tokens that are in use are made with it"),
     ("sip.crlf_pingpong", "the SIP edge is made when the relay starts"),
 ];
@@ -173,13 +175,20 @@ impl Control {
         {
             errors.push(config.source.error_at(&["trace", "destinations"], error.to_string()).into());
         }
-        let listeners = servers.as_ref().and_then(|servers| {
-            let prepared = self.listeners().prepare(&config, servers, self.concentrator());
-            let failed = |all: Vec<_>| {
+        let listeners = {
+            let domains = servers.as_ref().unwrap_or(&network.server_domains);
+            let prepared = self.listeners().prepare(&config, domains, self.concentrator());
+            let failed = |mut all: Vec<(usize, StartError)>| {
+                // Without the domains that are meant, which are there and cannot be used.
+                let about_domains = |error: &StartError| {
+                    use tcp_transport::BindError::{NoDomain, UnknownDomain};
+                    matches!(error, StartError::Bind(UnknownDomain { .. } | NoDomain { .. }))
+                };
+                all.retain(|(_, error)| servers.is_some() || !about_domains(error));
                 errors.extend(all.iter().map(|(number, error)| at_listener(&config, *number, error).into()));
             };
             prepared.map_err(failed).ok()
-        });
+        };
         let records = self.records().prepare(&config.records);
         let records = records
             .map_err(|error| errors.push(config.source.error_at(&["records"], error.to_string()).into()));
@@ -300,17 +309,24 @@ mod tests {
 
     use super::*;
 
+    /// What the parser says of a configuration with this setting in it.
+    fn parsed(section: &str, value: &str) -> String {
+        let text = format!("domain: a\nlisteners: [ {{ uri: 'msrp://127.0.0.1:0' }} ]\n{section}: {value}\n");
+        Config::parse(&text, Path::new(""), "a").map_or_else(|errors| errors.to_string(), |_| String::new())
+    }
+
     #[test]
-    fn of_each_section_it_is_known_whether_it_is_taken_over() {
+    fn what_needs_a_restart_are_settings_of_sections_that_are_taken_over() {
         for (path, _) in NEEDS_RESTART {
-            assert!(TAKEN_OVER.iter().any(|section| path.starts_with(section)), "{path}");
-            let text = format!("domain: a\nlisteners: [ {{ uri: 'msrp://127.0.0.1:0' }} ]\n{}: {{ x", {
-                path.split('.').next().unwrap()
-            });
-            // The section is there, and so is its key.
-            let known =
-                Config::parse(&format!("{text}: 1 }}\n"), Path::new(""), "a").unwrap_err().to_string();
-            assert!(known.contains("unknown key `x`"), "{known}");
+            let (section, key) = path.split_once('.').unwrap();
+            assert!(TAKEN_OVER.contains(&section), "{path}");
+            let told = parsed(section, &format!("{{ {key}: {{}} }}"));
+            assert!(!told.contains("unknown key"), "{told}");
         }
+        for section in TAKEN_OVER {
+            let told = parsed(section, "{ nonsense: 1 }");
+            assert!(!told.contains("at the top"), "{told}");
+        }
+        assert!(parsed("sip", "{ nonsense: 1 }").contains("unknown key"));
     }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::demo::{self, DemoArgs};
+use crate::logging;
 
 mod check;
 mod ctl;
@@ -62,7 +63,12 @@ enum Command {
 /// Whatever keeps the command from doing its work; to be shown to the user.
 pub fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
-        Command::Run(args) => run::run(&args),
+        Command::Run(args) => {
+            let ended = run::run(&args);
+            // The last words are said.
+            logging::flush();
+            ended
+        }
         Command::Check { config } => check::run(&config),
         Command::Demo(args) => demo::run(&args),
         Command::User(args) => user::run(&args),

@@ -42,7 +42,7 @@ pub use self::error::{ConfigError, ConfigErrors, Position};
 pub use self::hep::{Forward, Hep, HepRule};
 pub use self::limits::{Limits, Timeouts};
 pub use self::listener::{Listener, ListenerTransport};
-pub use self::log::{Log, LogFormat, LogLevel};
+pub use self::log::{Log, LogFormat, LogLevel, LogSyslog, LogTarget};
 pub use self::outbound::{Denied, Network, OutboundPolicy};
 pub use self::records::{
     Facility, RecordDatabase, RecordFile, RecordSink, RecordSyslog, RecordTarget, Records, SyslogAddress,
@@ -406,6 +406,7 @@ impl FileConfig {
         let admin = self.admin.map(|admin| admin.validate(&self.domain, &mut check));
         let upgrade = self.upgrade.map(|upgrade| upgrade.validate(&check));
         let hep = FileHep::validate(self.hep, &listeners, &trace, &mut check);
+        let log = self.log.validate(&mut check);
 
         let Check { errors, warnings, files, .. } = check;
         let source = Source { files: Arc::new(files), ..source };
@@ -428,7 +429,7 @@ impl FileConfig {
             admin,
             upgrade,
             hep,
-            log: self.log,
+            log,
             warnings,
             source,
         };

@@ -201,7 +201,11 @@ async fn in_an_outage_nobody_gets_in_sessions_go_on_and_log_and_metrics_say_so()
     chat("after").await;
     assert_eq!(daemon.log().with(&["the database of users"]).len(), 2, "{:?}", daemon.log());
     let sum = count("cached").await + count("queried").await + count("busy").await + count("failed").await;
-    assert_eq!(sum + count("away").await, 9.0, "each look-up once: 4 before, 4 of unknown or away, and one after");
+    assert_eq!(
+        sum + count("away").await,
+        9.0,
+        "each look-up once: 4 before, 4 of unknown or away, and one after"
+    );
     daemon.assert_well();
 }
 
@@ -227,7 +231,10 @@ async fn one_row_of_several_is_changed_and_the_refusal_names_their_domains() {
 #[test]
 fn help_says_where_passwords_come_from_and_what_the_realm_and_htdigest_lines_are() {
     for (args, expected) in [
-        (&["hash", "--help"][..], &["auth.realm", "first line of standard input", "NAME:REALM:HASH", "ha1_sha256"][..]),
+        (
+            &["hash", "--help"][..],
+            &["auth.realm", "first line of standard input", "NAME:REALM:HASH", "ha1_sha256"][..],
+        ),
         (&["user", "add", "--help"][..], &["auth.realm", "first line of standard input", "--domain"][..]),
         (&["user", "passwd", "--help"][..], &["cache.expire", "ha1_sha256", "--domain"][..]),
     ] {

@@ -11,9 +11,16 @@ pub(super) fn families(control: &Control) -> Vec<Family> {
         Family::gauge("auth", "database_up", "Whether the database answers, as far as is known.")
             .value(u64::from(available)),
         Family::gauge("auth", "cached_users", "Users in the cache, unknown ones among them.").value(users),
-        Family::counter("auth", "lookups", "Look-ups of users in the database, each by what became of it.").by(
-            "result",
-            [("cached", cached), ("queried", queried), ("busy", busy), ("failed", failed), ("away", away)],
-        ),
+        Family::counter("auth", "lookups", "Look-ups of users in the database, each by what became of it.")
+            .by(
+                "result",
+                [
+                    ("cached", cached),
+                    ("queried", queried),
+                    ("busy", busy),
+                    ("failed", failed),
+                    ("away", away),
+                ],
+            ),
     ]
 }

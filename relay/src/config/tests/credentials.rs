@@ -53,7 +53,10 @@ fn a_wrong_database_is_located_and_its_url_never_quoted() {
         ("{ url: 'sqlite:x', pool_size: 1001 }", "auth.database.pool_size: goes from 1 to 1000"),
         ("{ url: 'sqlite:x', timeout: 21s }", "auth.database.timeout: is longer than 20s"),
         ("{ url: 'sqlite:x', probe_interval: 99ms }", "auth.database.probe_interval: goes from 100ms to 1m"),
-        ("{ url: 'sqlite:x', probe_interval: 60001ms }", "auth.database.probe_interval: goes from 100ms to 1m"),
+        (
+            "{ url: 'sqlite:x', probe_interval: 60001ms }",
+            "auth.database.probe_interval: goes from 100ms to 1m",
+        ),
         ("{ url: 'sqlite:x', cache: { size: 1 } }", "auth.database.cache.size: goes from 2 to 100000000"),
         (
             "{ url: 'sqlite:x', calculate_ha1: true, hash_column_sha256: x }",
@@ -86,7 +89,8 @@ fn a_database_with_which_the_right_password_takes_too_long_is_a_warning() {
         ("throttle: { enabled: false }, database: { url: 'sqlite:x', timeout: 15001ms }", true),
     ] {
         let found = warnings(&accepted(&auth(section)));
-        let about = found.iter().any(|warning| warning.contains("auth.database.timeout: twice, for a connection"));
+        let about =
+            found.iter().any(|warning| warning.contains("auth.database.timeout: twice, for a connection"));
         assert_eq!(about, warned, "{section}: {found:?}");
     }
 }
@@ -117,7 +121,16 @@ fn ephemeral_credentials_have_one_secret_or_two() {
 #[test]
 fn throttling_has_its_ranges() {
     assert_eq!(accepted(&minimal("")).auth.throttle, Throttle::default());
-    for good in ["enabled: false", "free: 1", "max_delay: 20s", "delay: 8s", "forget: 1s", "waiting: 1", "waiting: 65536", "entries: 2"] {
+    for good in [
+        "enabled: false",
+        "free: 1",
+        "max_delay: 20s",
+        "delay: 8s",
+        "forget: 1s",
+        "waiting: 1",
+        "waiting: 65536",
+        "entries: 2",
+    ] {
         accepted(&auth(&format!("throttle: {{ {good} }}")));
     }
     for (section, expected) in [

@@ -60,7 +60,8 @@ const COMMON: [(&str, Kept); 5] = [
 impl Kept {
     fn of(self, user: &NewUser<'_>, domain: &str) -> String {
         let NewUser { name, realm, password, .. } = *user;
-        let hash = |algorithm, name: &str| Ha1::from_password(algorithm, name, realm, password).as_hex().to_owned();
+        let hash =
+            |algorithm, name: &str| Ha1::from_password(algorithm, name, realm, password).as_hex().to_owned();
         match self {
             Self::Password => password.to_owned(),
             Self::Hash(algorithm) => hash(algorithm, name),
@@ -238,11 +239,14 @@ fn the_one(mut domains: Vec<String>, domain: Option<&str>) -> Result<String, Dat
 
 /// The columns with secrets among those of a table, what they keep, and whether they are written though they are empty.
 fn secrets<'a>(settings: &'a DatabaseSettings, table: &'a [String]) -> Vec<(&'a str, Kept, bool)> {
-    let mut columns: Vec<_> = configured(settings).into_iter().map(|(name, kept)| (name, kept, true)).collect();
+    let mut columns: Vec<_> =
+        configured(settings).into_iter().map(|(name, kept)| (name, kept, true)).collect();
     let others: Vec<_> = COMMON
         .iter()
         .filter(|(name, _)| !columns.iter().any(|(own, ..)| own.eq_ignore_ascii_case(name)))
-        .filter_map(|(name, kept)| Some((table.iter().find(|column| column.eq_ignore_ascii_case(name))?, *kept)))
+        .filter_map(|(name, kept)| {
+            Some((table.iter().find(|column| column.eq_ignore_ascii_case(name))?, *kept))
+        })
         .collect();
     columns.extend(others.into_iter().map(|(name, kept)| (name.as_str(), kept, false)));
     columns

@@ -170,7 +170,11 @@ async fn rows(site: &Site, statement: &str) -> Vec<Vec<Option<String>>> {
 #[tokio::test]
 async fn of_several_rows_of_a_name_one_is_changed_or_none() {
     for (section, given, done) in [
-        ("use_domain: false", None, Err("several rows have that user name, in the domains , a.test, b.test: ")),
+        (
+            "use_domain: false",
+            None,
+            Err("several rows have that user name, in the domains , a.test, b.test: "),
+        ),
         ("use_domain: false", Some("a.test"), Ok("a.test")),
         ("use_domain: false", Some("A.Test"), Ok("a.test")),
         ("use_domain: false", Some(""), Ok("")),
@@ -214,7 +218,10 @@ async fn rows_that_cannot_be_told_apart_are_left_alone() {
     let database = site.database().await;
     site.execute("DROP TABLE subscriber").await;
     site.execute("CREATE TABLE subscriber (username TEXT, domain TEXT, ha1 TEXT)").await;
-    site.execute("INSERT INTO subscriber VALUES ('alice', 'a', '1'), ('alice', 'a', '2'), ('bob', NULL, '3')").await;
+    site.execute(
+        "INSERT INTO subscriber VALUES ('alice', 'a', '1'), ('alice', 'a', '2'), ('bob', NULL, '3')",
+    )
+    .await;
     for domain in [None, Some("a")] {
         let new = NewUser { domain, ..user("alice", "new") };
         assert!(matches!(database.set_password(&new).await, Err(DatabaseError::Alike)));
@@ -444,10 +451,8 @@ async fn who_finds_all_connections_in_use_gets_no_answer_and_the_database_is_not
 async fn a_query_that_alone_fails_does_not_take_the_database_away() {
     let (site, database) = with_alice("cache: { expire: 0s, negative_expire: 0s }").await;
     // Names in Latin-1, of which the one with bytes that are no UTF-8 cannot be read.
-    site.execute(
-        "INSERT INTO subscriber (username, domain, ha1) VALUES ('bob', 'x', CAST(x'ff' AS TEXT))",
-    )
-    .await;
+    site.execute("INSERT INTO subscriber (username, domain, ha1) VALUES ('bob', 'x', CAST(x'ff' AS TEXT))")
+        .await;
     assert!(matches!(ask(&database, &query("bob", Algorithm::Md5, now())).await, Lookup::Unanswered));
     let stats = database.stats().unwrap();
     assert_eq!((stats.available, stats.failed), (true, 1));

@@ -268,7 +268,8 @@ fn what_is_wrong_by_what_is_remembered_counts_while_a_source_has_too_much_to_do(
 #[test]
 fn an_unknown_user_is_answered_as_a_wrong_password_whichever_source_knows_the_user() {
     let shape = |message: &Message| {
-        let challenge = |value: &&str| value.split(',').map(|part| part.split('=').next().unwrap().to_owned()).collect();
+        let challenge =
+            |value: &&str| value.split(',').map(|part| part.split('=').next().unwrap().to_owned()).collect();
         let challenges: Vec<Vec<String>> = message.fields("WWW-Authenticate").iter().map(challenge).collect();
         (message.status(), challenges, message.fields("Expires").len(), message.fields("Use-Path").len())
     };
@@ -336,9 +337,7 @@ fn limits_are_looked_up_for_who_did_not_log_in_with_a_password_of_that_source() 
     // Before the source that is to be asked, as in the configuration.
     let mut chain = crate::credentials::CredentialChain::default();
     chain.push(Arc::new(ephemeral.clone()));
-    for source in [settings.auth.credentials.clone()] {
-        chain.push(Arc::new(source));
-    }
+    chain.push(Arc::new(settings.auth.credentials));
     settings.auth.credentials = chain;
     let one = Lookup::Limits(Box::new(UserLimits { sessions: Some(1), ..UserLimits::default() }));
     // What is said of the limits, and how many sessions there can be.

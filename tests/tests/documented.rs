@@ -177,7 +177,8 @@ fn every_configuration_among_the_examples_is_listed_and_right() {
         if name == "prometheus-rules.yaml" || name == "tls-domains.yaml" {
             continue;
         }
-        let checked = std::process::Command::new(RELAY).args(["check", "--config"]).arg(&path).output().unwrap();
+        let checked =
+            std::process::Command::new(RELAY).args(["check", "--config"]).arg(&path).output().unwrap();
         assert!(checked.status.success(), "{name}: {checked:?}");
         configurations += 1;
     }

@@ -84,14 +84,20 @@ const WRONG: &[(&str, &str)] = &[
     ("admin: { listen: «'http://0.0.0.0:8088' }\n", "needs a `token`"),
     ("admin: { listen: 'http://127.0.0.1:8088', token: «short }\n", "shorter than 16"),
     ("admin: { listen: «'unix:nowhere/admin.sock' }\n", "there is no directory"),
-    ("admin: { listen: ['http://127.0.0.1:8088', «'unix:/nowhere/admin.sock'] }\n", "there is no directory /nowhere"),
+    (
+        "admin: { listen: ['http://127.0.0.1:8088', «'unix:/nowhere/admin.sock'] }\n",
+        "there is no directory /nowhere",
+    ),
     ("records: { sinks: { «a: {} } }\n", "file"),
     ("records: { sinks: { a: { file: { path: «nowhere/records.jsonl } } } }\n", "there is no directory"),
     ("records: { sinks: { a: { file: { path: «'' } } } }\n", "is empty"),
     ("records: { sinks: { a: { syslog: { facility: «local9 } } } }\n", "`local9` is not a facility"),
     ("records: { queue: «10000001 }\n", "goes from 1 to 10000000"),
     ("admin: { listen: 'http://127.0.0.1:8088', socket_mode: «'0600' }\n", "there is none"),
-    ("trace: { trace_filter: [ { trace: true, listener: «'msrp://127.0.0.1:9' } ] }\n", "there is no listener"),
+    (
+        "trace: { trace_filter: [ { trace: true, listener: «'msrp://127.0.0.1:9' } ] }\n",
+        "there is no listener",
+    ),
     ("hep: { filter: [ { forward: «homer } ] }\n", "there is no `homer`"),
     ("records: { sinks: { a: { syslog: { address: «'tcp://127.0.0.1:1' } } } }\n", "udp"),
     ("log: { level: «loud }\n", "`loud` is not a level"),
@@ -102,7 +108,10 @@ const WRONG: &[(&str, &str)] = &[
 const DOUBTFUL: &[(&str, &str)] = &[
     ("auth: { database: { url: «'sqlite:users.db' } }\n", "`msrp-relay user add` makes it"),
     ("auth: { database: { url: «'sqlite:nowhere/users.db' } }\n", "there is no directory"),
-    ("records: { sinks: { a: { database: { url: «'sqlite:nowhere/r.db' } } } }\n", "records wait until there is"),
+    (
+        "records: { sinks: { a: { database: { url: «'sqlite:nowhere/r.db' } } } }\n",
+        "records wait until there is",
+    ),
     ("admin: { listen: «'unix:/run/no such relay/admin.sock' }\n", "RuntimeDirectory"),
     ("«sip: { sip_upstream: [ { uri: 'sip://127.0.0.1' } ] }\n", "has no effect"),
 ];

@@ -63,11 +63,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ReadInTime<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for ReadInTime<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         if matches!(&written, Poll::Ready(Ok(count)) if *count == bytes.len()) {
             self.late = None;

@@ -27,8 +27,7 @@ impl Interface {
         let config = Config::parse(&text, Path::new(""), "relay.yaml");
         let server = Server::start(config.unwrap_or_else(|errors| panic!("{errors}"))).await.unwrap();
         let (stop, stopped) = watch::channel(false);
-        let settings =
-            Admin { listen: Vec::new(), token: None, socket_mode: 0o600, allow_hosts: Vec::new() };
+        let settings = Admin { listen: Vec::new(), token: None, socket_mode: 0o600, allow_hosts: Vec::new() };
         let history = Arc::new(Mutex::new(History::default()));
         let router = http::router(&settings, Arc::clone(server.control()), history, stopped);
         Self { server, router, stop }

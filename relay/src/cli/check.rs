@@ -51,12 +51,16 @@ fn tls_errors(config: &Config, known: &[ConfigError]) -> Vec<ConfigError> {
         errors.extend(loaded.err().iter().flat_map(|found| found.errors().to_vec()));
     };
     // Each alone: loading ends with the first that cannot be used.
-    for (name, domain) in config.tls.server_domains.iter().filter(|(name, _)| is_right("server_domains", name)) {
+    for (name, domain) in
+        config.tls.server_domains.iter().filter(|(name, _)| is_right("server_domains", name))
+    {
         let mut alone = config.clone();
         alone.tls.server_domains = [(name.clone(), domain.clone())].into();
         add(tls::server_domains(&alone).map(drop));
     }
-    for (name, domain) in config.tls.client_domains.iter().filter(|(name, _)| is_right("client_domains", name)) {
+    for (name, domain) in
+        config.tls.client_domains.iter().filter(|(name, _)| is_right("client_domains", name))
+    {
         let mut alone = config.clone();
         alone.tls.client_domains = [(name.clone(), domain.clone())].into();
         add(tls::client_domains(&alone).map(drop));
@@ -88,7 +92,9 @@ impl Places {
             let message = format!("there is no directory {}", missing.display());
             // Those are made when a service starts, and removed when it ends.
             if missing.starts_with("/run") || missing.starts_with("/var/run") {
-                let message = format!("{message} now: what starts the relay has to make it (systemd: RuntimeDirectory=)");
+                let message = format!(
+                    "{message} now: what starts the relay has to make it (systemd: RuntimeDirectory=)"
+                );
                 places.warnings.push(at(&key, message));
             } else {
                 places.errors.push(at(&key, message));
@@ -105,7 +111,8 @@ impl Places {
                 && let Some(missing) = missing_directory(&file)
             {
                 let key = ["records", "sinks", &sink.name, "database", "url"];
-                let message = format!("there is no directory {}: records wait until there is", missing.display());
+                let message =
+                    format!("there is no directory {}: records wait until there is", missing.display());
                 places.warnings.push(at(&key, message));
             }
         }

@@ -32,7 +32,7 @@ mod credentials;
 mod hep;
 mod network;
 mod observer;
-mod occasion;
+pub(crate) mod occasion;
 mod pace;
 mod sip;
 pub mod tls;

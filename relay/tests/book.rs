@@ -120,7 +120,10 @@ fn every_chapter_is_there_and_every_page_is_a_chapter() {
     for line in summary.lines() {
         if let Some((_, rest)) = line.split_once("](") {
             let name = rest.split(')').next().unwrap();
-            assert!(root().join("docs").join(name).is_file(), "docs/SUMMARY.md names {name}, which is not there");
+            assert!(
+                root().join("docs").join(name).is_file(),
+                "docs/SUMMARY.md names {name}, which is not there"
+            );
             assert!(chapters.insert(name.to_owned()), "docs/SUMMARY.md names {name} twice");
         }
     }
@@ -149,7 +152,8 @@ fn links_lead_somewhere() {
                 let (target, anchor) = link.split_once('#').unwrap_or((link, ""));
                 let target = match target.strip_prefix(REPOSITORY) {
                     Some(rest) => {
-                        let rest = rest.strip_prefix("blob/main/").or_else(|| rest.strip_prefix("tree/main/"));
+                        let rest =
+                            rest.strip_prefix("blob/main/").or_else(|| rest.strip_prefix("tree/main/"));
                         rest.map(|rest| root.join(rest))
                     }
                     None if link.contains("://") || link.starts_with("mailto:") => continue,
@@ -298,7 +302,8 @@ fn every_log_line_of_the_troubleshooting_tables_is_one_the_relay_writes() {
                 continue;
             }
             let quoted = part.replace('\u{1}', "`");
-            let wanted = ["INFO", "WARN", "ERROR"].into_iter().find(|level| before.trim_end().ends_with(level));
+            let wanted =
+                ["INFO", "WARN", "ERROR"].into_iter().find(|level| before.trim_end().ends_with(level));
             if let Some(wanted) = wanted {
                 lines += 1;
                 let literal = match quoted.split_once('…') {

@@ -224,6 +224,9 @@ impl FileAuth {
             credentials.push(Arc::new(Database::new(settings.clone())));
         }
         self.throttle.validate(&path.clone().key("throttle"), check);
+        if let Some(database) = &database {
+            self.throttle.check_database(database, &path.clone().key("database"), check);
+        }
         if credentials.is_empty() {
             let message = "has no `users`, `htdigest`, `ephemeral` or `database`: every AUTH will be refused";
             check.warn(path, message);
@@ -326,6 +329,7 @@ fn validate_users(
 fn load_htdigest(file: &PathBuf, realm: &str, path: &KeyPath, check: &mut Check<'_>) -> Option<UserTable> {
     let full = check.base_dir.join(file);
     let parsed = read_text(&full, MAX_HTDIGEST_FILE).and_then(|text| {
+        check.read_file(path, &text);
         HtdigestFile::parse(&text).map_err(|err| format!("{}:{}: {}", full.display(), err.line, err.reason))
     });
     match parsed {

@@ -18,9 +18,9 @@ use tcp_transport::proxy_protocol::IpNetwork;
 use super::Check;
 use super::error::KeyPath;
 use super::form;
-use super::listener::{Listener, ListenerTransport, normal_uri};
-use super::trace::{FileTimeOrder, Trace};
-use super::value::{FileSecret, Host, count, duration, from_text, one_or_many, size};
+use super::listener::{Listener, ListenerTransport};
+use super::trace::{FileListenerUri, FileTimeOrder, Trace};
+use super::value::{FileSecret, Host, Parsed, count, duration, one_or_many, size};
 
 #[cfg(test)]
 mod tests;
@@ -123,9 +123,8 @@ pub(super) struct FileHep {
     #[schemars(with = "form::Duration")]
     packet_timeout: Duration,
     /// The byte order of version 2's time: `little` (Kamailio, OpenSIPS) or `big` (heplify).
-    #[serde(deserialize_with = "text")]
     #[schemars(with = "form::ByteOrder", extend("default" = "little"))]
-    time_order: FileTimeOrder,
+    time_order: Parsed<FileTimeOrder>,
     /// Who may send. A datagram's source is easily forged: over UDP nothing but a network of one's own protects
     /// from that. Default: this machine, private and link-local networks, and those of carrier-grade NAT.
     #[serde(deserialize_with = "networks")]
@@ -144,16 +143,12 @@ impl Default for FileHep {
             hep_max_msg_chunks: DEFAULT_MAX_MSG_CHUNKS as usize,
             packet_size: MAX_PACKET,
             packet_timeout: DEFAULT_PACKET_TIMEOUT,
-            time_order: FileTimeOrder::default(),
+            time_order: Parsed::default(),
             from: None,
             auth_key: None,
             filter: Vec::new(),
         }
     }
-}
-
-fn text<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<T, D::Error> {
-    from_text(deserializer, "text")
 }
 
 fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IpNetwork>>, D::Error> {
@@ -168,13 +163,13 @@ struct FileRule {
     #[schemars(with = "form::OneOrMany<form::Name>")]
     forward: Vec<String>,
     /// The agent's address. Default: any.
-    #[serde(default, deserialize_with = "optional")]
+    #[serde(default)]
     #[schemars(with = "form::IpNetwork")]
-    remote: Option<IpNetwork>,
+    remote: Option<Parsed<IpNetwork>>,
     /// The `uri` of the listener it came to. Default: any.
-    #[serde(default, deserialize_with = "optional")]
+    #[serde(default)]
     #[schemars(with = "form::ListenUri")]
-    listener: Option<FileListenerUri>,
+    listener: Option<Parsed<FileListenerUri>>,
     /// What it came over. Default: anything.
     #[serde(default, deserialize_with = "one_or_many")]
     #[schemars(with = "form::OneOrMany<form::HepTransport>")]
@@ -192,23 +187,6 @@ struct FileRule {
     #[serde(default)]
     #[schemars(with = "form::CaptureNumbers")]
     capture_id: Numbers<FileCaptureId>,
-}
-
-fn optional<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    text(deserializer).map(Some)
-}
-
-#[derive(Debug)]
-struct FileListenerUri(String);
-
-impl FromStr for FileListenerUri {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        normal_uri(text).map(Self)
-    }
 }
 
 #[derive(Debug)]
@@ -394,7 +372,7 @@ impl FileHep {
         let receiver = ReceiverSettings {
             from: file.from.unwrap_or_else(private),
             auth_key: auth_key.map(|key| key.reveal().as_bytes().to_vec().into()),
-            time_order: file.time_order.0,
+            time_order: file.time_order.0.0,
             frame: FrameLimits {
                 max_msg_chunks: u32::try_from(file.hep_max_msg_chunks).unwrap_or(u32::MAX),
                 max_packet: file.packet_size,
@@ -435,7 +413,7 @@ impl FileRule {
                 Forward::To(self.forward)
             }
         };
-        let listener = self.listener.map(|FileListenerUri(uri)| uri);
+        let listener = self.listener.map(|Parsed(FileListenerUri(uri))| uri);
         if let Some(uri) = &listener
             && !listeners.iter().any(|listener| listener.hep && listener.to_string() == *uri)
         {
@@ -443,7 +421,7 @@ impl FileRule {
         }
         HepRule {
             forward,
-            remote: self.remote,
+            remote: self.remote.map(|Parsed(network)| network),
             listener,
             transport: self.transport.into_iter().map(|FileTransport(transport)| transport).collect(),
             protocol: self.protocol.0.into_iter().map(|FileProtocol(number)| number).collect(),

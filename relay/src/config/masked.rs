@@ -30,16 +30,18 @@ pub(super) fn masked(node: &Node) -> Value {
         Node::Text(text) => text.as_str().into(),
         Node::List(items) => items.iter().map(masked).collect(),
         Node::Map(entries) => {
-            let entry = |(key, value): &(String, Node)| {
-                let value = match (key.as_str(), value) {
-                    ("url", Node::Text(url)) => without_password(url).into(),
-                    (key, value) if SECRETS.contains(&key) => secret(value),
-                    (_, value) => masked(value),
-                };
-                (key.clone(), value)
-            };
+            let entry = |(key, value): &(String, Node)| (key.clone(), masked_at(key, value));
             Value::Object(entries.iter().map(entry).collect())
         }
+    }
+}
+
+/// The same of the value at `key`, which says whether it is a secret.
+pub(super) fn masked_at(key: &str, value: &Node) -> Value {
+    match (key, value) {
+        ("url", Node::Text(url)) => without_password(url).into(),
+        (key, value) if SECRETS.contains(&key) => secret(value),
+        (_, value) => masked(value),
     }
 }
 

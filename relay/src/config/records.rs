@@ -16,7 +16,7 @@ use super::form;
 use super::value::{FileSecret, HostPort, count, duration, duration_or_zero, from_text};
 
 /// The port of syslog over UDP (RFC 5426 §3.3).
-const SYSLOG_PORT: u16 = 514;
+pub(super) const SYSLOG_PORT: u16 = 514;
 
 /// The longest APP-NAME (RFC 5424 §6).
 const MAX_TAG: usize = 48;
@@ -90,9 +90,16 @@ pub struct RecordDatabase {
 
 impl PartialEq for RecordDatabase {
     fn eq(&self, other: &Self) -> bool {
-        self.url.to_string() == other.url.to_string()
-            && (&self.table, self.timeout) == (&other.table, other.timeout)
+        self.url == other.url && (&self.table, self.timeout) == (&other.table, other.timeout)
     }
+}
+
+/// Whether it can be an APP-NAME; if not, why.
+pub(super) fn check_tag(tag: &str) -> Result<(), String> {
+    if tag.is_empty() || tag.len() > MAX_TAG || !tag.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!("is 1 to {MAX_TAG} letters, digits and signs, without spaces"));
+    }
+    Ok(())
 }
 
 /// Where a syslog daemon listens.
@@ -328,8 +335,7 @@ impl FileSink {
             }
             Self { file: None, syslog: Some(syslog), database: None } => {
                 let tag = syslog.tag;
-                if tag.is_empty() || tag.len() > MAX_TAG || !tag.bytes().all(|byte| byte.is_ascii_graphic()) {
-                    let message = format!("is 1 to {MAX_TAG} letters, digits and signs, without spaces");
+                if let Err(message) = check_tag(&tag) {
                     check.error(path.clone().key("syslog").key("tag"), message);
                 }
                 let address = match syslog.address {

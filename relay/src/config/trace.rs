@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use tcp_transport::Scheme;
 use tcp_transport::event::Direction;
 use tcp_transport::hep::trace::{DEFAULT_MSRP_PAYLOAD_TYPE, Filter, MAX_MESSAGE, Rule, What};
@@ -24,7 +24,7 @@ use super::form;
 use super::listener::{Listener, normal_uri};
 use super::outbound::port_range;
 use super::tls::Tls;
-use super::value::{FileSecret, count, duration, from_text, one_or_many, size_or_zero};
+use super::value::{FileSecret, Parsed, count, duration, one_or_many, size_or_zero};
 
 /// The most bytes of a capture name or key: what collectors show.
 const MAX_NAME: usize = 255;
@@ -215,16 +215,6 @@ struct FileRule {
     user: Option<String>,
 }
 
-/// A value written as text.
-#[derive(Debug, Default)]
-struct Parsed<T>(T);
-
-impl<'de, T: FromStr<Err: std::fmt::Display>> Deserialize<'de> for Parsed<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        from_text(deserializer, "text").map(Self)
-    }
-}
-
 #[derive(Debug)]
 struct Ports(RangeInclusive<u16>);
 
@@ -264,8 +254,9 @@ impl FromStr for FileDirection {
     }
 }
 
+/// The URI of a listener, as [`Listener`] shows itself.
 #[derive(Debug)]
-struct FileListenerUri(String);
+pub(super) struct FileListenerUri(pub(super) String);
 
 impl FromStr for FileListenerUri {
     type Err = String;

@@ -125,6 +125,8 @@ pub struct Link {
     id: u64,
     kind: LinkKind,
     settings: LinkSettings,
+    /// Keeps the listener known that it came in by.
+    _used: Option<Arc<()>>,
     random: Arc<dyn Random>,
     counters: Arc<Counters>,
     peer: OnceLock<Peer>,
@@ -169,6 +171,7 @@ impl Link {
         id: u64,
         kind: LinkKind,
         settings: LinkSettings,
+        used: Option<Arc<()>>,
         random: Arc<dyn Random>,
         counters: Arc<Counters>,
     ) -> Arc<Self> {
@@ -176,6 +179,7 @@ impl Link {
             id,
             kind,
             settings,
+            _used: used,
             random,
             counters,
             peer: OnceLock::new(),
@@ -528,6 +532,11 @@ impl Link {
     /// wipe them out: who has a password may try others'.
     pub(crate) fn auth_failed(&self) -> u32 {
         self.failed_auths.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// How many AUTHs at this relay have failed on this connection.
+    pub(crate) fn failed_auths(&self) -> u32 {
+        self.failed_auths.load(Ordering::Relaxed)
     }
 
     /// One more AUTH at another relay has failed; gives how many have there since one succeeded, or

@@ -12,8 +12,14 @@ use crate::config::error::KeyPath;
 use crate::config::form;
 use crate::config::value::{FileSecret, count, duration, duration_or_zero};
 
+/// More often, the database would do little else.
+const MIN_PROBE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Less often, users would be let in from the cache for long after the database is gone.
+const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(60);
+
 /// A database of users. Names of keys and defaults are those of `auth_db` in OpenSIPS and Kamailio.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DatabaseSettings {
     /// Where it is.
     pub url: DatabaseUrl,
@@ -37,8 +43,11 @@ pub struct DatabaseSettings {
     pub use_domain: bool,
     /// The most connections to it. Default 4.
     pub pool_size: usize,
-    /// How long an answer may take, connecting included; then the database is away. Default 3 s.
+    /// How long an answer may take, connecting included; then the database is away. As long a lookup waits for one of
+    /// the connections to be free; then it has no answer, and the database is not away. Default 3 s.
     pub timeout: Duration,
+    /// How often the database is asked whether it is there; while it is away, every second at least. Default 5 s.
+    pub probe_interval: Duration,
     /// What is remembered of it.
     pub cache: CredentialCache,
 }
@@ -64,8 +73,8 @@ pub struct CredentialCache {
     #[serde(deserialize_with = "count")]
     #[schemars(with = "form::Count")]
     pub size: usize,
-    /// How long a user is good for, and can still get in when the database is away; `0s`: not at all. Default 60 s. A
-    /// user who has been removed can get in for so long.
+    /// How long a user is good for while the database is there; `0s`: not at all. Default 60 s. A user who has been
+    /// removed can get in for so long.
     #[serde(deserialize_with = "duration_or_zero")]
     #[schemars(with = "form::DurationOrZero")]
     pub expire: Duration,
@@ -160,6 +169,11 @@ pub(in crate::config) struct FileDatabase {
     #[serde(default = "timeout", deserialize_with = "duration")]
     #[schemars(with = "form::Duration")]
     timeout: Duration,
+    /// How often the database is asked whether it is there, 100 ms to 60 s: that it is away is known before somebody
+    /// asks for a user.
+    #[serde(default = "probe_interval", deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
+    probe_interval: Duration,
     /// What is remembered of it.
     #[serde(default)]
     cache: CredentialCache,
@@ -171,6 +185,10 @@ fn pool_size() -> usize {
 
 fn timeout() -> Duration {
     Duration::from_secs(3)
+}
+
+fn probe_interval() -> Duration {
+    Duration::from_secs(5)
 }
 
 impl FileDatabase {
@@ -188,6 +206,9 @@ impl FileDatabase {
                 path.clone().key("timeout"),
                 "is longer than 20s: a client does not wait for an AUTH much longer",
             );
+        }
+        if self.probe_interval < MIN_PROBE_INTERVAL || self.probe_interval > MAX_PROBE_INTERVAL {
+            check.error(path.clone().key("probe_interval"), "goes from 100ms to 1m");
         }
         if self.cache.size > 100_000_000 || self.cache.size < 2 {
             check.error(path.clone().key("cache").key("size"), "goes from 2 to 100000000");
@@ -235,6 +256,7 @@ impl FileDatabase {
             use_domain: self.use_domain,
             pool_size: self.pool_size,
             timeout: self.timeout,
+            probe_interval: self.probe_interval,
             cache: self.cache,
         })
     }

@@ -325,7 +325,7 @@ struct FileConfig {
     /// `trace.destinations`.
     #[serde(default)]
     hep: Option<FileHep>,
-    /// The log, on standard error.
+    /// The log.
     #[serde(default)]
     log: Log,
 }

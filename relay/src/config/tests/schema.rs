@@ -59,6 +59,7 @@ fn full() -> Value {
         "admin": { "listen": ["unix:admin.sock"] },
         "hep": { "filter": [{ "forward": ["none"] }] },
         "log": {},
+        "upgrade": { "socket": "upgrade.sock" },
     })
 }
 

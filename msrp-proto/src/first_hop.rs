@@ -5,7 +5,7 @@ use memchr::memmem;
 use crate::uri::UriRef;
 
 /// What the beginning of a connection says so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FirstHop<'a> {
     /// It is not there yet.
     More,

@@ -19,6 +19,7 @@ use tcp_transport::{
 use tracing::{debug, info, warn};
 
 use super::connection::{ConnectionWire, MsrpConnection};
+use super::handover::{self, Arrival, Generations};
 use super::occasion::Occasion;
 use super::sip::SipEdge;
 use super::sip::link::SipLink;
@@ -77,6 +78,8 @@ pub(super) struct Network {
     pub(super) sip: Option<Arc<SipEdge>>,
     /// Who traces messages.
     pub(super) traces: Arc<Traces>,
+    /// The processes before this one.
+    pub(super) generations: Arc<Generations>,
     connector: ArcSwap<Connector>,
     pub(super) server_domains: Arc<ServerDomains>,
     pub(super) client_domains: Arc<ClientDomains>,
@@ -113,6 +116,7 @@ impl Network {
             connections,
             sip,
             traces,
+            generations: Arc::default(),
             connector: ArcSwap::from_pointee(connector(config).with_ledger(ledger)),
             server_domains,
             client_domains: Arc::new(client_domains),
@@ -146,13 +150,22 @@ impl Network {
         self.connections.ledger()
     }
 
-    fn listener_name(&self, listener: Option<usize>) -> Option<String> {
+    pub(super) fn listener_name(&self, listener: Option<usize>) -> Option<String> {
         self.listeners.load().get(&listener?).map(ToString::to_string)
+    }
+
+    /// The listener of MSRP of that name, or of that scheme, or any, with its number.
+    pub(super) fn listener_like(&self, name: &str, scheme: &str) -> (usize, Option<Listener>) {
+        let listeners = self.listeners.load();
+        let likeness = |listener: &Listener| {
+            (listener.to_string() != name, listener.scheme().as_str() != scheme, listener.websocket.is_some())
+        };
+        let best = listeners.iter().min_by_key(|(id, listener)| (likeness(listener), **id));
+        best.map_or((0, None), |(id, listener)| (*id, Some(listener.clone())))
     }
 
     /// Takes a connection in; with `websocket` one of those.
     fn accept(self: &Arc<Self>, listener: usize, stream: Stream, websocket: Option<(ws::Incoming, Opened)>) {
-        let now = now();
         let mut peer = peer_of(&stream);
         let proxied = stream.entry().proxy().is_some();
         peer.secure |= self.listeners.load().get(&listener).is_some_and(|own| own.is_secure_before(proxied));
@@ -164,6 +177,18 @@ impl Network {
                 (peer, opened.rest, Some(incoming))
             }
         };
+        let arrival = Arrival { listener, stream, peer, rest, incoming };
+        if self.generations.is_empty() {
+            self.serve(arrival);
+        } else {
+            tokio::spawn(handover::sort(Arc::clone(self), arrival));
+        }
+    }
+
+    /// Serves a connection of MSRP.
+    pub(super) fn serve(self: &Arc<Self>, arrival: Arrival) {
+        let Arrival { listener, stream, peer, rest, incoming } = arrival;
+        let now = now();
         let trace = self.traces.connection(&stream);
         if let (Some(trace), Some(user)) = (&trace, &peer.principal) {
             trace.authenticated(user_of_principal(user));

@@ -15,6 +15,7 @@
 //! SIP clients and HEP agents hold connections for as long as they live, so nobody waits for them: they come back, to
 //! whoever listens then.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tcp_transport::connection::CloseReason;
@@ -24,6 +25,7 @@ use tracing::info;
 use super::lifecycle::{Drain, DrainCause};
 use super::listeners::ReopenError;
 use super::network::Carried;
+use super::handover::{self, HandOver};
 use super::{Order, Server, hep, now};
 use crate::msrp::Drains;
 
@@ -56,6 +58,21 @@ impl Server {
         let (sessions, cause) = (control.relay().sessions().len(), drain.cause.as_str());
         let seconds = drain.left().map(|left| left.as_secs());
         info!(cause, sessions, seconds, "draining: nothing new is taken");
+    }
+
+    /// Another process has taken over: drains what is left here, and lets go of what is that one's now.
+    pub fn hand_over(&mut self, handed: HandOver) {
+        let HandOver { channel, taken, pid: _ } = handed;
+        let upgrade = self.upgrade.as_ref();
+        let timeout = upgrade.map_or_else(|| self.control.config().timeouts.drain_timeout, |upgrade| upgrade.drain_timeout);
+        self.drain(Drain::now(DrainCause::Upgrade, Some(timeout)));
+        let network = self.control.network();
+        network.generations.forget();
+        self.tasks.spawn(handover::receive(Arc::clone(network), channel));
+        if let Some(mut admin) = self.admin.take() {
+            admin.disown(&taken);
+            tokio::spawn(admin.stop());
+        }
     }
 
     /// Takes a drain back: listens again where it did.
@@ -105,7 +122,8 @@ impl Server {
                 looked = Some(now);
             }
             let idle = || connections.snapshot().iter().all(|(_, carried)| carried.is_idle());
-            if relay.sessions().is_empty() && idle() {
+            let (_, relayed) = self.control.network().generations.handed();
+            if relay.sessions().is_empty() && relayed == 0 && idle() {
                 return;
             }
             tokio::time::sleep(DRAIN_POLL).await;

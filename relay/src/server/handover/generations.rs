@@ -1,0 +1,143 @@
+//! The processes before this one that still have sessions.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::channel::Channel;
+use super::message::Message;
+use crate::msrp::ProcessTag;
+
+/// One of them.
+#[derive(Debug)]
+pub(in crate::server) struct Generation {
+    pub(super) tag: ProcessTag,
+    pub(super) pid: u32,
+    pub(super) channel: Channel,
+    /// How many sessions it has, as it has said last.
+    sessions: AtomicU64,
+}
+
+impl Generation {
+    pub(super) fn new(tag: ProcessTag, pid: u32, channel: Channel) -> Arc<Self> {
+        Arc::new(Self { tag, pid, channel, sessions: AtomicU64::new(0) })
+    }
+}
+
+/// All of them. While there is none, that is all that a new connection costs: one load.
+#[derive(Debug, Default)]
+pub(in crate::server) struct Generations {
+    count: AtomicUsize,
+    table: Mutex<Vec<Arc<Generation>>>,
+    /// Connections whose bytes are relayed to them.
+    relayed: AtomicUsize,
+    /// Connections handed to them since the start.
+    handed: AtomicU64,
+    /// They are another process' to care for.
+    forgotten: watch::Sender<bool>,
+}
+
+/// What is known of a process before this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OlderProcess {
+    /// Its process number.
+    pub pid: u32,
+    /// How many sessions it has left, as it has said last.
+    pub sessions: u64,
+}
+
+impl Generations {
+    pub(in crate::server) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
+    }
+
+    /// The one whose sessions have this tag.
+    pub(super) fn of(&self, tag: ProcessTag) -> Option<Arc<Generation>> {
+        self.table.lock().iter().find(|generation| generation.tag == tag).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Generation>> {
+        self.table.lock().clone()
+    }
+
+    pub(super) fn add(&self, generation: Arc<Generation>) {
+        let mut table = self.table.lock();
+        table.push(generation);
+        self.count.store(table.len(), Ordering::Relaxed);
+    }
+
+    fn remove(&self, tag: ProcessTag) {
+        let mut table = self.table.lock();
+        table.retain(|generation| generation.tag != tag);
+        self.count.store(table.len(), Ordering::Relaxed);
+    }
+
+    pub(in crate::server) fn older(&self) -> Vec<OlderProcess> {
+        let of = |generation: &Arc<Generation>| OlderProcess {
+            pid: generation.pid,
+            sessions: generation.sessions.load(Ordering::Relaxed),
+        };
+        self.table.lock().iter().map(of).collect()
+    }
+
+    /// How many connections were handed over, and how many of them are relayed now.
+    pub(in crate::server) fn handed(&self) -> (u64, usize) {
+        (self.handed.load(Ordering::Relaxed), self.relayed.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn count_handed(&self) {
+        self.handed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one that is relayed, while what this gives is there.
+    pub(super) fn relay(self: &Arc<Self>) -> Relayed {
+        self.relayed.fetch_add(1, Ordering::Relaxed);
+        Relayed(Arc::clone(self))
+    }
+
+    /// The next process has them from now on.
+    pub(in crate::server) fn forget(&self) {
+        self.forgotten.send_replace(true);
+    }
+
+    /// Listens to one of them until it ends, and forgets it then.
+    pub(in crate::server) async fn watch(self: Arc<Self>, generation: Arc<Generation>) {
+        let (pid, tag) = (generation.pid, generation.tag);
+        let mut forgotten = self.forgotten.subscribe();
+        loop {
+            let received = tokio::select! {
+                received = generation.channel.receive() => received,
+                _ = forgotten.wait_for(|forgotten| *forgotten) => break,
+            };
+            match received {
+                Ok(Some(packet)) => {
+                    if let Message::Left { sessions } = packet.message {
+                        generation.sessions.store(sessions, Ordering::Relaxed);
+                    }
+                }
+                Ok(None) => {
+                    info!(pid, %tag, "the process before this one has ended");
+                    break;
+                }
+                Err(error) => {
+                    warn!(pid, %tag, %error, "the process before this one is not reached any more");
+                    break;
+                }
+            }
+        }
+        self.remove(tag);
+    }
+}
+
+/// See [`Generations::relay`].
+#[derive(Debug)]
+pub(super) struct Relayed(Arc<Generations>);
+
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        self.0.relayed.fetch_sub(1, Ordering::Relaxed);
+    }
+}

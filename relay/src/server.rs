@@ -50,7 +50,7 @@ mod websocket;
 use self::control::Parts;
 pub use self::control::{ConnectionInfo, Control, Started};
 use self::credentials::ChainResolver;
-use self::handover::Endpoint;
+use self::handover::{Endpoint, Generations};
 pub use self::handover::{HandOver, OlderProcess, Takeover, TakeoverError};
 pub use self::lifecycle::{Drain, DrainCause, DrainStatus, Order, Reply};
 use self::lifecycle::Lifecycle;
@@ -159,9 +159,13 @@ impl Server {
         drop(inherited);
         taken.extend(server.endpoint.as_ref().map(|endpoint| endpoint.path().to_owned()));
         let control = Arc::clone(&server.control);
-        let accept = || control.listeners().set_accepting(true);
+        let accept = || {
+            control.relay().set_has_kin(true);
+            control.listeners().set_accepting(true);
+        };
         for generation in before.finish(taken, &generations, accept).await? {
-            server.tasks.spawn(Arc::clone(&generations).watch(generation));
+            let network = Arc::clone(server.control.network());
+            server.tasks.spawn(Generations::watch(network, generation));
         }
         server.wait_for_successor();
         Ok(server)

@@ -43,6 +43,10 @@
 //! over a pair of sockets (`pump`); what the certificate has proved goes along, and is believed, as only a process of the
 //! same user or of root is talked to.
 //!
+//! A session of one process talks to one of another, too: a URI of ours with another process' tag is another relay to the
+//! routing (`Relay::kin_of`), and the connection to it is a pair of sockets (`kin`). An old process knows the new one
+//! alone, which takes what is for a third one there.
+//!
 //! Not covered is a connection that carries sessions of both processes: the first request decides, and the others are
 //! answered with 481. A relay in front of this one has such connections: so while it drains, the old process goes on
 //! granting sessions to verified relays over the connections that they have, until its drain ends.
@@ -62,6 +66,7 @@
 
 mod channel;
 mod generations;
+mod kin;
 mod message;
 mod pass;
 mod predecessor;
@@ -72,6 +77,7 @@ mod successor;
 pub(super) use self::channel::Endpoint;
 pub(super) use self::generations::Generations;
 pub use self::generations::OlderProcess;
+pub(super) use self::kin::connect;
 pub(super) use self::pass::{Arrival, sort};
 pub use self::predecessor::HandOver;
 pub(super) use self::predecessor::serve as offer;

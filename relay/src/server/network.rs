@@ -26,7 +26,7 @@ use super::sip::link::SipLink;
 use super::trace::Traces;
 use super::{credentials, now, sip, websocket};
 use crate::config::{Config, Dial, Listener, Sip, WebSocket};
-use crate::msrp::{Dialer, Inbound, Link, Peer, Relay, user_of_principal};
+use crate::msrp::{Dialer, Inbound, Link, Peer, ProcessTag, Relay, user_of_principal};
 use crate::sip::ShortSecret;
 
 /// What a connection carries.
@@ -177,7 +177,11 @@ impl Network {
                 (peer, opened.rest, Some(incoming))
             }
         };
-        let arrival = Arrival { listener, stream, peer, rest, incoming };
+        self.arrive(Arrival { listener, stream, peer, rest, incoming });
+    }
+
+    /// Serves a connection of MSRP here, or has the process serve it whose sessions it is for.
+    pub(super) fn arrive(self: &Arc<Self>, arrival: Arrival) {
         if self.generations.is_empty() {
             self.serve(arrival);
         } else {
@@ -232,8 +236,34 @@ impl Network {
         });
     }
 
+    /// A connection that was being opened is up.
+    fn connected(self: &Arc<Self>, link: &Arc<Link>, stream: Stream, peer: Peer, key: Option<ReuseKey>) {
+        let trace = self.traces.connection(&stream);
+        let (handle, driver) = connection::open(stream, DriverSettings::default());
+        let tls = handle.stream().tls().map(tracing::field::display);
+        let target = link.target().map(tracing::field::display);
+        info!(link = link.id(), connection = %handle.id(), target, address = peer.address, tls, "connected");
+        self.connections.insert(handle.clone(), key, Carried::Msrp(Arc::clone(link)));
+        let now = now();
+        let wire = Box::new(ConnectionWire::new(handle.clone(), trace));
+        self.relay.connected(link, peer, wire, now);
+        let inbound = Inbound::new(Arc::clone(&self.relay), Arc::clone(link), now);
+        let protocol = MsrpConnection::new(Arc::clone(self), handle, inbound);
+        tokio::spawn(driver.run(protocol));
+    }
+
     async fn connect(self: Arc<Self>, link: Arc<Link>) {
         let Some(target) = link.target() else { return };
+        if let Some(tag) = target.process {
+            match handover::connect(&self, tag).await {
+                Ok((stream, peer)) => self.connected(&link, stream, peer, None),
+                Err(error) => {
+                    warn!(link = link.id(), %target, %tag, %error, "the other process is not reached");
+                    self.relay.connect_failed(&link, now());
+                }
+            }
+            return;
+        }
         let transport = if target.scheme.is_secure() { Transport::Tls } else { Transport::Tcp };
         let to = Target { host: target.host.to_string(), port: target.port, transport };
         let scheme = transport_scheme(target.scheme);
@@ -243,18 +273,8 @@ impl Network {
         match connector.connect_for(&to, Some(&domains), Some(scheme)).await {
             Ok(stream) => {
                 let peer = peer_of(&stream);
-                let trace = self.traces.connection(&stream);
-                let (handle, driver) = connection::open(stream, DriverSettings::default());
-                let tls = handle.stream().tls().map(tracing::field::display);
-                info!(link = link.id(), connection = %handle.id(), %target, address = peer.address, tls, "connected");
                 let key = ReuseKey::new(target.scheme.as_str(), &target.host, target.port);
-                self.connections.insert(handle.clone(), Some(key), Carried::Msrp(Arc::clone(&link)));
-                let now = now();
-                let wire = Box::new(ConnectionWire::new(handle.clone(), trace));
-                self.relay.connected(&link, peer, wire, now);
-                let inbound = Inbound::new(Arc::clone(&self.relay), link, now);
-                let protocol = MsrpConnection::new(Arc::clone(&self), handle, inbound);
-                tokio::spawn(driver.run(protocol));
+                self.connected(&link, stream, peer, Some(key));
             }
             Err(error) => {
                 warn!(link = link.id(), %target, %error, "connection failed");
@@ -481,6 +501,10 @@ impl RelayDialer {
 }
 
 impl Dialer for RelayDialer {
+    fn is_kin(&self, tag: ProcessTag) -> bool {
+        self.0.upgrade().is_some_and(|network| network.generations.is_reached(tag))
+    }
+
     fn dial(&self, link: Arc<Link>) {
         if let Some(network) = self.0.upgrade() {
             tokio::spawn(network.connect(link));

@@ -62,12 +62,14 @@ impl Server {
 
     /// Another process has taken over: drains what is left here, and lets go of what is that one's now.
     pub fn hand_over(&mut self, handed: HandOver) {
-        let HandOver { channel, taken, pid: _ } = handed;
+        let HandOver { channel, taken, pid } = handed;
+        let channel = Arc::new(channel);
         let upgrade = self.upgrade.as_ref();
         let timeout = upgrade.map_or_else(|| self.control.config().timeouts.drain_timeout, |upgrade| upgrade.drain_timeout);
         self.drain(Drain::now(DrainCause::Upgrade, Some(timeout)));
         let network = self.control.network();
-        network.generations.forget();
+        network.generations.follow(pid, Arc::clone(&channel));
+        network.relay.set_has_kin(true);
         self.tasks.spawn(handover::receive(Arc::clone(network), channel));
         if let Some(mut admin) = self.admin.take() {
             admin.disown(&taken);

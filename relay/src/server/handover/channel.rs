@@ -43,7 +43,7 @@ pub(super) struct Packet {
 
 /// One end of a connection. Any number of tasks may send; one receives.
 #[derive(Debug)]
-pub struct Channel(UnixDatagram);
+pub(in crate::server) struct Channel(UnixDatagram);
 
 impl Channel {
     /// Connects to whoever listens at `path`. Needs a tokio runtime, as all of these do.

@@ -1,28 +1,31 @@
 //! The processes before this one that still have sessions.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::channel::Channel;
+use super::channel::{Channel, Packet};
 use super::message::Message;
+use super::receive;
 use crate::msrp::ProcessTag;
+use crate::server::network::Network;
 
 /// One of them.
 #[derive(Debug)]
 pub(in crate::server) struct Generation {
     pub(super) tag: ProcessTag,
     pub(super) pid: u32,
-    pub(super) channel: Channel,
+    pub(super) channel: Arc<Channel>,
     /// How many sessions it has, as it has said last.
     sessions: AtomicU64,
 }
 
 impl Generation {
     pub(super) fn new(tag: ProcessTag, pid: u32, channel: Channel) -> Arc<Self> {
+        let channel = Arc::new(channel);
         Arc::new(Self { tag, pid, channel, sessions: AtomicU64::new(0) })
     }
 }
@@ -36,6 +39,8 @@ pub(in crate::server) struct Generations {
     relayed: AtomicUsize,
     /// Connections handed to them since the start.
     handed: AtomicU64,
+    /// The process after this one.
+    successor: OnceLock<(u32, Arc<Channel>)>,
     /// They are another process' to care for.
     forgotten: watch::Sender<bool>,
 }
@@ -75,6 +80,26 @@ impl Generations {
         self.count.store(table.len(), Ordering::Relaxed);
     }
 
+    /// Whether the sessions of this tag may be in a process that is reached: the one after this one knows all others.
+    pub(in crate::server) fn is_reached(&self, tag: ProcessTag) -> bool {
+        self.successor.get().is_some() || self.of(tag).is_some()
+    }
+
+    /// The channel to the process that has these sessions, or to the one that knows who has, with its number.
+    pub(super) fn towards(&self, tag: ProcessTag) -> Option<(u32, Arc<Channel>)> {
+        let generation = self.of(tag).map(|generation| (generation.pid, Arc::clone(&generation.channel)));
+        generation.or_else(|| self.successor.get().cloned())
+    }
+
+    /// The next process has taken over, and has those before this one from now on.
+    pub(in crate::server) fn follow(&self, pid: u32, channel: Arc<Channel>) {
+        let _ = self.successor.set((pid, channel));
+        self.forgotten.send_replace(true);
+        let mut table = self.table.lock();
+        table.clear();
+        self.count.store(0, Ordering::Relaxed);
+    }
+
     pub(in crate::server) fn older(&self) -> Vec<OlderProcess> {
         let of = |generation: &Arc<Generation>| OlderProcess {
             pid: generation.pid,
@@ -98,26 +123,22 @@ impl Generations {
         Relayed(Arc::clone(self))
     }
 
-    /// The next process has them from now on.
-    pub(in crate::server) fn forget(&self) {
-        self.forgotten.send_replace(true);
-    }
-
     /// Listens to one of them until it ends, and forgets it then.
-    pub(in crate::server) async fn watch(self: Arc<Self>, generation: Arc<Generation>) {
+    pub(in crate::server) async fn watch(network: Arc<Network>, generation: Arc<Generation>) {
+        let generations = &network.generations;
         let (pid, tag) = (generation.pid, generation.tag);
-        let mut forgotten = self.forgotten.subscribe();
+        let mut forgotten = generations.forgotten.subscribe();
         loop {
             let received = tokio::select! {
                 received = generation.channel.receive() => received,
-                _ = forgotten.wait_for(|forgotten| *forgotten) => break,
+                _ = forgotten.wait_for(|forgotten| *forgotten) => return,
             };
             match received {
-                Ok(Some(packet)) => {
-                    if let Message::Left { sessions } = packet.message {
-                        generation.sessions.store(sessions, Ordering::Relaxed);
-                    }
+                Ok(Some(Packet { message: Message::Left { sessions }, .. })) => {
+                    generation.sessions.store(sessions, Ordering::Relaxed);
                 }
+                // For a session here, or of another process before this one.
+                Ok(Some(packet)) => receive::take_packet(&network, packet),
                 Ok(None) => {
                     info!(pid, %tag, "the process before this one has ended");
                     break;
@@ -128,7 +149,10 @@ impl Generations {
                 }
             }
         }
-        self.remove(tag);
+        generations.remove(tag);
+        if generations.is_empty() {
+            network.relay.set_has_kin(false);
+        }
     }
 }
 

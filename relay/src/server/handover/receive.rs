@@ -19,7 +19,7 @@ use crate::server::{now, websocket};
 const REPORT: Duration = Duration::from_secs(1);
 
 /// Takes what the next process sends until that ends. Whatever becomes of it, this process drains.
-pub(in crate::server) async fn serve(network: Arc<Network>, channel: Channel) {
+pub(in crate::server) async fn serve(network: Arc<Network>, channel: Arc<Channel>) {
     let mut reports = tokio::time::interval(REPORT);
     loop {
         tokio::select! {
@@ -45,15 +45,15 @@ pub(in crate::server) async fn serve(network: Arc<Network>, channel: Channel) {
     }
 }
 
-fn take_packet(network: &Arc<Network>, packet: Packet) {
+pub(super) fn take_packet(network: &Arc<Network>, packet: Packet) {
     let Packet { message, bytes, descriptors } = packet;
     let (Message::Connection(connection), Some(socket)) = (message, descriptors.into_iter().next()) else {
-        return warn!("the next process sends what is not understood");
+        return warn!("another process sends what is not understood");
     };
     let peer = connection.peer;
     match take(network, *connection, &bytes, socket) {
-        Ok(()) => debug!(%peer, "connection taken from the next process"),
-        Err(error) => warn!(%peer, %error, "a connection of the next process is closed"),
+        Ok(()) => debug!(%peer, "connection taken from another process"),
+        Err(error) => warn!(%peer, %error, "a connection of another process is closed"),
     }
 }
 
@@ -78,6 +78,6 @@ fn take(
         ws::Incoming::new(ws::Role::Server, settings, now())
     });
     let (peer, rest) = (connection.who.into(), BytesMut::from(bytes));
-    network.serve(Arrival { listener: id, stream, peer, rest, incoming });
+    network.arrive(Arrival { listener: id, stream, peer, rest, incoming });
     Ok(())
 }

@@ -52,10 +52,10 @@ pub use self::control::{ConnectionInfo, Control, Started};
 use self::credentials::ChainResolver;
 use self::handover::{Endpoint, Generations};
 pub use self::handover::{HandOver, OlderProcess, Takeover, TakeoverError};
-pub use self::lifecycle::{Drain, DrainCause, DrainStatus, Order, Reply};
-use self::lifecycle::Lifecycle;
 use self::hep::Concentrator;
 pub use self::hep::HepCounters;
+use self::lifecycle::Lifecycle;
+pub use self::lifecycle::{Drain, DrainCause, DrainStatus, Order, Reply};
 pub use self::listeners::{Inherited, ReopenError};
 use self::listeners::{Listeners, Opened};
 use self::network::{Network, RelayDialer};
@@ -163,9 +163,14 @@ impl Server {
             control.relay().set_has_kin(true);
             control.listeners().set_accepting(true);
         };
-        for generation in before.finish(taken, &generations, accept).await? {
+        let all = before.finish(taken, &generations, accept).await?;
+        let last = all.last().cloned();
+        for generation in all {
             let network = Arc::clone(server.control.network());
             server.tasks.spawn(Generations::watch(network, generation));
+        }
+        if let Some(last) = last {
+            last.told().await;
         }
         server.wait_for_successor();
         Ok(server)
@@ -216,8 +221,12 @@ impl Server {
         }
         let advertised: Vec<_> = opened.iter().filter_map(|opened| opened.msrp(&config.domain)).collect();
         let sip_advertised = opened.iter().filter_map(|opened| opened.sip(&config.domain)).collect();
-        let relay =
-            Relay::beside(&tags, reload::settings(&config, advertised), Arc::new(SystemRandom), Box::new(SystemClock))?;
+        let relay = Relay::beside(
+            &tags,
+            reload::settings(&config, advertised),
+            Arc::new(SystemRandom),
+            Box::new(SystemClock),
+        )?;
         let network =
             Arc::new(Network::new(relay, &config, Arc::clone(&domains), client_domains, sip_advertised)?);
         network.relay.set_dialer(Box::new(RelayDialer::new(&network)));
@@ -263,7 +272,8 @@ impl Server {
         tasks.spawn(remind_of_expiry(Arc::clone(&control)));
         let config = control.config();
         let admin = config.admin.as_ref();
-        let admin = admin.map(|admin| AdminServer::start_with(admin, Arc::clone(&control), inherited)).transpose()?;
+        let admin =
+            admin.map(|admin| AdminServer::start_with(admin, Arc::clone(&control), inherited)).transpose()?;
         for address in inherited.addresses() {
             error!(address, "no listener is for this socket, which was handed over to us: it is closed");
         }

@@ -150,7 +150,10 @@ async fn the_command_line_drains() {
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    assert_eq!(ctl(&["drain", "--timeout", "90m"]).await, "draining: 1 sessions, 0 busy connections, 1h 29m at most\n");
+    assert_eq!(
+        ctl(&["drain", "--timeout", "90m"]).await,
+        "draining: 1 sessions, 0 busy connections, 1h 29m at most\n"
+    );
     let status = ctl(&["status"]).await;
     assert!(status.contains("draining: 1 sessions"), "{status}");
     assert_eq!(ctl(&["drain", "--cancel"]).await, "serving\n");

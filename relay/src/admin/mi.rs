@@ -65,9 +65,16 @@ struct Command {
 }
 
 fn commands() -> impl Iterator<Item = &'static Command> {
-    [process::COMMANDS, lifecycle::COMMANDS, connections::COMMANDS, sessions::COMMANDS, tls::COMMANDS, trace::COMMANDS]
-        .into_iter()
-        .flatten()
+    [
+        process::COMMANDS,
+        lifecycle::COMMANDS,
+        connections::COMMANDS,
+        sessions::COMMANDS,
+        tls::COMMANDS,
+        trace::COMMANDS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// The parameters of one call, by name.

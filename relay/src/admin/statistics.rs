@@ -166,16 +166,28 @@ fn core(control: &Control) -> Vec<Family> {
             .value(unix_seconds(started)),
         Family::gauge("core", "ready", "Whether it takes new clients: 0 while it stops.")
             .value(u64::from(control.is_ready())),
-        Family::gauge("core", "draining", "Whether it drains: what there is goes on, and nothing new begins.")
-            .value(u64::from(drain.is_some())),
-        Family::gauge("core", "draining_busy_connections", "Connections with something under way, while it drains.")
-            .value(drain.map_or(0, |drain| drain.busy) as u64),
+        Family::gauge(
+            "core",
+            "draining",
+            "Whether it drains: what there is goes on, and nothing new begins.",
+        )
+        .value(u64::from(drain.is_some())),
+        Family::gauge(
+            "core",
+            "draining_busy_connections",
+            "Connections with something under way, while it drains.",
+        )
+        .value(drain.map_or(0, |drain| drain.busy) as u64),
         Family::gauge("core", "older_processes", "Processes before this one that still have sessions.")
             .value(older.len() as u64),
         Family::gauge("core", "older_sessions", "Sessions that those have left.")
             .value(older.iter().map(|older| older.sessions).sum::<u64>()),
-        Family::counter("core", "handed_connections", "Connections handed to the process whose sessions they are for.")
-            .value(control.handed_connections()),
+        Family::counter(
+            "core",
+            "handed_connections",
+            "Connections handed to the process whose sessions they are for.",
+        )
+        .value(control.handed_connections()),
     ]
 }
 

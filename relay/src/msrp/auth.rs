@@ -467,7 +467,9 @@ impl Relay {
             .or_else(|| reachable().find(|own| own.advertised.scheme == Scheme::Msrps))
             .or_else(|| reachable().next())?;
         let Advertised { scheme, host, port, .. } = &own.advertised;
-        let uri = format!("{scheme}://{host}:{port}/{};tcp", session::write_id(self.sessions.tag(), id)).parse().ok()?;
+        let uri = format!("{scheme}://{host}:{port}/{};tcp", session::write_id(self.sessions.tag(), id))
+            .parse()
+            .ok()?;
         Some((uri, Arc::clone(&own.used)))
     }
 

@@ -37,8 +37,8 @@ use tracing::debug;
 
 use super::counters::{Count, Counters};
 use super::origin::Origin;
-use super::tag::ProcessTag;
 use super::outbound::{Outbound, Pushed, QueueSettings};
+use super::tag::ProcessTag;
 use super::tap::Tap;
 use super::transactions::{Failure, Transaction};
 use super::wire::{Random, Wire};

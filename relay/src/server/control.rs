@@ -10,10 +10,10 @@ use tcp_transport::ledger::{Entry, Phase};
 use tcp_transport::tls::{ClientDomains, ServerDomains};
 use tcp_transport::{ConnectionId, KeepAlive, Ledger, State};
 
-use super::hep::{Concentrator, HepCounters};
-use super::listeners::Listeners;
 use super::handover::OlderProcess;
+use super::hep::{Concentrator, HepCounters};
 use super::lifecycle::Lifecycle;
+use super::listeners::Listeners;
 use super::network::{Carried, Network};
 use super::now;
 use super::observer::SessionEvents;

@@ -37,11 +37,19 @@ impl FromEnv {
             // One of another kind is left where it is.
             if let Ok(Some(socket)) = self.sockets.take_tcp_listener(index) {
                 let address = socket.local_addr().ok();
-                info!(name, address = address.map(tracing::field::display), "socket of the service manager: TCP");
+                info!(
+                    name,
+                    address = address.map(tracing::field::display),
+                    "socket of the service manager: TCP"
+                );
                 inherited.push_tcp(socket);
             } else if let Ok(Some(socket)) = self.sockets.take_udp_socket(index) {
                 let address = socket.local_addr().ok();
-                info!(name, address = address.map(tracing::field::display), "socket of the service manager: UDP");
+                info!(
+                    name,
+                    address = address.map(tracing::field::display),
+                    "socket of the service manager: UDP"
+                );
                 inherited.push_udp(socket);
             } else if let Ok(Some(socket)) = self.sockets.take_unix_listener(index) {
                 let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(Into::into));

@@ -18,7 +18,9 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tcp_transport::hep::{Dispatch, Receiver};
 use tcp_transport::tls::ServerDomains;
-use tcp_transport::{Accepting, BindError, BoundListener, ListenerControl, ListenerSettings, Scheme, Transport};
+use tcp_transport::{
+    Accepting, BindError, BoundListener, ListenerControl, ListenerSettings, Scheme, Transport,
+};
 use tokio::task::JoinHandle;
 
 use super::hep::Concentrator;
@@ -324,7 +326,12 @@ impl Listeners {
     /// As [`stop`](Self::stop), without waiting until it is so.
     pub(super) fn abort(&self) {
         for running in &*self.0.lock() {
-            running.sockets.iter().map(|socket| &socket.task).chain(&running.handshakes).for_each(JoinHandle::abort);
+            running
+                .sockets
+                .iter()
+                .map(|socket| &socket.task)
+                .chain(&running.handshakes)
+                .for_each(JoinHandle::abort);
         }
     }
 }

@@ -22,10 +22,10 @@ use tcp_transport::connection::CloseReason;
 use tokio::sync::mpsc;
 use tracing::info;
 
+use super::handover::{self, HandOver};
 use super::lifecycle::{Drain, DrainCause};
 use super::listeners::ReopenError;
 use super::network::Carried;
-use super::handover::{self, HandOver};
 use super::{Order, Server, hep, now};
 use crate::msrp::Drains;
 
@@ -65,7 +65,8 @@ impl Server {
         let HandOver { channel, taken, pid } = handed;
         let channel = Arc::new(channel);
         let upgrade = self.upgrade.as_ref();
-        let timeout = upgrade.map_or_else(|| self.control.config().timeouts.drain_timeout, |upgrade| upgrade.drain_timeout);
+        let timeout = upgrade
+            .map_or_else(|| self.control.config().timeouts.drain_timeout, |upgrade| upgrade.drain_timeout);
         self.drain(Drain::now(DrainCause::Upgrade, Some(timeout)));
         let network = self.control.network();
         network.generations.follow(pid, Arc::clone(&channel));

@@ -70,7 +70,8 @@ fn find(control: &Control, params: &Params) -> Result<Arc<Session>, Error> {
         return Err(none());
     }
     let id = u128::from_str_radix(digits, 16).ok().filter(|_| is_id).ok_or_else(|| {
-        let message = format!("`{text}` is not a session-id, nor the first {MIN_LENGTH} characters or more of one");
+        let message =
+            format!("`{text}` is not a session-id, nor the first {MIN_LENGTH} characters or more of one");
         Error::bad_value(message)
     })?;
     if digits.len() == ID_DIGITS {

@@ -37,7 +37,11 @@ pub(super) async fn run(client: &Client, output: &Output, args: &DrainArgs) -> O
 
 pub(super) async fn upgrade(client: &Client, output: &Output) -> Outcome {
     let answer = client.mi("upgrade", Value::Null).await?;
-    if output.wants_json() { output.json(&answer) } else { output.line(&text::safe(&field(&answer, "State"))) }
+    if output.wants_json() {
+        output.json(&answer)
+    } else {
+        output.line(&text::safe(&field(&answer, "State")))
+    }
 }
 
 /// A drain in a line.

@@ -1,10 +1,11 @@
 //! The processes before this one that still have sessions.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use super::channel::{Channel, Packet};
@@ -12,6 +13,9 @@ use super::message::Message;
 use super::receive;
 use crate::msrp::ProcessTag;
 use crate::server::network::Network;
+
+/// How long a process that is taken over from is waited for, until it has told who is the service now.
+const TOLD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One of them.
 #[derive(Debug)]
@@ -21,12 +25,20 @@ pub(in crate::server) struct Generation {
     pub(super) channel: Arc<Channel>,
     /// How many sessions it has, as it has said last.
     sessions: AtomicU64,
+    /// It has said something.
+    heard: Notify,
 }
 
 impl Generation {
     pub(super) fn new(tag: ProcessTag, pid: u32, channel: Channel) -> Arc<Self> {
         let channel = Arc::new(channel);
-        Arc::new(Self { tag, pid, channel, sessions: AtomicU64::new(0) })
+        Arc::new(Self { tag, pid, channel, sessions: AtomicU64::new(0), heard: Notify::new() })
+    }
+
+    /// Waits until it has told the service manager who has taken over, which it does before it says anything here.
+    pub(in crate::server) async fn told(&self) {
+        // A service manager that hears it the other way round may not believe it, that is all.
+        let _ = tokio::time::timeout(TOLD_TIMEOUT, self.heard.notified()).await;
     }
 }
 
@@ -135,6 +147,7 @@ impl Generations {
             };
             match received {
                 Ok(Some(Packet { message: Message::Left { sessions }, .. })) => {
+                    generation.heard.notify_one();
                     generation.sessions.store(sessions, Ordering::Relaxed);
                 }
                 // For a session here, or of another process before this one.

@@ -67,7 +67,9 @@ impl Takeover {
         let failed = |source| TakeoverError::Io { path: path.clone(), source };
         let channel = match Channel::connect(path) {
             Ok(channel) => channel,
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
+            {
                 return Ok(None);
             }
             Err(error) => return Err(failed(error)),

@@ -126,7 +126,8 @@ impl Server {
             }
             let idle = || connections.snapshot().iter().all(|(_, carried)| carried.is_idle());
             let (_, relayed) = self.control.network().generations.handed();
-            if relay.sessions().is_empty() && relayed == 0 && idle() {
+            let opening = self.control.listeners().is_opening();
+            if relay.sessions().is_empty() && relayed == 0 && !opening && idle() {
                 return;
             }
             tokio::time::sleep(DRAIN_POLL).await;

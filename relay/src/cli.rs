@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::config::Config;
 use crate::demo::{self, DemoArgs};
-use crate::server::tls;
+use crate::logging;
 
+mod check;
 mod ctl;
 mod generate;
 mod hash;
@@ -18,7 +17,7 @@ mod run;
 mod user;
 
 use self::ctl::CtlArgs;
-use self::generate::{CompletionsArgs, ManArgs};
+use self::generate::{CompletionsArgs, ManArgs, SchemaArgs};
 use self::hash::HashArgs;
 use self::run::RunArgs;
 use self::user::UserArgs;
@@ -54,6 +53,8 @@ enum Command {
     Completions(CompletionsArgs),
     /// Print the manual page, or write those of all commands into a folder.
     Man(ManArgs),
+    /// Print the JSON Schema of the configuration, for editors, or the reference of its keys.
+    Schema(SchemaArgs),
 }
 
 /// Runs the command line of this process.
@@ -62,26 +63,19 @@ enum Command {
 /// Whatever keeps the command from doing its work; to be shown to the user.
 pub fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
-        Command::Run(args) => run::run(&args),
-        Command::Check { config } => check(&Config::load(&config)?),
+        Command::Run(args) => {
+            let ended = run::run(&args);
+            // The last words are said.
+            logging::flush();
+            ended
+        }
+        Command::Check { config } => check::run(&config),
         Command::Demo(args) => demo::run(&args),
         Command::User(args) => user::run(&args),
         Command::Hash(args) => hash::run(&args),
         Command::Ctl(args) => ctl::run(&args),
         Command::Completions(args) => generate::completions(&args, Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),
+        Command::Schema(args) => generate::schema(&args),
     }
-}
-
-#[expect(clippy::print_stdout, reason = "this is the command's answer")]
-fn check(config: &Config) -> anyhow::Result<ExitCode> {
-    let (servers, clients) = (tls::server_domains(config)?, tls::client_domains(config)?);
-    for warning in &config.warnings {
-        println!("warning: {warning}");
-    }
-    for warning in tls::expiry_warnings(&servers, &clients, SystemTime::now(), config.tls.expiry_warning) {
-        println!("warning: TLS {warning}");
-    }
-    println!("{}: ok", config.source.file_name());
-    Ok(ExitCode::SUCCESS)
 }

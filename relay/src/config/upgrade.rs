@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Check;
+use super::form;
 use super::value::duration;
 
 /// How another process takes over.
@@ -21,13 +23,20 @@ pub struct Upgrade {
     pub start_timeout: Duration,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileUpgrade {
+    /// The Unix socket where the next process finds this one. Its permissions are 0600, and only a process of the same
+    /// user, or of root, is talked to.
+    #[schemars(with = "form::Path")]
     socket: PathBuf,
+    /// How long sessions of the process before may live on.
     #[serde(default = "default_drain_timeout", deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     drain_timeout: Duration,
+    /// How long the next process may take until it serves; then it is given up, and everything is as before.
     #[serde(default = "default_start_timeout", deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     start_timeout: Duration,
 }
 

@@ -61,7 +61,9 @@ const TAKEN_OVER: &[&str] = &[
 const NEEDS_RESTART: &[(&str, &str)] = &[
     ("events.queue", "the queue of events is made when the relay starts"),
     ("sip.sip_upstream", "the connections to upstreams are kept from the start on"),
-    ("sip.health", "the upstreams are watched from the start on"),
+    ("sip.probe_interval", "the upstreams are watched from the start on"),
+    ("sip.probe_timeout", "the upstreams are watched from the start on"),
+    ("sip.probe_failures", "the upstreams are watched from the start on"),
     ("sip.flow_secret", "the flow tokens that are in use are made with it"),
     ("sip.crlf_pingpong", "the SIP edge is made when the relay starts"),
 ];
@@ -112,11 +114,27 @@ impl Control {
     /// # Errors
     /// Everything that is wrong, at its line; nothing has changed then.
     pub fn reload(&self) -> Result<Reloaded, ConfigErrors> {
+        self.reload_from(|before| before.source.reload())
+    }
+
+    /// As [`reload`](Self::reload), with a configuration that was read already.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reload_to(&self, config: Config) -> Result<Reloaded, ConfigErrors> {
+        self.reload_from(|_| Ok(config))
+    }
+
+    fn reload_from(
+        &self,
+        read: impl FnOnce(&Config) -> Result<Config, ConfigErrors>,
+    ) -> Result<Reloaded, ConfigErrors> {
         // One after the other: each compares with what the one before has left.
         let _one = self.reloading.lock();
         self.records().reopen();
         logging::reopen();
-        let reloaded = self.take_over();
+        let before = self.config();
+        let reloaded = read(&before).and_then(|config| self.take_over(&before, config));
         match &reloaded {
             Ok(reloaded) => {
                 for change in &reloaded.changed {
@@ -141,12 +159,10 @@ impl Control {
         reloaded
     }
 
-    fn take_over(&self) -> Result<Reloaded, ConfigErrors> {
-        let before = self.config();
+    fn take_over(&self, before: &Config, mut config: Config) -> Result<Reloaded, ConfigErrors> {
         if !self.is_ready() {
             return Err(before.source.error("is not read again: the relay is stopping"));
         }
-        let mut config = before.source.reload()?;
         let network = self.network();
 
         // What may fail.
@@ -159,13 +175,20 @@ impl Control {
         {
             errors.push(config.source.error_at(&["trace", "destinations"], error.to_string()).into());
         }
-        let listeners = servers.as_ref().and_then(|servers| {
-            let prepared = self.listeners().prepare(&config, servers, self.concentrator());
-            let failed = |all: Vec<_>| {
+        let listeners = {
+            let domains = servers.as_ref().unwrap_or(&network.server_domains);
+            let prepared = self.listeners().prepare(&config, domains, self.concentrator());
+            let failed = |mut all: Vec<(usize, StartError)>| {
+                // Without the domains that are meant, which are there and cannot be used.
+                let about_domains = |error: &StartError| {
+                    use tcp_transport::BindError::{NoDomain, UnknownDomain};
+                    matches!(error, StartError::Bind(UnknownDomain { .. } | NoDomain { .. }))
+                };
+                all.retain(|(_, error)| servers.is_some() || !about_domains(error));
                 errors.extend(all.iter().map(|(number, error)| at_listener(&config, *number, error).into()));
             };
             prepared.map_err(failed).ok()
-        });
+        };
         let records = self.records().prepare(&config.records);
         let records = records
             .map_err(|error| errors.push(config.source.error_at(&["records"], error.to_string()).into()));
@@ -216,7 +239,7 @@ impl Control {
         self.records().recorder(facts(&config, network)).set_facts(facts(&config, network));
         {
             let mut tracing = self.tracing().lock();
-            trace::reload(&mut tracing, &config, &before, self.listeners().names(), network);
+            trace::reload(&mut tracing, &config, before, self.listeners().names(), network);
             self.concentrator().forward_to(tracing.as_ref().map(trace::Tracing::sender).as_ref());
         }
         self.concentrator().reload(config.hep.clone(), &self.listeners().hep());
@@ -286,17 +309,24 @@ mod tests {
 
     use super::*;
 
+    /// What the parser says of a configuration with this setting in it.
+    fn parsed(section: &str, value: &str) -> String {
+        let text = format!("domain: a\nlisteners: [ {{ uri: 'msrp://127.0.0.1:0' }} ]\n{section}: {value}\n");
+        Config::parse(&text, Path::new(""), "a").map_or_else(|errors| errors.to_string(), |_| String::new())
+    }
+
     #[test]
-    fn of_each_section_it_is_known_whether_it_is_taken_over() {
+    fn what_needs_a_restart_are_settings_of_sections_that_are_taken_over() {
         for (path, _) in NEEDS_RESTART {
-            assert!(TAKEN_OVER.iter().any(|section| path.starts_with(section)), "{path}");
-            let text = format!("domain: a\nlisteners: [ {{ uri: 'msrp://127.0.0.1:0' }} ]\n{}: {{ x", {
-                path.split('.').next().unwrap()
-            });
-            // The section is there, and so is its key.
-            let known =
-                Config::parse(&format!("{text}: 1 }}\n"), Path::new(""), "a").unwrap_err().to_string();
-            assert!(known.contains("unknown key `x`"), "{known}");
+            let (section, key) = path.split_once('.').unwrap();
+            assert!(TAKEN_OVER.contains(&section), "{path}");
+            let told = parsed(section, &format!("{{ {key}: {{}} }}"));
+            assert!(!told.contains("unknown key"), "{told}");
         }
+        for section in TAKEN_OVER {
+            let told = parsed(section, "{ nonsense: 1 }");
+            assert!(!told.contains("at the top"), "{told}");
+        }
+        assert!(parsed("sip", "{ nonsense: 1 }").contains("unknown key"));
     }
 }

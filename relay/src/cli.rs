@@ -34,8 +34,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the relay until SIGTERM or SIGINT; SIGHUP reads the TLS domains and certificates again, and opens files
-    /// with session records again.
+    /// Run the relay until SIGTERM or SIGINT; SIGHUP reads the configuration again, and opens the files of the log and of
+    /// session records again.
     Run {
         /// The YAML configuration.
         #[arg(long, short, value_name = "FILE")]

@@ -27,7 +27,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use msrp_proto::digest::{AuthenticationInfo, Authorization, Challenge, Ha1};
+use msrp_proto::digest::{Algorithm, AuthenticationInfo, Authorization, Challenge, Ha1};
 use msrp_proto::encoder::HeadWriter;
 use msrp_proto::flag::Flag;
 use msrp_proto::head::Head;

@@ -31,6 +31,7 @@
 //! A user's own limits count however it logs in. Who is known by other means than a password (ephemeral credentials, a
 //! token, a client certificate) is looked up by name ([`Wants::Limits`]), in the same order.
 
+use std::any::Any;
 use std::fmt;
 use std::future::ready;
 use std::pin::Pin;
@@ -129,7 +130,7 @@ impl Entry {
 pub type Fetch<'a> = Pin<Box<dyn Future<Output = Lookup> + Send + 'a>>;
 
 /// A source of HA1 hashes.
-pub trait Credentials: fmt::Debug + Send + Sync {
+pub trait Credentials: Any + fmt::Debug + Send + Sync {
     /// What is asked for, if it is at hand. It does not wait for anything.
     fn lookup(&self, query: &Query) -> Lookup;
 
@@ -141,6 +142,13 @@ pub trait Credentials: fmt::Debug + Send + Sync {
 
     /// Whether every user known here has a hash for `algorithm`.
     fn supports(&self, algorithm: Algorithm) -> bool;
+
+    /// Whether `former` is configured as this one is, and remembers what is not to be forgotten when the configuration is
+    /// read again: it is kept then in the place of this one.
+    fn is_as(&self, former: &dyn Credentials) -> bool {
+        let _ = former;
+        false
+    }
 
     /// Begins to look after whom it asks, so that the log says early that they are away. It needs a tokio runtime.
     fn begin(&self) {}
@@ -162,7 +170,6 @@ pub trait Credentials: fmt::Debug + Send + Sync {
     }
 
     /// The user's own limits, if they are at hand.
-    #[cfg(test)]
     fn limits(&self, user: &str, realm: &str) -> Option<UserLimits> {
         let (user, realm) = (user.to_owned(), realm.to_owned());
         match self.lookup(&Query { user, realm, wants: Wants::Limits, now: Instant::now(), again: false }) {
@@ -182,6 +189,22 @@ impl CredentialChain {
     /// Adds a source, to be asked after those before it.
     pub fn push(&mut self, source: Arc<dyn Credentials>) {
         self.sources.push(source);
+    }
+
+    /// Keeps those sources of `former` that are configured as the ones in their places here, for what they remember.
+    pub fn keep_of(&mut self, former: &Self) {
+        for source in &mut self.sources {
+            if let Some(kept) = former.sources.iter().find(|former| source.is_as(&***former)) {
+                *source = Arc::clone(kept);
+            }
+        }
+    }
+
+    /// As [`begin`](Credentials::begin), for those that are not sources of `former`.
+    pub fn begin_beside(&self, former: &Self) {
+        let is_new =
+            |source: &&Arc<dyn Credentials>| !former.sources.iter().any(|known| Arc::ptr_eq(known, source));
+        self.sources.iter().filter(is_new).for_each(|source| source.begin());
     }
 
     /// Whether there is no source, so that nobody can authenticate.

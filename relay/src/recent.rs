@@ -22,6 +22,14 @@ impl<K: Eq + Hash, V> Recent<K, V> {
         Self { generation: (capacity / 2).max(1), young: HashMap::new(), old: HashMap::new() }
     }
 
+    /// Makes it one for `capacity` entries; what is too much for that leaves with what comes.
+    pub(crate) fn set_capacity(&mut self, capacity: usize) {
+        self.generation = (capacity / 2).max(1);
+        if self.young.len() > self.generation {
+            self.old = mem::take(&mut self.young);
+        }
+    }
+
     /// What is there, as it is.
     pub(crate) fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<&V>
     where

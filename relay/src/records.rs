@@ -42,15 +42,16 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::runtime;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tracing::{error, info};
 
-use crate::config::{RecordTarget, Records as Settings};
+use crate::config::{RecordSink, RecordTarget, Records as Settings};
 
 mod database;
 mod file;
@@ -112,19 +113,30 @@ pub struct SinkStats {
 /// All sinks, each with its thread. When dropped, the threads end once they have written what waits.
 #[derive(Debug)]
 pub struct Records {
-    sinks: Vec<Running>,
-    flush_timeout: Duration,
-    interim: Option<Duration>,
+    sinks: Mutex<Vec<Arc<Running>>>,
+    flush_timeout: Mutex<Duration>,
+    interim: watch::Sender<Option<Duration>>,
+    recorder: OnceLock<Recorder>,
 }
 
 #[derive(Debug)]
 struct Running {
-    name: String,
+    sink: RecordSink,
     kind: &'static str,
     outbox: Arc<Outbox>,
     /// Ready when the thread has nothing left to do.
-    ended: parking_lot::Mutex<Option<oneshot::Receiver<()>>>,
+    ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
+
+impl Running {
+    fn name(&self) -> &str {
+        &self.sink.name
+    }
+}
+
+/// Sinks that are open, for [`Records::take_over`]. When it is dropped instead, the new ones of them end.
+#[derive(Debug)]
+pub struct PreparedRecords(Vec<Arc<Running>>);
 
 impl Records {
     /// Opens files, and starts the threads. Daemons and databases may be away.
@@ -132,76 +144,90 @@ impl Records {
     /// # Errors
     /// [`RecordsError`].
     pub fn start(settings: &Settings) -> Result<Self, RecordsError> {
-        let mut sinks = Vec::new();
+        let sinks = settings.sinks.iter().map(|sink| open(sink, settings.queue)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            sinks: Mutex::new(sinks),
+            flush_timeout: Mutex::new(settings.flush_timeout),
+            interim: watch::Sender::new(settings.interim),
+            recorder: OnceLock::new(),
+        })
+    }
+
+    /// Opens what is not there yet of these. A sink that is there and is the same goes on as it is; one of which
+    /// anything is different is another one.
+    ///
+    /// # Errors
+    /// [`RecordsError`]; nothing has changed.
+    pub fn prepare(&self, settings: &Settings) -> Result<PreparedRecords, RecordsError> {
+        let mut prepared = PreparedRecords(Vec::new());
         for sink in &settings.sinks {
-            let outbox = Arc::new(Outbox::new(&sink.name, settings.queue));
-            let (end, ended) = oneshot::channel();
-            let kind = match &sink.target {
-                RecordTarget::File(file) => {
-                    let opened = FileSink::open(file);
-                    let opened =
-                        opened.map_err(|source| RecordsError::File { path: file.path.clone(), source })?;
-                    spawn(opened, &outbox, end)?;
-                    "file"
-                }
-                RecordTarget::Syslog(syslog) => {
-                    spawn(SyslogSink::new(syslog.clone()), &outbox, end)?;
-                    "syslog"
-                }
-                RecordTarget::Database(database) => {
-                    spawn(DatabaseSink::new((**database).clone()), &outbox, end)?;
-                    "database"
-                }
-            };
-            info!(sink = sink.name, kind, "session records");
-            let ended = parking_lot::Mutex::new(Some(ended));
-            sinks.push(Running { name: sink.name.clone(), kind, outbox, ended });
+            let known = self.sinks.lock().iter().find(|known| known.sink == *sink).cloned();
+            prepared.0.push(match known {
+                Some(known) => known,
+                None => open(sink, settings.queue)?,
+            });
         }
-        Ok(Self { sinks, flush_timeout: settings.flush_timeout, interim: settings.interim })
+        Ok(prepared)
     }
 
-    /// What makes records; none if there is nowhere to write them.
-    pub fn recorder(&self, facts: Facts) -> Option<Recorder> {
-        let outboxes: Vec<_> = self.sinks.iter().map(|sink| Arc::clone(&sink.outbox)).collect();
-        (!outboxes.is_empty()).then(|| Recorder::new(facts, outboxes))
+    /// Writes to these from the next record on. Those that are not among them take what waits for them, and end.
+    pub fn take_over(&self, mut prepared: PreparedRecords, settings: &Settings) {
+        *self.flush_timeout.lock() = settings.flush_timeout;
+        self.interim.send_replace(settings.interim);
+        let sinks = std::mem::take(&mut prepared.0);
+        for sink in &sinks {
+            sink.outbox.set_limit(settings.queue);
+        }
+        if let Some(recorder) = self.recorder.get() {
+            recorder.set_outboxes(outboxes(&sinks));
+        }
+        // Those that are dropped with this end.
+        *self.sinks.lock() = sinks;
     }
 
-    /// How often sessions that last are to be written.
-    pub fn interim(&self) -> Option<Duration> {
-        self.interim
+    /// What makes records; to be asked for once.
+    pub fn recorder(&self, facts: Facts) -> Recorder {
+        self.recorder.get_or_init(|| Recorder::new(facts, outboxes(&self.sinks.lock()))).clone()
+    }
+
+    /// How often sessions that last are to be written; `None`: never.
+    pub fn interim(&self) -> watch::Receiver<Option<Duration>> {
+        self.interim.subscribe()
     }
 
     /// Has the files opened again, for whoever has moved them; and those tried at once that are away.
     pub fn reopen(&self) {
-        for sink in &self.sinks {
+        for sink in &*self.sinks.lock() {
             sink.outbox.reopen();
         }
     }
 
     /// How the sinks are doing.
     pub fn stats(&self) -> Vec<SinkStats> {
-        let stats = |sink: &Running| SinkStats {
-            name: sink.name.clone(),
+        let stats = |sink: &Arc<Running>| SinkStats {
+            name: sink.name().to_owned(),
             kind: sink.kind,
             available: sink.outbox.is_available(),
             counts: sink.outbox.counts(),
         };
-        self.sinks.iter().map(stats).collect()
+        self.sinks.lock().iter().map(stats).collect()
     }
 
     /// The relay stops: from here on the limit does not count.
     pub fn set_stopping(&self) {
-        for sink in &self.sinks {
+        for sink in &*self.sinks.lock() {
             sink.outbox.set_stopping();
         }
     }
 
     /// Waits until all is written, for `records.flush_timeout` at most, or until `hurry` is ready.
     pub async fn stop(&self, hurry: impl Future<Output = ()>) {
-        for sink in &self.sinks {
+        let sinks = self.sinks.lock().clone();
+        for sink in &sinks {
             sink.outbox.close();
         }
-        let ended: Vec<_> = self.sinks.iter().filter_map(|sink| sink.ended.lock().take()).collect();
+        let flush_timeout = *self.flush_timeout.lock();
+        let ended: Vec<_> = sinks.iter().filter_map(|sink| sink.ended.lock().take()).collect();
         let all = async {
             for ended in ended {
                 // An error is a thread that has ended, too.
@@ -211,24 +237,54 @@ impl Records {
         tokio::select! {
             biased;
             () = all => {}
-            () = tokio::time::sleep(self.flush_timeout) => {}
+            () = tokio::time::sleep(flush_timeout) => {}
             () = hurry => {}
         }
-        for sink in &self.sinks {
+        for sink in &sinks {
             let left = sink.outbox.give_up();
             if left > 0 {
-                error!(sink = sink.name, records = left, "session records lost: not written before the end");
+                error!(
+                    sink = sink.name(),
+                    records = left,
+                    "session records lost: not written before the end"
+                );
             }
         }
     }
 }
 
-impl Drop for Records {
+impl Drop for Running {
     fn drop(&mut self) {
-        for sink in &self.sinks {
-            sink.outbox.close();
-        }
+        self.outbox.close();
     }
+}
+
+fn outboxes(sinks: &[Arc<Running>]) -> Vec<Arc<Outbox>> {
+    sinks.iter().map(|sink| Arc::clone(&sink.outbox)).collect()
+}
+
+/// Opens a sink, of which `queue` records may wait, and starts its thread.
+fn open(sink: &RecordSink, queue: usize) -> Result<Arc<Running>, RecordsError> {
+    let outbox = Arc::new(Outbox::new(&sink.name, queue));
+    let (end, ended) = oneshot::channel();
+    let kind = match &sink.target {
+        RecordTarget::File(file) => {
+            let opened = FileSink::open(file);
+            let opened = opened.map_err(|source| RecordsError::File { path: file.path.clone(), source })?;
+            spawn(opened, &outbox, end)?;
+            "file"
+        }
+        RecordTarget::Syslog(syslog) => {
+            spawn(SyslogSink::new(syslog.clone()), &outbox, end)?;
+            "syslog"
+        }
+        RecordTarget::Database(database) => {
+            spawn(DatabaseSink::new((**database).clone()), &outbox, end)?;
+            "database"
+        }
+    };
+    info!(sink = sink.name, kind, "session records");
+    Ok(Arc::new(Running { sink: sink.clone(), kind, outbox, ended: Mutex::new(Some(ended)) }))
 }
 
 /// Writes to `sink` on a thread of its own: it may wait there, for disks and networks.

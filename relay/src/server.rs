@@ -11,30 +11,36 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use rand::Rng as _;
-use tcp_transport::connection::CloseReason;
-use tcp_transport::hep::{Dispatch, Receiver, SenderError};
-use tcp_transport::tls::ServerDomains;
-use tcp_transport::{BindError, BoundListener, Ledger, ListenerSettings, Scheme, Transport};
+use tcp_transport::hep::SenderError;
+use tcp_transport::{BindError, Ledger};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::admin::{AdminError, AdminServer};
-use crate::config::{AdminAddress, Config, ConfigErrors, Host, Listener, ListenerTransport, WebSocket};
+use crate::config::{AdminAddress, Config, ConfigErrors};
 use crate::credentials::Credentials as _;
-use crate::msrp::{Advertised, Random, Relay, Settings, SettingsError, WallClock, WebSocketLink};
-use crate::records::{Facts, Records, RecordsError};
+use crate::msrp::{Random, Relay, SettingsError, WallClock};
+use crate::records::{Records, RecordsError};
 use crate::sip::ShortSecret;
 
 mod connection;
 mod control;
 mod credentials;
 mod hep;
+mod inherit;
+pub mod lifecycle;
+mod listeners;
 mod network;
+pub mod notify;
 mod observer;
 mod occasion;
 mod pace;
+mod reload;
 mod sip;
+mod stop;
 pub mod tls;
 mod trace;
 mod websocket;
@@ -42,23 +48,21 @@ mod websocket;
 use self::control::Parts;
 pub use self::control::{ConnectionInfo, Control, Started};
 use self::credentials::ChainResolver;
+use self::hep::Concentrator;
 pub use self::hep::HepCounters;
-use self::hep::{Concentrator, Reception};
-use self::network::{ListenerAcceptor, Network, RelayDialer, Serves};
+use self::lifecycle::Lifecycle;
+pub use self::lifecycle::{Drain, DrainCause, DrainStatus, Order, Reply};
+pub use self::listeners::{Inherited, ReopenError};
+use self::listeners::{Listeners, Opened};
+use self::network::{Network, RelayDialer};
 pub use self::observer::{SessionEvent, SessionEvents, SessionFacts, Way};
+pub use self::reload::{NeedsRestart, Reloaded};
 pub use self::sip::SipCounters;
-pub use self::tls::Reloaded;
 pub use self::trace::{TraceDestination, TraceSwitches};
 
 /// How often expired sessions are looked for. They forward nothing from the moment they expire; this
 /// only frees what they hold.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How often a stopping relay looks whether messages are still under way.
-const DRAIN_POLL: Duration = Duration::from_millis(20);
-
-/// How long connections have to close in order once nothing is under way any more.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A relay that cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -99,12 +103,10 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Server {
     control: Arc<Control>,
-    drain_timeout: Duration,
     tasks: JoinSet<()>,
+    orders: mpsc::Receiver<Order>,
     /// How it is managed, if that is configured.
     admin: Option<AdminServer>,
-    /// What collectors are told, if there are any.
-    tracing: Option<trace::Tracing>,
 }
 
 impl Server {
@@ -113,6 +115,14 @@ impl Server {
     /// # Errors
     /// [`StartError`]; nothing is left open then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_with(config, Inherited::default()).await
+    }
+
+    /// As [`start`](Self::start), with sockets for the listeners that somebody else has opened.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left open then.
+    pub async fn start_with(config: Config, mut inherited: Inherited) -> Result<Self, StartError> {
         for warning in &config.warnings {
             warn!("{warning}");
         }
@@ -121,91 +131,37 @@ impl Server {
         tls::warn_of_expiry(&domains, &client_domains, config.tls.expiry_warning);
 
         let concentrator = Concentrator::new(config.hep.clone());
-        let mut hep = Vec::new();
-        let mut bound = Vec::new();
-        let mut advertised = Vec::new();
-        let mut sip_advertised = Vec::new();
-        let mut msrp_listeners = Vec::new();
+        let mut opened = Vec::new();
         for listener in &config.listeners {
-            let dispatch = listener.hep.then(|| concentrator.dispatch(listener.to_string()));
-            hep.extend(dispatch.clone());
-            let sockets = bind(listener, &config, &domains, dispatch.as_ref()).await?;
-            let bound_port = sockets.first().map_or(listener.port, |socket| socket.local_addr().port());
-            let (host, port) = listener.advertised(&config.domain, bound_port);
-            let mut serves = Serves {
-                name: listener.to_string(),
-                websocket: listener.websocket.clone(),
-                proxied: !listener.proxy_from.is_empty(),
-                hep: dispatch,
-                ..Serves::default()
-            };
-            if listener.sip {
-                serves.sip = Some(sip_advertised.len());
-                let host = host.to_string().into();
-                sip_advertised.push(crate::sip::Advertised {
-                    transport: sip_transport(listener),
-                    host,
-                    port,
-                });
-            }
-            if listener.serves_msrp() {
-                serves.msrp = Some(advertised.len());
-                msrp_listeners.push((serves.name.clone(), listener.scheme().as_str().to_owned()));
-                let chunk_size = |websocket: &WebSocket| WebSocketLink { chunk_size: websocket.chunk_size };
-                advertised.push(Advertised {
-                    scheme: listener.msrp_scheme(),
-                    host: host.to_string(),
-                    port,
-                    bound_port,
-                    websocket: listener.websocket.as_ref().map(chunk_size),
-                });
-            }
-            bound.extend(sockets.into_iter().map(|socket| (serves.clone(), listener.uri_scheme(), socket)));
+            opened.push(Opened::open(listener, &config, &domains, &concentrator, &mut inherited)?);
         }
-        let drain_timeout = config.timeouts.drain_timeout;
-        let settings = Settings {
-            domain: config.domain.to_string(),
-            listeners: advertised,
-            auth: config.auth.clone(),
-            limits: config.limits.clone(),
-            timeouts: config.timeouts.clone(),
-        };
-        let relay = Relay::new(settings, Arc::new(SystemRandom), Box::new(SystemClock))?;
-        let network = Arc::new(Network::new(relay, &config, client_domains, sip_advertised)?);
+        for address in inherited.addresses() {
+            warn!(%address, "no listener is for this socket, which was handed over to us: it is closed");
+        }
+        drop(inherited);
+        let advertised: Vec<_> = opened.iter().filter_map(|opened| opened.msrp(&config.domain)).collect();
+        let sip_advertised = opened.iter().filter_map(|opened| opened.sip(&config.domain)).collect();
+        let relay =
+            Relay::new(reload::settings(&config, advertised), Arc::new(SystemRandom), Box::new(SystemClock))?;
+        let network =
+            Arc::new(Network::new(relay, &config, Arc::clone(&domains), client_domains, sip_advertised)?);
         network.relay.set_dialer(Box::new(RelayDialer::new(&network)));
         let session_events = SessionEvents::default();
         let records = Records::start(&config.records)?;
-        let facts = Facts {
-            domain: config.domain.to_string(),
-            realm: config.auth.realm.clone(),
-            listeners: msrp_listeners,
-        };
-        let recorder = records.recorder(facts);
+        let recorder = records.recorder(reload::facts(&config, &network));
         network.relay.set_observer(Box::new((session_events.clone(), recorder.clone())));
-        let credentials = config.auth.credentials.clone();
-        credentials.begin();
-        network.relay.set_resolver(Box::new(ChainResolver(credentials)));
+        config.auth.credentials.begin();
+        network.relay.set_resolver(Box::new(ChainResolver(Arc::downgrade(&network.relay))));
 
-        // Datagrams have no connections to be traced.
-        let streams = bound.iter().filter(|(_, _, socket)| matches!(socket, Socket::Stream(_)));
-        let names = streams.map(|(serves, _, socket)| (socket.local_addr(), serves.name.clone()));
-        let tracing = trace::start(&config, names.collect(), &network)?;
-        if let Some(tracing) = &tracing {
-            concentrator.forward_to(tracing.sender());
-        }
+        let tracing = trace::start(&config, listeners::names(&opened), &network)?;
+        concentrator.forward_to(tracing.as_ref().map(trace::Tracing::sender).as_ref());
         let mut tasks = JoinSet::new();
-        let mut addresses = Vec::new();
-        for (serves, scheme, socket) in bound {
-            addresses.push((scheme, socket.local_addr()));
-            let socket = match socket {
-                Socket::Stream(socket) => socket,
-                Socket::Datagram(receiver) => {
-                    tasks.spawn(receiver.run());
-                    continue;
-                }
-            };
-            let acceptor = ListenerAcceptor::new(Arc::clone(&network), serves, socket.local_addr());
-            tasks.spawn(socket.with_ledger(Arc::clone(network.ledger())).run(Arc::new(acceptor)));
+        let listeners = Listeners::default();
+        let (mut msrp, mut sip) = (0.., 0..);
+        for (opened, listener) in opened.into_iter().zip(&config.listeners) {
+            let msrp = if listener.serves_msrp() { msrp.next() } else { None };
+            let sip = if listener.sip { sip.next() } else { None };
+            listeners.run(opened, &network, msrp, sip);
         }
         for task in network.sip.iter().flat_map(|sip| sip.tasks(&network)) {
             tasks.spawn(task);
@@ -217,28 +173,27 @@ impl Server {
                 sweeper.sweep(now());
             }
         });
-        let reception = Reception { concentrator, dispatches: hep };
-        if let (Some(recorder), Some(interval)) = (recorder, records.interim()) {
-            tasks.spawn(recorder.record_lasting(Arc::clone(&network.relay), interval));
-        }
-        let control = Arc::new(Control::new(Parts {
+        tasks.spawn(recorder.record_lasting(Arc::clone(&network.relay), records.interim()));
+        let (lifecycle, orders) = Lifecycle::new();
+        let parts = Parts {
             network,
-            domains,
             config,
             sessions: session_events,
-            reception,
-            trace: tracing.as_ref().map(trace::Tracing::switches),
+            concentrator,
+            listeners,
+            tracing: Mutex::new(tracing),
             records,
-            addresses,
-        }));
+        };
+        let control = Arc::new(Control::new(parts, lifecycle));
         tasks.spawn(remind_of_expiry(Arc::clone(&control)));
-        let admin = control.config().admin.as_ref();
+        let config = control.config();
+        let admin = config.admin.as_ref();
         let admin = admin.map(|admin| AdminServer::start(admin, Arc::clone(&control))).transpose()?;
-        Ok(Self { control, drain_timeout, tasks, admin, tracing })
+        Ok(Self { control, tasks, orders, admin })
     }
 
     /// Where it listens, with the scheme of the listener's URI, in the order of the configuration.
-    pub fn addresses(&self) -> &[(&'static str, SocketAddr)] {
+    pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
         self.control.addresses()
     }
 
@@ -261,52 +216,12 @@ impl Server {
     pub fn relay(&self) -> &Arc<Relay> {
         self.control.relay()
     }
+}
 
-    /// Stops: accepts nothing more, lets messages under way finish for up to `drain_timeout` or
-    /// until `hurry` is ready, ends what is left with `#`, and closes every connection in order. Then session
-    /// records get the time that `records.flush_timeout` gives them, or until `hurry` is ready.
-    pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
-        self.control.set_stopping();
-        self.tasks.shutdown().await;
-        let connections = &self.control.network().connections;
-        let all_idle = async {
-            while connections.snapshot().iter().any(|(_, carried)| !carried.is_idle()) {
-                tokio::time::sleep(DRAIN_POLL).await;
-            }
-        };
-        let mut hurry = std::pin::pin!(hurry);
-        let hurried = tokio::select! {
-            () = all_idle => false,
-            () = tokio::time::sleep(self.drain_timeout) => false,
-            () = &mut hurry => true,
-        };
-        for (_, carried) in connections.snapshot() {
-            carried.wind_up();
-        }
-        // Before their connections end, so that their end says why.
-        self.control.records().set_stopping();
-        self.control.relay().end_all_sessions();
-        let left = connections.close_all(CloseReason::Local("shutdown".into()), CLOSE_TIMEOUT).await;
-        if left > 0 {
-            info!(left, "connections did not close in time");
-        }
-        if let Some(counters) = self.control.hep_counters() {
-            hep::log_end(&counters);
-        }
-        if let Some(tracing) = self.tracing.take() {
-            tracing.stop().await;
-        }
-        // Asked to hurry before, it has done so.
-        let hurry = async {
-            match hurried {
-                true => std::future::pending().await,
-                false => hurry.await,
-            }
-        };
-        self.control.records().stop(hurry).await;
-        if let Some(admin) = self.admin.take() {
-            admin.stop().await;
-        }
+/// Where it was not stopped in order.
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.control.listeners().abort();
     }
 }
 
@@ -316,92 +231,6 @@ async fn remind_of_expiry(control: Arc<Control>) {
         tokio::time::sleep(tls::EXPIRY_INTERVAL).await;
         let window = *control.expiry_warning.lock();
         tls::warn_of_expiry(control.server_domains(), control.client_domains(), window);
-    }
-}
-
-/// How SIP is carried over a listener.
-fn sip_transport(listener: &Listener) -> crate::sip::Transport {
-    use crate::sip::Transport as Sip;
-    match listener.scheme() {
-        Scheme::Sips => Sip::Tls,
-        // What clients see, who end their TLS at a proxy in front.
-        Scheme::Ws if listener.is_secure() => Sip::Wss,
-        Scheme::Ws => Sip::Ws,
-        Scheme::Wss => Sip::Wss,
-        _ => Sip::Tcp,
-    }
-}
-
-/// A socket of a listener.
-enum Socket {
-    Stream(Box<BoundListener>),
-    /// HEP over UDP.
-    Datagram(Receiver),
-}
-
-impl Socket {
-    fn local_addr(&self) -> SocketAddr {
-        match self {
-            Self::Stream(listener) => listener.local_addr(),
-            Self::Datagram(receiver) => receiver.local_addr(),
-        }
-    }
-}
-
-/// Opens the sockets of a listener; `hep` takes what comes to it, if it is one for HEP.
-async fn bind(
-    listener: &Listener,
-    config: &Config,
-    domains: &Arc<ServerDomains>,
-    hep: Option<&Arc<Dispatch>>,
-) -> Result<Vec<Socket>, StartError> {
-    let mut addresses = match &listener.host {
-        Host::Ip(ip) => vec![SocketAddr::new(*ip, listener.port)],
-        Host::Name(name) => {
-            let found = tokio::net::lookup_host((name.as_str(), listener.port)).await;
-            let found =
-                found.map_err(|source| StartError::Resolve { listener: listener.to_string(), source })?;
-            found.collect()
-        }
-    };
-    addresses.sort_unstable();
-    addresses.dedup();
-    if listener.port == 0 {
-        // One port is advertised, so there is one socket.
-        addresses.truncate(1);
-    }
-    let open = |addr| {
-        let settings = listener_settings(listener, config, addr);
-        match hep.filter(|_| listener.transport == ListenerTransport::Udp) {
-            Some(dispatch) => Receiver::udp_with(&settings, Arc::clone(dispatch))
-                .map(Socket::Datagram)
-                .map_err(|source| BindError::Socket { addr, source }),
-            None => BoundListener::bind(settings, Arc::clone(domains))
-                .map(|socket| Socket::Stream(Box::new(socket))),
-        }
-    };
-    Ok(addresses.into_iter().map(open).collect::<Result<_, _>>()?)
-}
-
-fn listener_settings(listener: &Listener, config: &Config, addr: SocketAddr) -> ListenerSettings {
-    let (transport, tls_domain) = match &listener.transport {
-        ListenerTransport::Tcp | ListenerTransport::Udp => (Transport::Tcp, None),
-        ListenerTransport::Tls { domain } => (Transport::Tls, Some(domain.clone())),
-    };
-    ListenerSettings {
-        addr,
-        transport,
-        tls_domain,
-        tls_handshake_timeout: config.tls.tls_handshake_timeout,
-        backlog: listener.backlog,
-        websocket: listener.websocket.as_ref().map(websocket::handshake),
-        scheme: Some(listener.scheme()),
-        ipv6_only: listener.ipv6_only,
-        reuse_port: listener.reuse_port,
-        max_connections: listener.max_connections,
-        socket: listener.tcp.socket,
-        lifetime: Some(listener.tcp.lifetime),
-        proxy_from: listener.proxy_from.clone(),
     }
 }
 
@@ -425,30 +254,5 @@ impl WallClock for SystemClock {
     fn unix_millis(&self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    #[test]
-    fn every_setting_of_a_listener_reaches_its_socket() {
-        let text = "domain: a\nlisteners:\n  - { uri: 'msrp://[::1]:1', max_connections: 7, backlog: 9, ipv6_only: false, \
-                    reuse_port: true, proxy_from: 10.0.0.0/8, tcp: { lifetime: 5m, keepidle: 30s, nodelay: false, dscp: 26 } }\n\
-                    tls: { tls_handshake_timeout: 2s }\n";
-        let config =
-            Config::parse(text, Path::new(""), "relay.yaml").unwrap_or_else(|errors| panic!("{errors}"));
-        let settings = listener_settings(&config.listeners[0], &config, "[::1]:1".parse().unwrap());
-        assert_eq!((settings.max_connections, settings.backlog), (Some(7), 9));
-        assert!(!settings.ipv6_only && settings.reuse_port && !settings.socket.nodelay);
-        assert_eq!(settings.proxy_from, ["10.0.0.0/8".parse().unwrap()]);
-        assert_eq!(settings.lifetime, Some(Duration::from_secs(300)));
-        assert_eq!(settings.socket.keepalive.unwrap().idle, Duration::from_secs(30));
-        assert_eq!(settings.socket.dscp, tcp_transport::Dscp::new(26));
-        assert_eq!(settings.scheme, Some(Scheme::Msrp));
-        assert_eq!(settings.tls_handshake_timeout, Duration::from_secs(2));
     }
 }

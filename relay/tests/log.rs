@@ -109,11 +109,11 @@ async fn the_log_is_reminded_daily_of_certificates_that_end() {
     tokio::time::sleep(2 * DAY).await;
     assert_eq!(warned(), 4, "and each day");
     // A reload says so once by itself, and the reminder keeps to what it has set.
-    server.control().reload_tls(&config("25d")).unwrap();
+    server.control().reload_to(config("25d")).unwrap();
     assert_eq!(warned(), 5);
     tokio::time::sleep(DAY).await;
     assert_eq!(warned(), 6);
-    server.control().reload_tls(&config("10d")).unwrap();
+    server.control().reload_to(config("10d")).unwrap();
     tokio::time::sleep(3 * DAY).await;
     assert_eq!(warned(), 6);
     server.stop(ready(())).await;

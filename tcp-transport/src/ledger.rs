@@ -151,14 +151,19 @@ impl Ledger {
         count(self.book.lock().totals.entry((entry.scheme, entry.direction)).or_default());
     }
 
-    /// Enters a connection a listener has accepted, if the limits allow it. Its address is counted by
-    /// [`Ticket::count_address`], when it is known.
-    pub(crate) fn accepting(self: &Arc<Self>, entry: Entry, slots: &Slots) -> Result<Ticket, LimitReached> {
+    /// Enters a connection a listener has accepted, if the limits allow it: `max` of that listener's `slots` may be taken.
+    /// Its address is counted by [`Ticket::count_address`], when it is known.
+    pub(crate) fn accepting(
+        self: &Arc<Self>,
+        entry: Entry,
+        slots: &Slots,
+        max: Option<usize>,
+    ) -> Result<Ticket, LimitReached> {
         let mut ticket = self.enter(entry, false)?;
         // Own count first, then the look: of two at once, at least one sees the other.
         let before = slots.used.fetch_add(1, Ordering::AcqRel);
         ticket.slot = Some(slots.used.clone());
-        match slots.max {
+        match max {
             Some(max) if before >= max => Err(ticket.refuse(LimitReached::Listener(max))),
             _ => Ok(ticket),
         }
@@ -202,16 +207,9 @@ impl fmt::Debug for Ledger {
 }
 
 /// The connections of one listener.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Slots {
     used: Arc<AtomicUsize>,
-    max: Option<usize>,
-}
-
-impl Slots {
-    pub(crate) fn new(max: Option<usize>) -> Self {
-        Self { used: Arc::default(), max }
-    }
 }
 
 /// How far a connection has come.

@@ -3,11 +3,14 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::event::Direction;
@@ -212,12 +215,79 @@ pub trait Acceptor: Send + Sync + 'static {
 /// A socket that listens.
 #[derive(Debug)]
 pub struct BoundListener {
-    socket: TcpListener,
-    local: SocketAddr,
-    settings: ListenerSettings,
+    control: ListenerControl,
     domains: Arc<ServerDomains>,
     ledger: Arc<Ledger>,
     slots: Slots,
+}
+
+/// The socket of a [`BoundListener`] and its settings, for whoever manages it while it runs. The socket stays open, and
+/// the kernel takes connections on it, for as long as one of these is there.
+#[derive(Debug, Clone)]
+pub struct ListenerControl {
+    socket: Arc<TcpListener>,
+    local: SocketAddr,
+    settings: Arc<ArcSwap<ListenerSettings>>,
+    accepting: Arc<watch::Sender<Accepting>>,
+}
+
+/// Whether a listener takes connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepting {
+    /// It does.
+    On,
+    /// Not now: those that come wait in the socket's backlog. Handshakes under way go on.
+    Paused,
+    /// Never again: [`BoundListener::run`] lets go of the socket, and is done when the handshakes are that are under way.
+    Off,
+}
+
+impl ListenerControl {
+    /// Has it take connections, or not. After [`Accepting::Off`] nothing changes it any more.
+    pub fn set_accepting(&self, accepting: Accepting) {
+        self.accepting.send_if_modified(|now| {
+            let changes = *now != Accepting::Off && *now != accepting;
+            if changes {
+                *now = accepting;
+            }
+            changes
+        });
+    }
+
+    /// The address it listens on, with the real port.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Its settings of this moment.
+    #[must_use]
+    pub fn settings(&self) -> Arc<ListenerSettings> {
+        self.settings.load_full()
+    }
+
+    /// Changes its settings, from the next connection on. What belongs to the socket itself (`addr`, `ipv6_only` and
+    /// `reuse_port`) is as it was bound; a `backlog` that the system does not take stays as it was.
+    pub fn update(&self, settings: ListenerSettings) {
+        if settings.backlog != self.settings.load().backlog {
+            let _ = SockRef::from(&*self.socket).listen(settings.backlog);
+        }
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// The same socket once more, for a listener that takes its place.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn duplicate(&self) -> io::Result<std::net::TcpListener> {
+        Ok(self.socket.as_fd().try_clone_to_owned()?.into())
+    }
+}
+
+impl AsFd for ListenerControl {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl BoundListener {
@@ -226,21 +296,50 @@ impl BoundListener {
     /// # Errors
     /// The address is in use or not ours; the TLS domain does not exist.
     pub fn bind(settings: ListenerSettings, domains: Arc<ServerDomains>) -> Result<Self, BindError> {
+        check_domain(&settings, &domains)?;
         let addr = settings.addr;
-        if settings.transport == Transport::Tls {
-            if let Some(domain) =
-                settings.tls_domain.as_deref().filter(|name| domains.by_name(name).is_none())
-            {
-                return Err(BindError::UnknownDomain { addr, domain: domain.to_owned() });
-            }
-            if domains.is_empty() {
-                return Err(BindError::NoDomain { addr });
-            }
-        }
         let socket = listen(&settings).map_err(|source| BindError::Socket { addr, source })?;
+        Self::on(socket, settings, domains)
+    }
+
+    /// As [`bind`](Self::bind), with a socket that somebody else has bound and listens on: the process before this one,
+    /// or a service manager. It is as they have bound it, but for the `backlog`.
+    ///
+    /// # Errors
+    /// It is not a socket that can listen; the TLS domain does not exist.
+    pub fn adopt(
+        socket: std::net::TcpListener,
+        settings: ListenerSettings,
+        domains: Arc<ServerDomains>,
+    ) -> Result<Self, BindError> {
+        check_domain(&settings, &domains)?;
+        let addr = settings.addr;
+        let adopt = || {
+            socket.set_nonblocking(true)?;
+            SockRef::from(&socket).listen(settings.backlog)?;
+            TcpListener::from_std(socket)
+        };
+        let socket = adopt().map_err(|source| BindError::Socket { addr, source })?;
+        Self::on(socket, settings, domains)
+    }
+
+    fn on(
+        socket: TcpListener,
+        settings: ListenerSettings,
+        domains: Arc<ServerDomains>,
+    ) -> Result<Self, BindError> {
+        let addr = settings.addr;
         let local = socket.local_addr().map_err(|source| BindError::Socket { addr, source })?;
-        let slots = Slots::new(settings.max_connections);
-        Ok(Self { socket, local, settings, domains, ledger: Arc::default(), slots })
+        let settings = Arc::new(ArcSwap::from_pointee(settings));
+        let accepting = Arc::new(watch::Sender::new(Accepting::On));
+        let control = ListenerControl { socket: Arc::new(socket), local, settings, accepting };
+        Ok(Self { control, domains, ledger: Arc::default(), slots: Slots::default() })
+    }
+
+    /// Has its handshakes take these domains, and not those it was bound with; they have its own among them.
+    #[must_use]
+    pub fn with_domains(self, domains: Arc<ServerDomains>) -> Self {
+        Self { domains, ..self }
     }
 
     /// Enters its connections in `ledger`, whose limits and events then are theirs.
@@ -252,34 +351,53 @@ impl BoundListener {
     /// The address it listens on, with the real port.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local
+        self.control.local
     }
 
     /// Its settings.
     #[must_use]
-    pub fn settings(&self) -> &ListenerSettings {
-        &self.settings
+    pub fn settings(&self) -> Arc<ListenerSettings> {
+        self.control.settings()
     }
 
-    /// Accepts until the future is dropped; it never completes. Each handshake is a task of its own,
-    /// so a slow one keeps nobody waiting; they end with the future. Errors of single connections
+    /// By which it is managed while it runs.
+    #[must_use]
+    pub fn control(&self) -> &ListenerControl {
+        &self.control
+    }
+
+    /// Accepts until the future is dropped, or until [`ListenerControl::set_accepting`] ends it. Each handshake is a task
+    /// of its own, so a slow one keeps nobody waiting; they end with the future. Errors of single connections
     /// and want of resources are survived.
     pub async fn run<A: Acceptor>(self, acceptor: Arc<A>) {
         let mut handshakes = JoinSet::new();
+        self.accept(&mut handshakes, &acceptor).await;
+        drop(self);
+        while handshakes.join_next().await.is_some() {}
+    }
+
+    /// Accepts until that is over.
+    async fn accept<A: Acceptor>(&self, handshakes: &mut JoinSet<()>, acceptor: &Arc<A>) {
+        let mut accepting = self.control.accepting.subscribe();
         let mut pause = Pause::default();
         loop {
+            let now = *accepting.borrow_and_update();
+            if now == Accepting::Off {
+                return;
+            }
             let (tcp, peer) = tokio::select! {
-                accepted = self.socket.accept() => match accepted {
+                _ = accepting.changed() => continue,
+                accepted = self.control.socket.accept(), if now == Accepting::On => match accepted {
                     Ok(connection) => {
-                        pause.over(self.local);
+                        pause.over(self.control.local);
                         connection
                     }
                     Err(e) if is_connections_own(&e) => {
-                        tracing::debug!(listener = %self.local, error = %e, "connection was gone before accept");
+                        tracing::debug!(listener = %self.control.local, error = %e, "connection was gone before accept");
                         continue;
                     }
                     Err(e) => {
-                        if pause.begins(self.local, &e) {
+                        if pause.begins(self.control.local, &e) {
                             acceptor.accept_paused(&e);
                         }
                         tokio::time::sleep(pause.next()).await;
@@ -292,40 +410,41 @@ impl BoundListener {
             if !acceptor.admit(peer) {
                 continue;
             }
+            let settings = self.control.settings();
             let entry = Entry::new(
                 Direction::Inbound,
-                self.settings.transport,
-                self.settings.scheme(),
+                settings.transport,
+                settings.scheme(),
                 Some(self.address_of(&tcp)),
                 peer,
             );
-            let ticket = match self.ledger.accepting(entry, &self.slots) {
+            let ticket = match self.ledger.accepting(entry, &self.slots, settings.max_connections) {
                 Ok(ticket) => ticket,
                 Err(limit) => {
                     acceptor.limit_reached(peer, limit);
                     continue;
                 }
             };
-            ticket.entry().set_lifetime(self.settings.lifetime);
+            ticket.entry().set_lifetime(settings.lifetime);
             // It fails only on a socket that is dead already, which shows itself below.
-            let _ = self.settings.socket.apply(&SockRef::from(&tcp), &self.local);
-            let proxied = self.settings.proxy_from.iter().any(|network| network.contains(peer.ip()));
-            if proxied || self.settings.transport == Transport::Tls || self.settings.websocket.is_some() {
-                handshakes.spawn(self.handshake(tcp, peer, proxied, ticket, acceptor.clone()));
+            let _ = settings.socket.apply(&SockRef::from(&tcp), &self.control.local);
+            let proxied = settings.proxy_from.iter().any(|network| network.contains(peer.ip()));
+            if proxied || settings.transport == Transport::Tls || settings.websocket.is_some() {
+                handshakes.spawn(self.handshake(tcp, peer, proxied, ticket, settings, acceptor.clone()));
                 continue;
             }
-            let Some(ticket) = counted(ticket, &*acceptor) else { continue };
+            let Some(ticket) = counted(ticket, &**acceptor) else { continue };
             match Stream::plain(tcp, peer) {
-                Ok(stream) => enter(stream, ticket, &*acceptor),
-                Err(error) => fail(HandshakeError::Io(error), &ticket, &*acceptor),
+                Ok(stream) => enter(stream, ticket, &**acceptor),
+                Err(error) => fail(HandshakeError::Io(error), &ticket, &**acceptor),
             }
         }
     }
 
     /// Where the client reached us: on a wildcard address that is for the socket to say.
     fn address_of(&self, tcp: &TcpStream) -> SocketAddr {
-        let told = if self.local.ip().is_unspecified() { tcp.local_addr().ok() } else { None };
-        told.map_or(self.local, canonical)
+        let told = if self.control.local.ip().is_unspecified() { tcp.local_addr().ok() } else { None };
+        told.map_or(self.control.local, canonical)
     }
 
     fn handshake<A: Acceptor>(
@@ -334,13 +453,10 @@ impl BoundListener {
         mut peer: SocketAddr,
         proxied: bool,
         ticket: Ticket,
+        settings: Arc<ListenerSettings>,
         acceptor: Arc<A>,
     ) -> impl Future<Output = ()> + Send + use<A> {
         let domains = self.domains.clone();
-        let transport = self.settings.transport;
-        let tls_domain = self.settings.tls_domain.clone();
-        let limit = self.settings.tls_handshake_timeout;
-        let websocket = self.settings.websocket.clone();
         async move {
             if proxied {
                 match proxy_protocol::read(&mut tcp, PROXY_HEADER_TIMEOUT).await {
@@ -357,17 +473,32 @@ impl BoundListener {
                 }
             }
             let Some(ticket) = counted(ticket, &*acceptor) else { return };
-            let stream = match transport {
+            let stream = match settings.transport {
                 Transport::Tcp => Stream::plain(tcp, peer).map_err(HandshakeError::Io),
-                Transport::Tls => tls::accept(tcp, peer, &domains, tls_domain.as_deref(), limit).await,
+                Transport::Tls => {
+                    let (domain, limit) = (settings.tls_domain.as_deref(), settings.tls_handshake_timeout);
+                    tls::accept(tcp, peer, &domains, domain, limit).await
+                }
             };
-            match (stream, websocket) {
+            match (stream, &settings.websocket) {
                 (Ok(stream), None) => enter(stream, ticket, &*acceptor),
-                (Ok(stream), Some(settings)) => upgrade(stream, ticket, &settings, &*acceptor).await,
+                (Ok(stream), Some(settings)) => upgrade(stream, ticket, settings, &*acceptor).await,
                 (Err(error), _) => fail(error, &ticket, &*acceptor),
             }
         }
     }
+}
+
+/// Whether the domain of a TLS listener is there.
+fn check_domain(settings: &ListenerSettings, domains: &ServerDomains) -> Result<(), BindError> {
+    let addr = settings.addr;
+    if settings.transport != Transport::Tls {
+        return Ok(());
+    }
+    if let Some(domain) = settings.tls_domain.as_deref().filter(|name| domains.by_name(name).is_none()) {
+        return Err(BindError::UnknownDomain { addr, domain: domain.to_owned() });
+    }
+    if domains.is_empty() { Err(BindError::NoDomain { addr }) } else { Ok(()) }
 }
 
 /// Counts the connection for its address; none if there are too many of that.

@@ -10,7 +10,7 @@ use sqlx::mysql::MySqlConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 
-use super::value::from_text;
+use super::value::{Secret, from_text};
 
 /// Which database it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,14 @@ pub(crate) enum ConnectOptions {
 pub struct DatabaseUrl {
     shown: String,
     options: ConnectOptions,
+    /// As it was written, to compare with.
+    text: Secret,
+}
+
+impl PartialEq for DatabaseUrl {
+    fn eq(&self, other: &Self) -> bool {
+        self.shown == other.shown && self.text == other.text
+    }
 }
 
 impl DatabaseUrl {
@@ -68,7 +76,7 @@ impl DatabaseUrl {
         };
         let place = rest.split('?').next().unwrap_or_default();
         let place = place.rsplit_once('@').map_or(place.trim_start_matches('/'), |(_, place)| place);
-        Ok(Self { shown: format!("{scheme}:{place}"), options })
+        Ok(Self { shown: format!("{scheme}:{place}"), options, text: Secret::new(text.to_owned()) })
     }
 
     /// Which database it is.

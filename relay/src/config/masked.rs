@@ -30,16 +30,18 @@ pub(super) fn masked(node: &Node) -> Value {
         Node::Text(text) => text.as_str().into(),
         Node::List(items) => items.iter().map(masked).collect(),
         Node::Map(entries) => {
-            let entry = |(key, value): &(String, Node)| {
-                let value = match (key.as_str(), value) {
-                    ("url", Node::Text(url)) => without_password(url).into(),
-                    (key, value) if SECRETS.contains(&key) => secret(value),
-                    (_, value) => masked(value),
-                };
-                (key.clone(), value)
-            };
+            let entry = |(key, value): &(String, Node)| (key.clone(), masked_at(key, value));
             Value::Object(entries.iter().map(entry).collect())
         }
+    }
+}
+
+/// The same of the value at `key`, which says whether it is a secret.
+pub(super) fn masked_at(key: &str, value: &Node) -> Value {
+    match (key, value) {
+        ("url", Node::Text(url)) => without_password(url).into(),
+        (key, value) if SECRETS.contains(&key) => secret(value),
+        (_, value) => masked(value),
     }
 }
 
@@ -68,7 +70,7 @@ fn without_password(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{FileConfig, document, tests::known_keys};
+    use super::super::{FileConfig, document, keys};
     use super::*;
 
     #[test]
@@ -99,7 +101,7 @@ mod tests {
 
     #[test]
     fn every_secret_of_the_configuration_is_known() {
-        let secrets = known_keys::secrets_of::<FileConfig>();
+        let secrets = keys::secrets_of::<FileConfig>();
         assert!(secrets.contains("auth.nonce_secret") && secrets.len() > 5, "{secrets:?}");
         let is_known = |path: &&String| {
             path.rsplit('.').find(|part| *part != "*").is_some_and(|key| SECRETS.contains(&key))

@@ -13,8 +13,8 @@ use super::*;
 use crate::credentials::Credentials;
 
 mod credentials;
-pub(super) mod known_keys;
 mod ranges;
+mod schema;
 
 /// As an operator would see them: one line each.
 fn errors(text: &str) -> String {
@@ -246,7 +246,7 @@ fn every_key_is_in_the_example() {
 }
 
 fn known_keys() -> Vec<String> {
-    known_keys::of::<FileConfig>().into_iter().filter(|path| !path.ends_with('*')).collect()
+    keys::of::<FileConfig>().into_iter().filter(|path| !path.ends_with('*')).collect()
 }
 
 #[test]
@@ -283,7 +283,8 @@ fn unknown_keys_are_located_and_the_nearest_known_one_named() {
     assert_eq!(
         errors(&minimal("auth: { expires: { defualt: 5m } }\nlog: { colour: always }\n")),
         "relay.yaml:3:20: auth.expires.defualt: unknown key `defualt` in `auth.expires`, did you mean `default`?\n\
-         relay.yaml:4:8: log.colour: unknown key `colour` in `log`, known are `level`, `format`"
+         relay.yaml:4:8: log.colour: unknown key `colour` in `log`, known are `level`, `format`, \
+         `to`, `facility`, `tag`"
     );
     assert_eq!(
         errors("domain: a\nlisteners:\n  - uri: msrp://a\n    advertize: b\n"),
@@ -885,8 +886,9 @@ fn files_that_cannot_be_read_say_why() {
 fn a_reload_sees_which_sections_differ() {
     let (old, new) = ("log: { level: info }\ntls:\n", "log: { level: 'info' }\nlimits: { headers: 50 }\n");
     let (old, new) = (accepted(&minimal(old)), accepted(&minimal(new)));
-    assert_eq!(old.source.changed_sections(&new.source), ["limits", "tls"]);
-    assert_eq!(old.source.changed_sections(&old.source), [""; 0]);
+    let settings: Vec<_> = old.source.changes(&new.source).into_iter().map(|change| change.setting).collect();
+    assert_eq!(settings, ["limits.headers", "tls"]);
+    assert!(old.source.changes(&old.source).is_empty());
 }
 
 #[test]

@@ -26,6 +26,7 @@
 //! asked for. The row counts whose user name is the same byte for byte, since MySQL ignores case and trailing
 //! spaces.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -390,6 +391,11 @@ impl Credentials for Database {
 
     fn supports(&self, algorithm: Algorithm) -> bool {
         self.0.settings.serves(algorithm)
+    }
+
+    fn is_as(&self, former: &dyn Credentials) -> bool {
+        let former: &dyn Any = former;
+        former.downcast_ref::<Self>().is_some_and(|former| former.0.settings == self.0.settings)
     }
 
     fn begin(&self) {

@@ -27,7 +27,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use msrp_proto::digest::{AuthenticationInfo, Authorization, Challenge, Ha1};
+use msrp_proto::digest::{Algorithm, AuthenticationInfo, Authorization, Challenge, Ha1};
 use msrp_proto::encoder::HeadWriter;
 use msrp_proto::flag::Flag;
 use msrp_proto::head::Head;
@@ -38,11 +38,12 @@ use tracing::{debug, info, warn};
 
 use self::confirm::Claim;
 use self::identity::Identity;
-use super::Relay;
 use super::counters::Count;
+use super::drain::NotNow;
 use super::link::{Link, LinkKind};
 use super::session::{self, Owner};
 use super::user::TooManySessions;
+use super::{Advertised, Relay};
 
 mod confirm;
 mod http;
@@ -85,8 +86,16 @@ enum Denial {
     Unproved(&'static str),
     /// 408: so many others of this user wait that it was not looked at.
     Throttled,
+    /// 408: the relay drains.
+    Draining,
     /// No answer yet.
     Later(Later),
+}
+
+impl From<NotNow> for Denial {
+    fn from(_: NotNow) -> Self {
+        Self::Draining
+    }
 }
 
 /// What the confirmed credentials were.
@@ -131,7 +140,7 @@ impl Relay {
                 let outcome = match &denial {
                     Denial::Challenge | Denial::Stale => AuthOutcome::Challenged,
                     // A connection that is closed for one of them would tell them apart.
-                    Denial::Unavailable | Denial::Unproved(_) => AuthOutcome::Unanswered,
+                    Denial::Unavailable | Denial::Unproved(_) | Denial::Draining => AuthOutcome::Unanswered,
                     _ => AuthOutcome::Refused,
                 };
                 self.deny(head, link, &denial);
@@ -148,8 +157,9 @@ impl Relay {
         now: Instant,
     ) -> Result<(), Denial> {
         let relay = self.asking_relay(head, link)?;
+        let until = self.grants_until(relay.is_some())?;
         let secure = link.peer().is_some_and(|peer| peer.secure);
-        if !secure && !self.settings.auth.allow_auth_without_tls {
+        if !secure && !self.current().auth.allow_auth_without_tls {
             let reason = "AUTH over plain TCP is not allowed (`allow_auth_without_tls`)";
             return Err(Denial::Status(StatusCode::FORBIDDEN, reason.into()));
         }
@@ -167,11 +177,18 @@ impl Relay {
         };
         let lifetime = self.lifetime(head)?;
         let lifetime = self.time_left(proof.identity()).map_or(lifetime, |left| lifetime.min(left));
+        let lifetime = match until {
+            None => lifetime,
+            Some(until) => match until.saturating_duration_since(now).as_secs() {
+                0 => return Err(Denial::Draining),
+                left => lifetime.min(Duration::from_secs(left)),
+            },
+        };
         if lifetime.is_zero() {
             let reason = "the credentials of the WebSocket handshake have expired";
             return Err(Denial::Status(StatusCode::FORBIDDEN, reason.into()));
         }
-        let limit = self.settings.limits.sessions_per_connection;
+        let limit = self.current().limits.sessions_per_connection;
         if relay.is_none() && link.owned_count() >= limit {
             let reason = format!("the connection has {limit} sessions already");
             return Err(Denial::Status(StatusCode::FORBIDDEN, reason));
@@ -217,7 +234,8 @@ impl Relay {
 
     /// How long the session lives: as the client wishes, within our bounds.
     fn lifetime(&self, head: &Head) -> Result<Duration, Denial> {
-        let bounds = &self.settings.auth.expires;
+        let current = self.current();
+        let bounds = &current.auth.expires;
         let wish =
             head.expires().map_err(|error| Denial::Status(StatusCode::BAD_REQUEST, error.to_string()))?;
         let Some(wish) = wish.map(Duration::from_secs) else { return Ok(bounds.default) };
@@ -249,16 +267,17 @@ impl Relay {
             Proof::Handshake(_) => None,
         };
         let id = session::new_id(&*self.random);
-        let uri = self.session_uri(link, id).ok_or_else(|| internal("no listener to name".into()))?;
+        let (uri, used) = self.session_uri(link, id).ok_or_else(|| internal("no listener to name".into()))?;
         let own = identity.limits.clone().unwrap_or_default();
-        let user = self.users.enter(&identity.user, own.over(&self.settings.limits.user), now);
+        let user = self.users.enter(&identity.user, own.over(&self.current().limits.user), now);
         let user =
             user.map_err(|TooManySessions(most)| internal(format!("the user has {most} sessions already")))?;
         let owner = match relay {
             Some(host) => Owner::Relay { host },
             None => Owner::Client(Arc::clone(link)),
         };
-        let time = session::Granted { began: now, unix_millis: self.wall_clock.unix_millis(), lifetime };
+        let time =
+            session::Granted { began: now, unix_millis: self.wall_clock.unix_millis(), lifetime, used };
         let session = self.sessions.insert(id, uri, owner, user, time);
         info!(
             link = link.id(),
@@ -293,26 +312,32 @@ impl Relay {
         Ok(())
     }
 
-    /// Our URI for a session: as the listener calls itself over which the client came. Over a
+    /// Our URI for a session: as the listener calls itself over which the client came, if it is still there. Over a
     /// connection that we opened, the first listener of the same scheme. Over a WebSocket, the first one
     /// for TLS, else for TCP: the peer has to be able to open a connection there (RFC 7977 §5.2.2).
-    fn session_uri(&self, link: &Link, id: u128) -> Option<MsrpUri> {
-        let listeners = &self.settings.listeners;
-        let reachable = || listeners.iter().filter(|own| own.websocket.is_none());
+    fn session_uri(&self, link: &Link, id: u128) -> Option<(MsrpUri, Arc<()>)> {
+        let current = self.current();
+        let reachable = || current.present().filter(|own| own.advertised.websocket.is_none());
         let own = match link.kind() {
-            LinkKind::Accepted { listener } => listeners.get(*listener).filter(|own| own.websocket.is_none()),
-            LinkKind::Dialled { target, .. } => reachable().find(|own| own.scheme == target.scheme),
+            LinkKind::Accepted { listener } => reachable().find(|own| own.id == *listener),
+            LinkKind::Dialled { target, .. } => {
+                reachable().find(|own| own.advertised.scheme == target.scheme)
+            }
         };
         let own = own
-            .or_else(|| reachable().find(|own| own.scheme == Scheme::Msrps))
+            .or_else(|| reachable().find(|own| own.advertised.scheme == Scheme::Msrps))
             .or_else(|| reachable().next())?;
-        format!("{}://{}:{}/{};tcp", own.scheme, own.host, own.port, session::write_id(id)).parse().ok()
+        let Advertised { scheme, host, port, .. } = &own.advertised;
+        let uri = format!("{scheme}://{host}:{port}/{};tcp", session::write_id(self.sessions.tag(), id))
+            .parse()
+            .ok()?;
+        Some((uri, Arc::clone(&own.used)))
     }
 
     fn new_nonce(&self) -> String {
         let mut bits = [0; 8];
         self.random.fill(&mut bits);
-        self.nonces.issue(self.wall_clock.unix_millis(), &self.settings.auth.realm, bits)
+        self.current().issue(self.wall_clock.unix_millis(), bits)
     }
 
     /// Refuses an AUTH that would have to wait, where no more can.
@@ -338,6 +363,7 @@ impl Relay {
             Denial::Throttled => {
                 debug!(link = link.id(), peer, "AUTH answered with 408: others of the user wait");
             }
+            Denial::Draining => debug!(link = link.id(), peer, "AUTH answered with 408: the relay drains"),
             Denial::Later(_) => return,
             Denial::Expires(bound, value) => {
                 debug!(
@@ -358,6 +384,7 @@ impl Relay {
             Denial::Unavailable => (Count::AuthsUndecided, StatusCode::REQUEST_TIMEOUT),
             Denial::Unproved(_) => (Count::AuthsFailed, StatusCode::REQUEST_TIMEOUT),
             Denial::Throttled => (Count::AuthsRefused, StatusCode::REQUEST_TIMEOUT),
+            Denial::Draining => (Count::AuthsRefused, StatusCode::REQUEST_TIMEOUT),
             Denial::Later(_) => return,
         };
         link.count(count, 1);
@@ -367,7 +394,7 @@ impl Relay {
             Denial::Challenge | Denial::WrongCredentials(_) => self.challenge(out, head, false),
             Denial::Stale => self.challenge(out, head, true),
             Denial::Status(status, _) => answer(out, head, *status).end(Flag::Complete),
-            Denial::Unavailable | Denial::Unproved(_) | Denial::Throttled => {
+            Denial::Unavailable | Denial::Unproved(_) | Denial::Throttled | Denial::Draining => {
                 answer(out, head, StatusCode::REQUEST_TIMEOUT).end(Flag::Complete);
             }
             Denial::Later(_) => {}
@@ -389,14 +416,16 @@ impl Relay {
     }
 
     /// A challenge for each algorithm.
-    fn challenges(&self, stale: bool) -> impl Iterator<Item = Challenge> {
-        let auth = &self.settings.auth;
-        let (nonce, opaque) = (self.new_nonce(), self.nonces.opaque());
-        auth.algorithms.iter().filter_map(move |&algorithm| {
+    fn challenges(&self, stale: bool) -> Vec<Challenge> {
+        let (current, nonce) = (self.current(), self.new_nonce());
+        let (auth, opaque) = (&current.auth, current.opaque());
+        let of = |algorithm: &Algorithm| {
             // Realm, nonce and opaque are ours and have no control characters: it never fails.
-            let challenge = Challenge::new(algorithm, &auth.realm, &nonce).ok()?.with_opaque(&opaque).ok()?;
+            let challenge =
+                Challenge::new(*algorithm, &auth.realm, &nonce).ok()?.with_opaque(&opaque).ok()?;
             Some(challenge.with_stale(stale))
-        })
+        };
+        auth.algorithms.iter().filter_map(of).collect()
     }
 }
 

@@ -105,15 +105,17 @@ enum WaitingOn {
 impl Inbound {
     /// The receiving side of `link`, which is attached: its messages are seen by that one's [`Tap`](super::Tap). An accepted connection is on probation (RFC 4976 §6.1).
     pub fn new(relay: Arc<Relay>, link: Arc<Link>, now: Instant) -> Self {
-        let limits = &relay.settings.limits;
+        let current = relay.settings();
+        let limits = &current.limits;
         let decoder = Decoder::new(Limits {
             head_bytes: limits.head_size + MARGIN.head_size,
             headers: limits.headers + MARGIN.headers,
             path_len: limits.path_length + MARGIN.path_length,
             other_body: limits.non_send_body_size,
         });
-        let probation = link.target().is_none().then(|| now + relay.settings.timeouts.probation);
-        let watch = link.tap().map(|tap| Watch::new(tap, SentBy::Peer));
+        let probation = link.target().is_none().then(|| now + current.timeouts.probation);
+        let tag = relay.sessions.tag();
+        let watch = link.tap().map(|tap| Watch::new(tap, SentBy::Peer, tag));
         Self {
             relay,
             link,
@@ -179,12 +181,12 @@ impl Inbound {
 
     /// When [`expired`](Self::expired) wants to be called.
     pub fn deadline(&self) -> Option<Instant> {
-        let timeouts = &self.relay.settings.timeouts;
+        let stall_timeout = || self.relay.current().timeouts.stall_timeout;
         let stalled = self
             .waiting
             .as_ref()
             .filter(|_| self.link.sessions() > 1)
-            .map(|waiting| waiting.since + timeouts.stall_timeout);
+            .map(|waiting| waiting.since + stall_timeout());
         let session_end = match &self.current {
             Current::Forward(forward) => Some(forward.expires),
             Current::None | Current::Discard | Current::Whole { .. } => None,
@@ -194,11 +196,10 @@ impl Inbound {
 
     /// Time has passed.
     pub fn expired(&mut self, now: Instant) -> Flow {
-        let timeouts = &self.relay.settings.timeouts;
+        let stall_timeout = self.relay.current().timeouts.stall_timeout;
         if self.probation.is_some_and(|until| now >= until) {
             return Flow::Close(CloseReason::HandshakeTimeout);
         }
-        let stall_timeout = timeouts.stall_timeout;
         if let Err(reason) = self.resume_due(now) {
             self.flush(now);
             return Flow::Close(reason);
@@ -448,7 +449,7 @@ impl Inbound {
             return Ok(());
         }
         self.refused += 1;
-        if self.refused >= self.relay.settings.auth.max_failures {
+        if self.refused >= self.relay.current().auth.max_failures {
             return Err(CloseReason::Protocol(
                 format!("{} requests refused, and none accepted", self.refused).into(),
             ));

@@ -125,6 +125,8 @@ pub struct Link {
     id: u64,
     kind: LinkKind,
     settings: LinkSettings,
+    /// Keeps the listener known that it came in by.
+    _used: Option<Arc<()>>,
     random: Arc<dyn Random>,
     counters: Arc<Counters>,
     peer: OnceLock<Peer>,
@@ -169,6 +171,7 @@ impl Link {
         id: u64,
         kind: LinkKind,
         settings: LinkSettings,
+        used: Option<Arc<()>>,
         random: Arc<dyn Random>,
         counters: Arc<Counters>,
     ) -> Arc<Self> {
@@ -176,6 +179,7 @@ impl Link {
             id,
             kind,
             settings,
+            _used: used,
             random,
             counters,
             peer: OnceLock::new(),

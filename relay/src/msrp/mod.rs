@@ -37,9 +37,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use msrp_proto::digest::{NonceKey, ReplayGuard};
+use arc_swap::{ArcSwap, Guard};
+use msrp_proto::digest::ReplayGuard;
 use msrp_proto::status::StatusCode;
-use msrp_proto::uri::{MsrpUri, Scheme, UriRef};
+use msrp_proto::uri::{Scheme, UriRef};
 use parking_lot::Mutex;
 use tracing::{debug, info};
 
@@ -48,15 +49,20 @@ use crate::config::{Auth, Limits, Timeouts};
 pub(crate) use self::auth::user_of_principal;
 pub use self::auth::{Attempt, HandshakeDenial, Later};
 pub use self::counters::{Count, Counters};
+pub use self::current::{Current, Prepared};
+pub use self::drain::Drains;
 pub use self::inbound::Inbound;
 pub use self::link::{Flushed, Link, LinkKind, Peer, Target};
 pub use self::session::{Owner, Session, SessionEnd, Sessions, Traffic};
+pub use self::tag::{NoTag, ProcessTag};
 pub use self::tap::Tap;
 pub use self::user::User;
 pub use self::wire::{Dialer, Random, Resolver, SessionObserver, WallClock, Wire};
 
 mod auth;
 mod counters;
+mod current;
+mod drain;
 mod inbound;
 mod link;
 mod origin;
@@ -64,6 +70,7 @@ mod outbound;
 mod response;
 mod route;
 mod session;
+mod tag;
 mod tap;
 #[cfg(test)]
 mod tests;
@@ -77,9 +84,6 @@ use self::outbound::QueueSettings;
 use self::route::Routes;
 use self::throttle::Throttle;
 use self::user::Users;
-
-/// How many bytes of a nonce secret are drawn when none is configured.
-const NONCE_SECRET_LEN: usize = 32;
 
 /// What one listener calls itself in URIs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +101,12 @@ pub struct Advertised {
 }
 
 impl Advertised {
+    /// Whether both are the same to others: only how messages leave may differ.
+    fn is_known_as(&self, other: &Self) -> bool {
+        let names = |own: &Self| (own.scheme, own.port, own.bound_port, own.websocket.is_some());
+        names(self) == names(other) && self.host == other.host
+    }
+
     /// The transport in its URIs.
     fn transport(&self) -> &'static str {
         if self.websocket.is_some() { "ws" } else { "tcp" }
@@ -110,7 +120,7 @@ pub struct WebSocketLink {
     pub chunk_size: usize,
 }
 
-/// What the core needs to know.
+/// What the core needs to know; see [`Relay::prepare`] for what of it may change.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The host that AUTH requests may name without a port.
@@ -143,11 +153,7 @@ pub enum SettingsError {
 
 /// See the [module](self).
 pub struct Relay {
-    settings: Settings,
-    /// The URIs of the listeners without a session, to compare with.
-    own: Vec<MsrpUri>,
-    /// The domain as the host of a URI, to compare with.
-    domain: MsrpUri,
+    current: ArcSwap<Current>,
     sessions: Sessions,
     routes: Routes,
     next_link: AtomicU64,
@@ -159,8 +165,8 @@ pub struct Relay {
     resolver: OnceLock<Box<dyn Resolver>>,
     users: Users,
     throttle: Throttle,
-    nonces: NonceKey,
     replay: Mutex<ReplayGuard>,
+    draining: drain::Draining,
 }
 
 impl Relay {
@@ -173,36 +179,30 @@ impl Relay {
         random: Arc<dyn Random>,
         wall_clock: Box<dyn WallClock>,
     ) -> Result<Arc<Self>, SettingsError> {
-        if settings.listeners.iter().all(|own| own.websocket.is_some()) {
-            return Err(SettingsError::NoTcpListener);
+        Self::beside(&[], settings, random, wall_clock)
+    }
+
+    /// As [`new`](Self::new), while the processes with these tags still have sessions at the same addresses.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn beside(
+        taken: &[ProcessTag],
+        settings: Settings,
+        random: Arc<dyn Random>,
+        wall_clock: Box<dyn WallClock>,
+    ) -> Result<Arc<Self>, SettingsError> {
+        let current = Current::new(settings, &*random)?;
+        let mut replay = current::replay_guard(&current.auth);
+        if current.auth.nonce_secret.is_some() {
+            // What was used with the process before this one must not be used again.
+            replay = replay.with_floor(wall_clock.unix_millis());
         }
-        let parse = |text: String| text.parse().map_err(|_| SettingsError::Advertised(text));
-        let own = settings
-            .listeners
-            .iter()
-            .map(|own| parse(format!("{}://{}:{};{}", own.scheme, own.host, own.port, own.transport())))
-            .collect::<Result<_, _>>()?;
-        let domain = parse(format!("msrps://{};tcp", settings.domain))?;
-        let lifetime = millis(settings.auth.nonce_expire);
-        let mut replay = ReplayGuard::new(lifetime, msrp_proto::digest::DEFAULT_REPLAY_ENTRIES);
-        let nonces = match &settings.auth.nonce_secret {
-            Some(secret) => {
-                // What was used with the process before this one must not be used again.
-                replay = replay.with_floor(wall_clock.unix_millis());
-                NonceKey::new(secret.reveal().as_bytes())?
-            }
-            None => {
-                let mut secret = [0; NONCE_SECRET_LEN];
-                random.fill(&mut secret);
-                NonceKey::new(&secret)?
-            }
-        };
-        let throttle = Throttle::new(settings.auth.throttle.clone(), &*random);
+        let throttle = Throttle::new(current.auth.throttle.clone(), &*random);
+        let tag = ProcessTag::draw(&*random, taken);
         Ok(Arc::new(Self {
-            settings,
-            own,
-            domain,
-            sessions: Sessions::default(),
+            current: ArcSwap::from_pointee(current),
+            sessions: Sessions::new(tag),
             routes: Routes::default(),
             next_link: AtomicU64::new(1),
             random,
@@ -213,8 +213,8 @@ impl Relay {
             resolver: OnceLock::new(),
             users: Users::default(),
             throttle,
-            nonces,
             replay: Mutex::new(replay),
+            draining: drain::Draining::default(),
         }))
     }
 
@@ -238,9 +238,14 @@ impl Relay {
         let _ = self.resolver.set(resolver);
     }
 
-    /// What it was made with.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    /// The settings of this moment.
+    pub fn settings(&self) -> Arc<Current> {
+        self.current.load_full()
+    }
+
+    /// As [`settings`](Self::settings), for a moment.
+    pub(crate) fn current(&self) -> Guard<Arc<Current>> {
+        self.current.load()
     }
 
     /// The sessions.
@@ -287,6 +292,7 @@ impl Relay {
             self.session_ended(&session, SessionEnd::Expired);
         }
         self.users.sweep(now);
+        self.forget_listeners(now);
     }
 
     /// Ends one session: what is under way in it ends with `#`, and what comes for it is answered with 481. `false`:
@@ -315,65 +321,49 @@ impl Relay {
 
     fn new_link(&self, kind: LinkKind) -> Arc<Link> {
         let id = self.next_link.fetch_add(1, Ordering::Relaxed);
-        let Limits { session_buffer, async_max_postponed_chunks, interrupt_size, .. } = self.settings.limits;
-        let websocket = match &kind {
-            LinkKind::Accepted { listener } => {
-                self.settings.listeners.get(*listener).and_then(|own| own.websocket)
-            }
+        let current = self.current();
+        let Limits { session_buffer, async_max_postponed_chunks, interrupt_size, .. } = current.limits;
+        let own = match &kind {
+            LinkKind::Accepted { listener } => current.listener(*listener),
             LinkKind::Dialled { .. } => None,
         };
+        let websocket = own.and_then(|own| own.advertised.websocket);
         let settings = LinkSettings {
             queue: QueueSettings {
                 session_buffer,
                 max_messages: async_max_postponed_chunks,
                 interrupt_size: interrupt_size as u64,
-                response_timeout: self.settings.timeouts.response_timeout,
+                response_timeout: current.timeouts.response_timeout,
                 chunk_size: websocket.map(|websocket| websocket.chunk_size.max(1) as u64),
+                tag: self.sessions.tag(),
             },
-            send_timeout: self.settings.timeouts.send_timeout,
+            send_timeout: current.timeouts.send_timeout,
         };
-        Link::new(id, kind, settings, Arc::clone(&self.random), Arc::clone(&self.counters))
+        let used = own.map(|own| Arc::clone(&own.used));
+        Link::new(id, kind, settings, used, Arc::clone(&self.random), Arc::clone(&self.counters))
     }
 
     /// Whether the URI leads to one of our listeners, whatever its session-id.
     fn is_us(&self, uri: &UriRef<'_>) -> bool {
-        self.own.iter().any(|own| {
-            let own = own.as_ref();
-            own.scheme() == uri.scheme()
-                && own.port() == uri.port()
-                && own.transport().eq_ignore_ascii_case(uri.transport())
-                && own.same_host(uri)
-        })
+        self.current().is_us(uri)
     }
 
     /// The session that a message belongs to whose path begins with these URIs: see [`tap`].
     fn session_of<'a>(&self, path: impl Iterator<Item = UriRef<'a>>) -> Option<u128> {
         let ours = path.take_while(|uri| self.is_us(uri));
-        tap::correlation(ours.filter_map(|uri| session::parse_id(uri.session_id()?)))
+        tap::correlation(ours.filter_map(|uri| session::parse_id(self.sessions.tag(), uri.session_id()?)))
     }
 
     /// Whether an AUTH for this URI is for us: one of our listeners, or our domain, without a port or
     /// with one of a listener of that scheme and transport (RFC 4976 §5.1, §8; RFC 7977 §5.2.1). Userinfo never matters (RFC 4975 §6.1).
     fn is_us_for_auth(&self, uri: &UriRef<'_>) -> bool {
-        let listeners = self.own.iter().zip(&self.settings.listeners);
-        let mut of_kind = listeners.filter(|(_, listener)| {
-            listener.scheme == uri.scheme() && uri.transport().eq_ignore_ascii_case(listener.transport())
-        });
-        let our_host = self.domain.as_ref().same_host(uri);
-        match uri.port() {
-            None if our_host && uri.is_tcp() => true,
-            None => of_kind.any(|(own, _)| our_host || own.as_ref().same_host(uri)),
-            Some(port) => of_kind.any(|(own, listener)| {
-                let our_port = port == listener.port || our_host && port == listener.bound_port;
-                our_port && (our_host || own.as_ref().same_host(uri))
-            }),
-        }
+        self.current().is_us_for_auth(uri)
     }
 }
 
 impl fmt::Debug for Relay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Relay").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Relay").field("settings", &**self.current()).finish_non_exhaustive()
     }
 }
 

@@ -96,7 +96,7 @@ impl Relay {
         }
         if status == StatusCode::UNAUTHORIZED && !is_stale(head) {
             let failed = source.auth_failed_at(origin.destination()) as usize;
-            if failed >= self.settings.auth.max_failures {
+            if failed >= self.current().auth.max_failures {
                 source.request_close(CloseReason::Protocol("AUTH keeps failing at other relays".into()));
             }
         } else if status.is_success() {

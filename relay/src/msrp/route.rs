@@ -187,7 +187,7 @@ impl Relay {
             }
             let outgoing = claims.is_empty() && session.is_owned_by(from);
             let inside = self.is_us(&next);
-            if inside && own.len() >= self.settings.limits.own_hops {
+            if inside && own.len() >= self.current().limits.own_hops {
                 return Err(TOO_MANY);
             }
             if outgoing && matches!(session.owner(), Owner::Relay { .. }) {
@@ -231,7 +231,8 @@ impl Relay {
     /// the limits grows when it goes on, and the next relay, which may have the same limits, should
     /// answer that and not close a connection that others share.
     pub(crate) fn keeps_to_limits(&self, head: &Head) -> bool {
-        let limits = &self.settings.limits;
+        let current = self.current();
+        let limits = &current.limits;
         head.from_path().len() <= limits.path_length
             && head.to_path().len() <= limits.path_length
             && head.field_count() <= limits.headers

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use sha2::{Digest, Sha256};
 
 use super::wire::Random;
@@ -46,7 +46,7 @@ struct Failing {
 /// The pairs that fail. See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Throttle {
-    settings: config::Throttle,
+    settings: RwLock<config::Throttle>,
     key: [u8; 16],
     state: Arc<Mutex<State>>,
 }
@@ -104,7 +104,13 @@ impl Throttle {
         let mut key = [0; 16];
         random.fill(&mut key);
         let state = State { pairs: Recent::new(settings.entries), waiting: HashMap::new(), next: 0 };
-        Self { settings, key, state: Arc::new(Mutex::new(state)) }
+        Self { settings: RwLock::new(settings), key, state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// From now on these settings count; what is known stays known.
+    pub(crate) fn set(&self, settings: config::Throttle) {
+        self.state.lock().pairs.set_capacity(settings.entries);
+        *self.settings.write() = settings;
     }
 
     fn pair(&self, address: &str, user: &str) -> Pair {
@@ -126,7 +132,7 @@ impl Throttle {
 
     /// How long the next AUTH of `user` from `address` has to wait.
     fn delay(&self, state: &State, pair: Pair, now: Instant) -> Option<Duration> {
-        let config::Throttle { enabled, free, delay, max_delay, forget, .. } = self.settings;
+        let config::Throttle { enabled, free, delay, max_delay, forget, .. } = *self.settings.read();
         if !enabled {
             return None;
         }
@@ -156,7 +162,7 @@ impl Throttle {
         state.next += 1;
         let all = state.waiting.entry(pair).or_default();
         all.push(Waiting { number, tried });
-        if all.len() > self.settings.waiting {
+        if all.len() > self.settings.read().waiting {
             let most = all.iter().map(|one| one.tried).max().unwrap_or_default();
             let mut lot = [0; 8];
             random.fill(&mut lot);
@@ -173,20 +179,21 @@ impl Throttle {
 
     /// The credentials were wrong.
     pub(crate) fn failed(&self, address: &str, user: &str, now: Instant) {
-        if !self.settings.enabled {
+        let config::Throttle { enabled, forget, .. } = *self.settings.read();
+        if !enabled {
             return;
         }
         let pair = self.pair(address, user);
         let pairs = &mut self.state.lock().pairs;
         let before = pairs.get(&pair);
-        let before = before.filter(|known| now.saturating_duration_since(known.last) < self.settings.forget);
+        let before = before.filter(|known| now.saturating_duration_since(known.last) < forget);
         let failures = before.map_or(0, |known| known.failures).saturating_add(1);
         pairs.insert(pair, Failing { failures, last: now });
     }
 
     /// The credentials were right.
     pub(crate) fn succeeded(&self, address: &str, user: &str) {
-        if self.settings.enabled {
+        if self.settings.read().enabled {
             let pair = self.pair(address, user);
             self.state.lock().pairs.remove(&pair);
         }

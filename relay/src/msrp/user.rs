@@ -148,6 +148,17 @@ impl Users {
         Ok(user)
     }
 
+    /// Gives those who are there other limits, as `limits` says for a name and the limits of now; `None`: they stay.
+    pub(crate) fn relimit(&self, limits: impl Fn(&str, &UserLimits) -> Option<UserLimits>) {
+        for user in self.0.lock().values() {
+            let mut state = user.state.lock();
+            if let Some(limits) = limits(&user.name, &state.limits) {
+                user.limits_sending.store(limits_sending(&limits), Ordering::Relaxed);
+                state.limits = limits;
+            }
+        }
+    }
+
     /// Forgets those without a session, once they are not ahead of their rates any more.
     pub(crate) fn sweep(&self, now: Instant) {
         self.0.lock().retain(|_, user| {

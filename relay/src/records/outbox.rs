@@ -54,6 +54,11 @@ impl Outbox {
         }
     }
 
+    /// See [`Queue::set_limit`].
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.queue.lock().set_limit(limit);
+    }
+
     /// See [`Queue::oldest`].
     pub(super) fn oldest(&self, most: usize) -> Vec<Arc<SessionRecord>> {
         self.queue.lock().oldest(most)

@@ -52,6 +52,11 @@ impl Queue {
         Self { waiting, limit, stopping: false, losing: None, counts: RecordCounts::default() }
     }
 
+    /// From now on so many may wait; those that do already stay.
+    pub(super) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// Takes a record, unless there is no room.
     pub(super) fn push(&mut self, record: Arc<SessionRecord>) -> Pushed {
         if record.is_interim() && self.waiting.len() >= self.limit.div_ceil(2) {

@@ -2,23 +2,23 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tcp_transport::ledger::{Entry, Phase};
 use tcp_transport::tls::{ClientDomains, ServerDomains};
 use tcp_transport::{ConnectionId, KeepAlive, Ledger, State};
-use tracing::warn;
 
-use super::hep::{HepCounters, Reception};
+use super::hep::{Concentrator, HepCounters};
+use super::lifecycle::Lifecycle;
+use super::listeners::Listeners;
 use super::network::{Carried, Network};
 use super::now;
 use super::observer::SessionEvents;
 use super::sip::SipCounters;
-use super::tls::{self, Reloaded};
-use super::trace::TraceSwitches;
-use crate::config::{Config, ConfigErrors, ListenerTransport};
+use super::trace::{TraceSwitches, Tracing};
+use crate::config::Config;
 use crate::msrp::Relay;
 use crate::records::Records;
 
@@ -27,25 +27,28 @@ use crate::records::Records;
 #[derive(Debug)]
 pub struct Control {
     parts: Parts,
+    /// What counts now.
+    config: ArcSwap<Config>,
+    /// Held by who reads the configuration again.
+    pub(super) reloading: Mutex<()>,
     /// `tls.expiry_warning`.
     pub(super) expiry_warning: Arc<Mutex<Duration>>,
     started: Started,
-    stopping: AtomicBool,
+    pub(super) lifecycle: Lifecycle,
 }
 
 /// What a running relay consists of.
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) network: Arc<Network>,
-    pub(super) domains: Arc<ServerDomains>,
     /// What it was started with.
     pub(super) config: Config,
     pub(super) sessions: SessionEvents,
-    pub(super) reception: Reception,
-    pub(super) trace: Option<TraceSwitches>,
-    pub(super) records: Records,
+    pub(super) concentrator: Arc<Concentrator>,
     /// Where it listens.
-    pub(super) addresses: Vec<(&'static str, SocketAddr)>,
+    pub(super) listeners: Listeners,
+    pub(super) tracing: Mutex<Option<Tracing>>,
+    pub(super) records: Records,
 }
 
 /// When the relay was started.
@@ -73,12 +76,14 @@ pub struct ConnectionInfo {
 }
 
 impl Control {
-    pub(super) fn new(parts: Parts) -> Self {
+    pub(super) fn new(parts: Parts, lifecycle: Lifecycle) -> Self {
         Self {
             expiry_warning: Arc::new(Mutex::new(parts.config.tls.expiry_warning)),
+            config: ArcSwap::from_pointee(parts.config.clone()),
+            reloading: Mutex::default(),
             parts,
             started: Started { at: now(), time: SystemTime::now() },
-            stopping: AtomicBool::new(false),
+            lifecycle,
         }
     }
 
@@ -86,14 +91,40 @@ impl Control {
         &self.parts.network
     }
 
+    pub(super) fn listeners(&self) -> &Listeners {
+        &self.parts.listeners
+    }
+
+    pub(super) fn concentrator(&self) -> &Arc<Concentrator> {
+        &self.parts.concentrator
+    }
+
+    pub(super) fn tracing(&self) -> &Mutex<Option<Tracing>> {
+        &self.parts.tracing
+    }
+
+    /// For its end.
+    pub(super) fn take_tracing(&self) -> Option<Tracing> {
+        self.parts.tracing.lock().take()
+    }
+
+    /// The configuration as it was last read and taken over. What of it needs a restart is not what counts.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    pub(super) fn set_config(&self, config: Config) {
+        self.config.store(Arc::new(config));
+    }
+
     /// What it was started with.
-    pub fn config(&self) -> &Config {
+    pub fn started_with(&self) -> &Config {
         &self.parts.config
     }
 
     /// Where it listens, in the order of the configuration.
-    pub fn addresses(&self) -> &[(&'static str, SocketAddr)] {
-        &self.parts.addresses
+    pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        self.parts.listeners.addresses()
     }
 
     /// When it was started.
@@ -104,15 +135,6 @@ impl Control {
     /// The clock of its connections and sessions.
     pub fn now(&self) -> Instant {
         now()
-    }
-
-    /// Whether it takes new connections and sessions: not while it stops.
-    pub fn is_ready(&self) -> bool {
-        !self.stopping.load(Ordering::Acquire)
-    }
-
-    pub(super) fn set_stopping(&self) {
-        self.stopping.store(true, Ordering::Release);
     }
 
     /// The relay itself: its sessions and counters.
@@ -127,7 +149,7 @@ impl Control {
 
     /// The TLS domains of listeners.
     pub fn server_domains(&self) -> &ServerDomains {
-        &self.parts.domains
+        &self.parts.network.server_domains
     }
 
     /// The TLS domains of connections that the relay opens.
@@ -146,13 +168,13 @@ impl Control {
     }
 
     /// What collectors are told; `None`: there is none.
-    pub fn trace(&self) -> Option<&TraceSwitches> {
-        self.parts.trace.as_ref()
+    pub fn trace(&self) -> Option<TraceSwitches> {
+        self.parts.tracing.lock().as_ref().map(Tracing::switches)
     }
 
     /// What has become of the HEP that others have sent; `None`: no listener is for it.
     pub fn hep_counters(&self) -> Option<HepCounters> {
-        self.parts.reception.counters()
+        self.parts.concentrator.counters(&self.parts.listeners.hep())
     }
 
     /// What the SIP edge has done, and its upstreams with whether each takes requests; `None`: there is no edge.
@@ -224,52 +246,5 @@ impl Control {
     /// Has the events of a connection told where only those of marked ones are. `false`: there is none of that number.
     pub fn mark_connection(&self, id: ConnectionId) -> bool {
         self.parts.network.connections.enable_closed_event(id)
-    }
-
-    /// Reads the configuration again, and takes over of it what can be taken over while running: the TLS domains.
-    /// Files with session records are opened again, whatever the configuration is like.
-    ///
-    /// # Errors
-    /// What is wrong, at its line; nothing has changed then.
-    pub fn reload(&self) -> Result<Reloaded, ConfigErrors> {
-        self.parts.records.reopen();
-        self.reload_tls(&self.parts.config.source.reload()?)
-    }
-
-    /// Puts the TLS domains of `config`, read again from its file, in the place of those there are:
-    /// connections from now on use them, those there are go on as they are. What else has changed since
-    /// the start is told, not done.
-    ///
-    /// # Errors
-    /// What is wrong, at its line; nothing has changed then.
-    pub fn reload_tls(&self, config: &Config) -> Result<Reloaded, ConfigErrors> {
-        for listener in &self.parts.config.listeners {
-            let ListenerTransport::Tls { domain } = &listener.transport else { continue };
-            if !config.tls.server_domains.contains_key(domain) {
-                let message = format!(
-                    "there is no `{domain}` any more, which the running listener {listener} serves; the relay has \
-                     to be restarted for that"
-                );
-                return Err(config.source.error_at(&["tls", "server_domains"], message).into());
-            }
-        }
-        let (servers, clients) = (tls::server_domains(config)?, tls::client_domains(config)?);
-        for warning in &config.warnings {
-            warn!("{warning}");
-        }
-        tls::warn_of_expiry(&servers, &clients, config.tls.expiry_warning);
-        *self.expiry_warning.lock() = config.tls.expiry_warning;
-        let reuse = &self.parts.network.cert_check_on_conn_reusage;
-        reuse.store(config.tls.cert_check_on_conn_reusage, Ordering::Relaxed);
-        let mut needs_restart = self.parts.config.source.changed_sections(&config.source);
-        needs_restart.retain(|section| section != "tls");
-        if config.tls.tls_handshake_timeout != self.parts.config.tls.tls_handshake_timeout {
-            needs_restart.push("tls.tls_handshake_timeout".to_owned());
-        }
-        Ok(Reloaded {
-            server_domains: self.parts.domains.replace(servers),
-            client_domains: self.parts.network.client_domains.replace(clients),
-            needs_restart,
-        })
     }
 }

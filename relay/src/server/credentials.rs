@@ -1,19 +1,21 @@
 //! Asks sources of credentials that take their time, off the connections' tasks.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use crate::credentials::{CredentialChain, Credentials as _, Query};
+use crate::credentials::{Credentials as _, Query};
 use crate::msrp::{Attempt, HandshakeDenial, Later, Link, Relay, Resolver};
 
 use super::now;
 
 /// Asks for AUTH requests, each in a task of its own. How many there can be is bounded by what each connection may put
 /// aside, and by the source.
-pub(super) struct ChainResolver(pub(super) CredentialChain);
+pub(super) struct ChainResolver(pub(super) Weak<Relay>);
 
 impl Resolver for ChainResolver {
     fn resolve(&self, query: Query, link: Arc<Link>, ticket: u64) {
-        let chain = self.0.clone();
+        let Some(relay) = self.0.upgrade() else { return };
+        let chain = relay.settings().auth.credentials.clone();
+        drop(relay);
         tokio::spawn(async move {
             let found = chain.fetch(&query).await;
             link.resolved(ticket, found);
@@ -37,7 +39,7 @@ pub(super) async fn http_digest(
                 attempt.has_waited();
             }
             Err(HandshakeDenial::Later(Later::Lookup(query))) => {
-                let found = relay.settings().auth.credentials.fetch(&query).await;
+                let found = relay.settings().auth.credentials.clone().fetch(&query).await;
                 attempt.answered(query.wants, found);
             }
             decided => return decided,

@@ -6,8 +6,10 @@
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tcp_transport::hep::{Dispatch, HepHandler, Received, ReceiverCounters, Refusal, Sender};
 use tracing::{debug, info, warn};
 
@@ -34,9 +36,11 @@ pub struct HepCounters {
 /// Passes on what the listeners for HEP receive.
 #[derive(Debug, Default)]
 pub(super) struct Concentrator {
-    settings: Hep,
+    settings: ArcSwap<Hep>,
     /// It belongs to the tracing, which begins after the sockets are there, and ends before the process.
-    sender: OnceLock<Weak<Sender>>,
+    sender: ArcSwap<Weak<Sender>>,
+    /// What the listeners had received that are gone.
+    retired: Mutex<ReceiverCounters>,
     forwarded: AtomicU64,
     filtered: AtomicU64,
     own: AtomicU64,
@@ -47,33 +51,51 @@ pub(super) struct Concentrator {
 
 impl Concentrator {
     pub(super) fn new(settings: Hep) -> Arc<Self> {
-        Arc::new(Self { settings, ..Self::default() })
+        Arc::new(Self { settings: ArcSwap::from_pointee(settings), ..Self::default() })
     }
 
     /// What takes the packets that come to one listener.
     pub(super) fn dispatch(self: &Arc<Self>, listener: String) -> Arc<Dispatch> {
         let incoming = Incoming { concentrator: self.clone(), listener };
-        Arc::new(Dispatch::new(self.settings.receiver.clone()).with(incoming))
+        Arc::new(Dispatch::new(self.settings.load().receiver.clone()).with(incoming))
     }
 
-    /// From now on there is somewhere to send to.
-    pub(super) fn forward_to(&self, sender: &Arc<Sender>) {
-        let _ = self.sender.set(Arc::downgrade(sender));
+    /// From now on there is somewhere to send to; or nowhere.
+    pub(super) fn forward_to(&self, sender: Option<&Arc<Sender>>) {
+        self.sender.store(Arc::new(sender.map(Arc::downgrade).unwrap_or_default()));
     }
 
-    pub(super) fn counters(&self, dispatches: &[Arc<Dispatch>]) -> HepCounters {
+    /// Receives and passes on as these say, from the next packet on.
+    pub(super) fn reload(&self, settings: Hep, dispatches: &[Arc<Dispatch>]) {
+        for dispatch in dispatches {
+            dispatch.set_settings(settings.receiver.clone());
+        }
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// A listener is gone.
+    pub(super) fn retire(&self, dispatch: &Dispatch) {
+        let mut retired = self.retired.lock();
+        *retired = retired.plus(dispatch.counters());
+    }
+
+    /// With what `dispatches` have received; `None`: there are none.
+    pub(super) fn counters(&self, dispatches: &[Arc<Dispatch>]) -> Option<HepCounters> {
+        if dispatches.is_empty() {
+            return None;
+        }
         let receiver = dispatches.iter().map(|dispatch| dispatch.counters());
-        HepCounters {
-            receiver: receiver.fold(ReceiverCounters::default(), ReceiverCounters::plus),
+        Some(HepCounters {
+            receiver: receiver.fold(*self.retired.lock(), ReceiverCounters::plus),
             forwarded: self.forwarded.load(Ordering::Relaxed),
             filtered: self.filtered.load(Ordering::Relaxed),
             own: self.own.load(Ordering::Relaxed),
             unwanted: self.unwanted.load(Ordering::Relaxed),
-        }
+        })
     }
 
     fn pass_on(&self, received: &Received, listener: &str) -> &AtomicU64 {
-        let Some(sender) = self.sender.get().and_then(Weak::upgrade) else { return &self.unwanted };
+        let Some(sender) = self.sender.load().upgrade() else { return &self.unwanted };
         if sender.is_own(received.from) {
             let (from, to) = (received.from, received.to);
             match self.loops.happens(now()) {
@@ -84,7 +106,8 @@ impl Concentrator {
             }
             return &self.own;
         }
-        let count = match self.settings.decide(received, listener) {
+        let settings = self.settings.load();
+        let count = match settings.decide(received, listener) {
             Forward::None => return &self.filtered,
             Forward::All => sender.forward(received, |_| true),
             Forward::To(names) => sender.forward(received, |name| names.iter().any(|wanted| wanted == name)),
@@ -110,19 +133,6 @@ impl HepHandler for Incoming {
         if let Some(unsaid) = self.concentrator.refusals.happens(now()) {
             warn!(%from, listener = self.listener, %refusal, unsaid, "HEP refused");
         }
-    }
-}
-
-/// What passes on the HEP of others, and what receives it: one for each listener for it.
-#[derive(Debug)]
-pub(super) struct Reception {
-    pub(super) concentrator: Arc<Concentrator>,
-    pub(super) dispatches: Vec<Arc<Dispatch>>,
-}
-
-impl Reception {
-    pub(super) fn counters(&self) -> Option<HepCounters> {
-        (!self.dispatches.is_empty()).then(|| self.concentrator.counters(&self.dispatches))
     }
 }
 

@@ -1,14 +1,16 @@
 //! Where connections come from: accepted by a listener, or opened for a link that waits for one.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
+use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use msrp_proto::uri::Scheme;
 use tcp_transport::hep::{self, Dispatch};
 use tcp_transport::proxy_protocol::ProxyError;
-use tcp_transport::tls::{ClientDomains, HandshakeError, PeerCertificate};
+use tcp_transport::tls::{ClientDomains, HandshakeError, PeerCertificate, ServerDomains};
 use tcp_transport::ws::{self, Answer, Opened, Request, UpgradeError};
 use tcp_transport::{
     Acceptor, ConnectSettings, ConnectionLimits, Connector, DialOptions, DriverSettings, Events, Ledger,
@@ -75,14 +77,13 @@ pub(super) struct Network {
     pub(super) sip: Option<Arc<SipEdge>>,
     /// Who traces messages.
     pub(super) traces: Arc<Traces>,
-    connector: Connector,
+    connector: ArcSwap<Connector>,
+    pub(super) server_domains: Arc<ServerDomains>,
     pub(super) client_domains: Arc<ClientDomains>,
     /// `tls.cert_check_on_conn_reusage`.
     pub(super) cert_check_on_conn_reusage: AtomicBool,
-    /// The listeners of MSRP as the configuration names them, in its order.
-    listener_names: Vec<String>,
-    /// Whose clients' connections are protected by TLS.
-    listeners: Vec<Listener>,
+    /// The listeners of MSRP, by their numbers.
+    listeners: ArcSwap<HashMap<usize, Listener>>,
 }
 
 impl Network {
@@ -90,13 +91,11 @@ impl Network {
     pub(super) fn new(
         relay: Arc<Relay>,
         config: &Config,
+        server_domains: Arc<ServerDomains>,
         client_domains: ClientDomains,
         sip_listeners: Vec<crate::sip::Advertised>,
     ) -> Result<Self, ShortSecret> {
-        let limits = ConnectionLimits {
-            max_connections: config.limits.max_connections,
-            max_connections_per_address: config.limits.max_connections_per_address,
-        };
+        let limits = connection_limits(config);
         let events = Events::new(config.events.queue, config.events.closed_event.0);
         let ledger = Ledger::new(limits, events);
         let connections = Arc::new(Registry::with_ledger(Arc::clone(&ledger)));
@@ -108,17 +107,38 @@ impl Network {
         };
         let sip = config.sip.as_ref().map(edge).transpose()?;
         let listeners = config.listeners.iter().filter(|listener| listener.serves_msrp());
+        let listeners = relay.current().listener_ids().zip(listeners.cloned()).collect();
         Ok(Self {
             relay,
             connections,
             sip,
             traces,
-            connector: connector(config).with_ledger(ledger),
+            connector: ArcSwap::from_pointee(connector(config).with_ledger(ledger)),
+            server_domains,
             client_domains: Arc::new(client_domains),
             cert_check_on_conn_reusage: AtomicBool::new(config.tls.cert_check_on_conn_reusage),
-            listener_names: listeners.clone().map(ToString::to_string).collect(),
-            listeners: listeners.cloned().collect(),
+            listeners: ArcSwap::from_pointee(listeners),
         })
+    }
+
+    /// Takes over what connections are held against, and how they are opened, from the next one on. The core knows the
+    /// listeners already.
+    pub(super) fn reload(&self, config: &Config) {
+        self.ledger().set_limits(connection_limits(config));
+        self.ledger().events().set_reporting(config.events.closed_event.0);
+        self.connector.store(Arc::new(connector(config).with_ledger(Arc::clone(self.ledger()))));
+        self.cert_check_on_conn_reusage.store(config.tls.cert_check_on_conn_reusage, Ordering::Relaxed);
+        let (current, before) = (self.relay.current(), self.listeners.load());
+        let listeners = config.listeners.iter().filter(|listener| listener.serves_msrp()).cloned();
+        let retired = current.retired_ids().filter_map(|id| Some((id, before.get(&id)?.clone())));
+        self.listeners.store(Arc::new(retired.chain(current.listener_ids().zip(listeners)).collect()));
+    }
+
+    /// The name and the scheme of each listener of MSRP, by its number.
+    pub(super) fn listener_facts(&self) -> HashMap<usize, (String, String)> {
+        let listeners = self.listeners.load();
+        let facts = |listener: &Listener| (listener.to_string(), listener.scheme().as_str().to_owned());
+        listeners.iter().map(|(id, listener)| (*id, facts(listener))).collect()
     }
 
     /// All connections, those included that are not up yet.
@@ -126,8 +146,8 @@ impl Network {
         self.connections.ledger()
     }
 
-    fn listener_name(&self, listener: Option<usize>) -> Option<&str> {
-        self.listener_names.get(listener?).map(String::as_str)
+    fn listener_name(&self, listener: Option<usize>) -> Option<String> {
+        self.listeners.load().get(&listener?).map(ToString::to_string)
     }
 
     /// Takes a connection in; with `websocket` one of those.
@@ -135,8 +155,7 @@ impl Network {
         let now = now();
         let mut peer = peer_of(&stream);
         let proxied = stream.entry().proxy().is_some();
-        peer.secure |=
-            self.listeners.get(listener).is_some_and(|listener| listener.is_secure_before(proxied));
+        peer.secure |= self.listeners.load().get(&listener).is_some_and(|own| own.is_secure_before(proxied));
         let (peer, rest, incoming) = match websocket {
             None => (peer, BytesMut::new(), None),
             // A client's certificate makes a user of it, at most: relays speak TCP and TLS (RFC 7977 §5.1).
@@ -193,8 +212,10 @@ impl Network {
         let transport = if target.scheme.is_secure() { Transport::Tls } else { Transport::Tcp };
         let to = Target { host: target.host.to_string(), port: target.port, transport };
         let scheme = transport_scheme(target.scheme);
-        let domains = self.client_domains.for_listener(self.listener_name(link.listener()));
-        match self.connector.connect_for(&to, Some(&domains), Some(scheme)).await {
+        let listener = self.listener_name(link.listener());
+        let domains = self.client_domains.for_listener(listener.as_deref());
+        let connector = self.connector.load_full();
+        match connector.connect_for(&to, Some(&domains), Some(scheme)).await {
             Ok(stream) => {
                 let peer = peer_of(&stream);
                 let trace = self.traces.connection(&stream);
@@ -218,6 +239,13 @@ impl Network {
     }
 }
 
+fn connection_limits(config: &Config) -> ConnectionLimits {
+    ConnectionLimits {
+        max_connections: config.limits.max_connections,
+        max_connections_per_address: config.limits.max_connections_per_address,
+    }
+}
+
 /// Opens connections as the configuration says.
 fn connector(config: &Config) -> Connector {
     let policy = Policy { rules: config.outbound.clone(), dial: config.dial.clone() };
@@ -227,7 +255,7 @@ fn connector(config: &Config) -> Connector {
 /// Opens connections to the SIP upstreams. The rules of `outbound` are about what others may make this relay connect
 /// to; upstreams are named by the configuration alone, so they are always permitted. How they are connected to
 /// (addresses, ports, socket options, times) is as for all.
-fn upstream_connector(config: &Config, sip: &Sip) -> Connector {
+pub(super) fn upstream_connector(config: &Config, sip: &Sip) -> Connector {
     let always = |dial: &DialOptions| DialOptions { no_new_connections: false, ..dial.clone() };
     let mut dial = config.dial.clone();
     for destination in &mut dial.destinations {
@@ -305,8 +333,6 @@ fn peer_of(stream: &Stream) -> Peer {
 /// What one listener serves.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Serves {
-    /// The listener as the configuration names it.
-    pub(super) name: String,
     /// MSRP: its index among the listeners that do.
     pub(super) msrp: Option<usize>,
     /// SIP: likewise.
@@ -329,28 +355,29 @@ impl Serves {
 /// What one listener tells.
 pub(super) struct ListenerAcceptor {
     network: Arc<Network>,
-    serves: Serves,
+    /// What it serves at this moment.
+    serves: Arc<ArcSwap<Serves>>,
     local: SocketAddr,
     /// A limit is reached.
     full: Occasion,
 }
 
 impl ListenerAcceptor {
-    pub(super) fn new(network: Arc<Network>, serves: Serves, local: SocketAddr) -> Self {
+    pub(super) fn new(network: Arc<Network>, serves: Arc<ArcSwap<Serves>>, local: SocketAddr) -> Self {
         Self { network, serves, local, full: Occasion::default() }
     }
 }
 
 impl Acceptor for ListenerAcceptor {
     fn admit(&self, peer: SocketAddr) -> bool {
-        match &self.serves {
+        match &**self.serves.load() {
             Serves { hep: Some(dispatch), proxied: false, .. } => dispatch.admits(peer),
             _ => true,
         }
     }
 
     fn accepted(&self, stream: Stream) {
-        match (&self.serves, &self.network.sip) {
+        match (&**self.serves.load(), &self.network.sip) {
             (Serves { hep: Some(dispatch), .. }, _) => self.network.accept_hep(stream, dispatch),
             (Serves { msrp: Some(index), .. }, _) => self.network.accept(*index, stream, None),
             (Serves { sip: Some(index), .. }, Some(sip)) => sip.accept(*index, stream, None),
@@ -359,23 +386,25 @@ impl Acceptor for ListenerAcceptor {
     }
 
     async fn upgrade(&self, request: &Request<'_>, stream: &Stream) -> Answer {
-        let Some(settings) = &self.serves.websocket else { return Answer::refuse(404, "") };
+        let serves = self.serves.load_full();
+        let Some(settings) = &serves.websocket else { return Answer::refuse(404, "") };
         let peer = stream.peer_addr().to_string();
         let relay = &self.network.relay;
         let digest = async |method: String, target: String, authorization: Option<String>| {
             credentials::http_digest(relay, &method, &target, authorization.as_deref(), &peer).await
         };
-        websocket::answer(settings, self.serves.protocols(), digest, request, stream.tls(), &peer).await
+        websocket::answer(settings, serves.protocols(), digest, request, stream.tls(), &peer).await
     }
 
     fn upgraded(&self, stream: Stream, opened: Opened) {
-        let Some(settings) = self.serves.websocket.as_ref().map(websocket::session) else { return };
-        match (opened.protocol.as_deref(), self.serves.sip, &self.network.sip) {
+        let serves = self.serves.load();
+        let Some(settings) = serves.websocket.as_ref().map(websocket::session) else { return };
+        match (opened.protocol.as_deref(), serves.sip, &self.network.sip) {
             (Some(sip::PROTOCOL), Some(index), Some(sip)) => {
                 sip.accept(index, stream, Some((settings, opened)));
             }
             _ => {
-                let Some(index) = self.serves.msrp else { return };
+                let Some(index) = serves.msrp else { return };
                 let incoming = ws::Incoming::new(ws::Role::Server, settings, now());
                 self.network.accept(index, stream, Some((incoming, opened)));
             }
@@ -436,7 +465,9 @@ impl Dialer for RelayDialer {
     fn reuse_key(&self, scheme: Scheme, host: &str, port: u16, listener: Option<usize>) -> Option<Box<str>> {
         let network = self.0.upgrade()?;
         let asked = scheme.is_secure() && network.cert_check_on_conn_reusage.load(Ordering::Relaxed);
-        let key = || network.client_domains.reuse_key(host, port, network.listener_name(listener)).into();
+        let key = || {
+            network.client_domains.reuse_key(host, port, network.listener_name(listener).as_deref()).into()
+        };
         asked.then(key)
     }
 }

@@ -11,10 +11,12 @@
 //! up to the limits in [`link`]; beyond them a request is refused with 480 or 503 and a response dropped, and whoever sends
 //! is never waited for.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
 use rand::Rng as _;
@@ -30,7 +32,7 @@ use self::counters::Counting;
 pub use self::counters::SipCounters;
 use self::link::{Framing, QueueLimits, SipLink};
 use self::peer::Accepted;
-use super::network::Carried;
+use super::network::{Carried, upstream_connector};
 use super::trace::Traces;
 use super::{now, websocket};
 use crate::config::{Config, Listener, Sip};
@@ -67,12 +69,19 @@ pub(super) struct SipEdge {
     /// A probe is due that was not when [`Upstreams::deadline`] was last asked.
     probe: Notify,
     connections: Arc<Registry<Carried>>,
-    connector: Connector,
     traces: Arc<Traces>,
     counters: Counting,
-    /// Those for SIP, in the order of the edge's.
-    listeners: Vec<Listener>,
+    /// What the next connection is made with.
+    tuning: ArcSwap<Tuning>,
+}
+
+/// What of the edge's settings may change while it runs.
+struct Tuning {
+    /// Those for SIP, by the edge's index.
+    listeners: HashMap<usize, Listener>,
+    /// The upstreams and their health are those of the start.
     config: Sip,
+    connector: Connector,
     /// `timeouts.probation`
     probation: Duration,
     /// `timeouts.send_timeout`
@@ -81,9 +90,31 @@ pub(super) struct SipEdge {
     queue: QueueLimits,
 }
 
+impl Tuning {
+    fn new(config: &Config, sip: &Sip, listeners: HashMap<usize, Listener>, connector: Connector) -> Self {
+        Self {
+            listeners,
+            config: sip.clone(),
+            connector,
+            probation: config.timeouts.probation,
+            send_timeout: config.timeouts.send_timeout,
+            queue: QueueLimits {
+                bytes: config.limits.session_buffer,
+                messages: config.limits.async_max_postponed_chunks,
+            },
+        }
+    }
+
+    fn upstream_queue(&self) -> QueueLimits {
+        QueueLimits { bytes: self.queue.bytes.saturating_mul(UPSTREAM_SHARE), ..self.queue }
+    }
+}
+
 impl std::fmt::Debug for SipEdge {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SipEdge").field("upstreams", &self.config.sip_upstream).finish_non_exhaustive()
+        f.debug_struct("SipEdge")
+            .field("upstreams", &self.tuning.load().config.sip_upstream)
+            .finish_non_exhaustive()
     }
 }
 
@@ -119,18 +150,26 @@ impl SipEdge {
             edge: Edge::new(settings, keys),
             upstreams: RwLock::new(upstreams),
             connections,
-            connector,
             traces,
             counters: Counting::default(),
-            listeners: config.listeners.iter().filter(|listener| listener.sip).cloned().collect(),
-            config: sip.clone(),
-            probation: config.timeouts.probation,
-            send_timeout: config.timeouts.send_timeout,
-            queue: QueueLimits {
-                bytes: config.limits.session_buffer,
-                messages: config.limits.async_max_postponed_chunks,
-            },
+            tuning: ArcSwap::from_pointee(Tuning::new(config, sip, sip_listeners(config, 0..), connector)),
         })
+    }
+
+    /// Takes over what may change, for the next connection; `listeners` call themselves so. Gives their indexes.
+    pub(super) fn reload(&self, config: &Config, listeners: &[Advertised]) -> Vec<Option<usize>> {
+        let before = self.tuning.load_full();
+        let indexes = self.edge.listeners(listeners);
+        let sip = Sip {
+            sip_upstream: before.config.sip_upstream.clone(),
+            health: before.config.health,
+            ..config.sip.as_ref().unwrap_or(&before.config).clone()
+        };
+        let connector = upstream_connector(config, &sip).with_ledger(Arc::clone(self.connections.ledger()));
+        let mut listeners = before.listeners.clone();
+        listeners.extend(sip_listeners(config, indexes.iter().copied()));
+        self.tuning.store(Arc::new(Tuning::new(config, &sip, listeners, connector)));
+        indexes.into_iter().map(Some).collect()
     }
 
     /// What it has done.
@@ -141,7 +180,8 @@ impl SipEdge {
     /// The upstreams, and whether each takes requests.
     pub(super) fn upstreams_up(&self) -> Vec<(String, bool)> {
         let upstreams = self.upstreams.read();
-        let names = self.config.sip_upstream.iter().map(|upstream| upstream.uri.to_string());
+        let tuning = self.tuning.load();
+        let names = tuning.config.sip_upstream.iter().map(|upstream| upstream.uri.to_string());
         names.enumerate().map(|(index, name)| (name, upstreams.is_up(index))).collect()
     }
 
@@ -154,7 +194,8 @@ impl SipEdge {
         websocket: Option<(ws::Settings, Opened)>,
     ) {
         let upstream = self.upstream_of(&stream, websocket.is_some());
-        let limits = if upstream.is_some() { self.config.limits.shared() } else { self.config.limits };
+        let tuning = self.tuning.load_full();
+        let limits = if upstream.is_some() { tuning.config.limits.shared() } else { tuning.config.limits };
         let (incoming, rest, principal) = match websocket {
             None => (None, BytesMut::new(), None),
             Some((settings, opened)) => {
@@ -165,13 +206,17 @@ impl SipEdge {
         let framing = if incoming.is_some() { Framing::WebSocket(Role::Server) } else { Framing::Stream };
         let (side, queue, clock) = match upstream {
             Some(index) => {
-                let clock =
-                    Clock::of_upstream(now(), self.config.max_msg_time, None, self.config.crlf_pong_timeout);
-                (Side::Upstream(index), self.upstream_queue(), clock)
+                let clock = Clock::of_upstream(
+                    now(),
+                    tuning.config.max_msg_time,
+                    None,
+                    tuning.config.crlf_pong_timeout,
+                );
+                (Side::Upstream(index), tuning.upstream_queue(), clock)
             }
             None => {
-                let clock = Clock::of_client(now(), self.probation, self.config.max_msg_time);
-                (Side::Client(listener), self.queue, clock)
+                let clock = Clock::of_client(now(), tuning.probation, tuning.config.max_msg_time);
+                (Side::Client(listener), tuning.queue, clock)
             }
         };
         let user = principal.as_deref().map(user_of_principal);
@@ -197,7 +242,7 @@ impl SipEdge {
             secure,
             direct: !websocket && stream.entry().proxy().is_none(),
         };
-        accepted.upstream(&self.config.sip_upstream, |index| *self.dialled.get(index)?.read())
+        accepted.upstream(&self.tuning.load().config.sip_upstream, |index| *self.dialled.get(index)?.read())
     }
 
     /// Takes in the connection that was opened to an upstream. It ends with the future that is returned.
@@ -208,34 +253,31 @@ impl SipEdge {
         opened: Option<Opened>,
     ) -> impl Future<Output = tcp_transport::CloseReason> + use<> {
         let rest = opened.as_ref().map(|opened| opened.rest.clone()).unwrap_or_default();
+        let tuning = self.tuning.load_full();
         let incoming = opened.map(|_| {
             // However many reads a message takes, as over TCP.
-            let own = ws::Settings { max_msg_chunks: None, ..websocket::session(&self.config.websocket) };
-            let most = (self.config.limits.shared().message_bytes as u64).saturating_mul(2);
+            let own = ws::Settings { max_msg_chunks: None, ..websocket::session(&tuning.config.websocket) };
+            let most = (tuning.config.limits.shared().message_bytes as u64).saturating_mul(2);
             let settings = ws::Settings { max_frame: most, max_message: most, ..own };
             ws::Incoming::new(Role::CLIENT, settings, now())
         });
         let framing = if incoming.is_some() { Framing::WebSocket(Role::CLIENT) } else { Framing::Stream };
         // A WebSocket is asked by its own pings.
-        let interval = self.config.crlf_ping_interval.filter(|_| incoming.is_none());
+        let interval = tuning.config.crlf_ping_interval.filter(|_| incoming.is_none());
         let clock =
-            Clock::of_upstream(now(), self.config.max_msg_time, interval, self.config.crlf_pong_timeout);
+            Clock::of_upstream(now(), tuning.config.max_msg_time, interval, tuning.config.crlf_pong_timeout);
         if let Some(dialled) = self.dialled.get(upstream) {
             *dialled.write() = Some(stream.peer_addr().ip());
         }
         let side = Side::Upstream(upstream);
         let (link, driver, protocol) =
-            self.open(stream, rest, None, side, framing, incoming, self.upstream_queue(), clock);
+            self.open(stream, rest, None, side, framing, incoming, tuning.upstream_queue(), clock);
         if let Some(peer) = self.peers.get(upstream) {
             *peer.write() = Some(link);
         }
         self.upstreams.write().connected(upstream, now());
         self.probe.notify_one();
         driver.run(protocol)
-    }
-
-    fn upstream_queue(&self) -> QueueLimits {
-        QueueLimits { bytes: self.queue.bytes.saturating_mul(UPSTREAM_SHARE), ..self.queue }
     }
 
     #[expect(clippy::too_many_arguments, reason = "what a connection consists of")]
@@ -251,10 +293,11 @@ impl SipEdge {
         clock: Clock,
     ) -> (Arc<SipLink>, tcp_transport::Driver, SipConnection) {
         let trace = self.traces.connection(&stream);
+        let tuning = self.tuning.load_full();
         let (handle, driver) = driver::open_with(stream, DriverSettings::default(), rest);
         let entry = handle.entry();
         let behind_tls = |listener: usize| {
-            let listener = self.listeners.get(listener);
+            let listener = tuning.listeners.get(&listener);
             listener.is_some_and(|listener| listener.is_secure_before(entry.proxy().is_some()))
         };
         let flow = Flow {
@@ -265,7 +308,7 @@ impl SipEdge {
             secure: handle.stream().tls().is_some()
                 || matches!(side, Side::Client(index) if behind_tls(index)),
         };
-        let link = SipLink::new(handle.clone(), flow, framing, queue, self.send_timeout);
+        let link = SipLink::new(handle.clone(), flow, framing, queue, tuning.send_timeout);
         let link = Arc::new(link.with_trace(trace, user));
         self.connections.insert(handle, None, Carried::Sip(Arc::clone(&link)));
         let protocol = SipConnection::new(Arc::clone(self), Arc::clone(&link), incoming, clock);
@@ -315,7 +358,8 @@ impl SipEdge {
     }
 
     fn name(&self, upstream: usize) -> String {
-        self.config.sip_upstream.get(upstream).map(|upstream| upstream.uri.to_string()).unwrap_or_default()
+        let tuning = self.tuning.load();
+        tuning.config.sip_upstream.get(upstream).map(|upstream| upstream.uri.to_string()).unwrap_or_default()
     }
 
     /// Says in the log who has come or gone.
@@ -334,6 +378,11 @@ impl Flows for SipEdge {
         let flow = *self.link(connection)?.flow();
         matches!(flow.side, Side::Client(_)).then_some(flow)
     }
+}
+
+/// The listeners for SIP, by these indexes.
+fn sip_listeners(config: &Config, indexes: impl IntoIterator<Item = usize>) -> HashMap<usize, Listener> {
+    indexes.into_iter().zip(config.listeners.iter().filter(|listener| listener.sip).cloned()).collect()
 }
 
 /// A SIP message is collected before it is looked at, so no more is taken than what can be refused with 413.

@@ -1,11 +1,9 @@
-//! From the configuration's TLS domains to loaded ones, with errors that point at the line; and what changes when
-//! they are loaded again.
+//! From the configuration's TLS domains to loaded ones, with errors that point at the line.
 
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use tcp_transport::tls::{
-    Changes, ClientDomain, ClientDomainSettings, ClientDomains, Expiry, ServerDomain, ServerDomainSettings,
+    ClientDomain, ClientDomainSettings, ClientDomains, Expiry, ServerDomain, ServerDomainSettings,
     ServerDomains, TlsConfigError,
 };
 use tracing::warn;
@@ -112,24 +110,6 @@ fn client_settings(name: &str, domain: &config::ClientDomain) -> ClientDomainSet
 
 fn at(config: &Config, section: &str, name: &str, error: &TlsConfigError) -> ConfigErrors {
     config.source.error_at(&["tls", section, name], error.to_string()).into()
-}
-
-/// What a reload came to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reloaded {
-    /// What has changed among the server domains.
-    pub server_domains: Changes,
-    /// What has changed among the client domains.
-    pub client_domains: Changes,
-    /// What the file says otherwise than when the relay started, and what takes effect only when it starts again.
-    pub needs_restart: Vec<String>,
-}
-
-/// For logs: `server domains: changed relay; client domains: nothing`.
-impl fmt::Display for Reloaded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "server domains: {}; client domains: {}", self.server_domains, self.client_domains)
-    }
 }
 
 /// What an operator should know at `now` about the ends of certificates, one line each.

@@ -7,14 +7,15 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use tcp_transport::connection::Handle;
 use tcp_transport::hep::trace::{ConnectionTrace, Message, SentBy, TraceSettings, TraceState, Tracer, What};
 use tcp_transport::hep::{Counters, Sender, SenderError};
 use tcp_transport::{ConnectionId, Scheme, Stream};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::network::Network;
 use crate::config::Config;
@@ -23,21 +24,20 @@ use crate::msrp::Tap;
 /// How long the end of the process waits for what collectors have not been told.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The sender and what gives it something to send.
+/// What gives the sender something to send.
 #[derive(Debug)]
 pub(super) struct Tracing {
     tracer: Arc<Tracer>,
-    sender: Arc<Sender>,
 }
 
 /// Where new connections find the tracer, once there is one. It keeps none alive.
 #[derive(Debug, Default)]
-pub(super) struct Traces(OnceLock<Weak<Tracer>>);
+pub(super) struct Traces(ArcSwap<Weak<Tracer>>);
 
 impl Traces {
     /// What the messages of a new connection are given to.
     pub(super) fn connection(&self, stream: &Stream) -> Option<ConnectionTrace> {
-        let tracer = self.0.get()?.upgrade()?;
+        let tracer = self.0.load().upgrade()?;
         Some(tracer.connection(stream.entry(), stream.tls()))
     }
 }
@@ -52,33 +52,80 @@ pub(super) fn start(
     if trace.destinations.is_empty() {
         return Ok(None);
     }
+    let sender = sender(config, network)?;
+    let tracer = Arc::new(Tracer::start(settings(config, listeners), sender, network.ledger()));
+    network.traces.0.store(Arc::new(Arc::downgrade(&tracer)));
+    Ok(Some(Tracing { tracer }))
+}
+
+fn sender(config: &Config, network: &Network) -> Result<Arc<Sender>, SenderError> {
+    let trace = &config.trace;
     for destination in &trace.destinations {
         info!(destination = destination.name, uri = %destination.uri, on = trace.trace_on, "tracing");
     }
-    let sender = Sender::start(trace.destinations.clone(), network.ledger(), Some(&network.client_domains))?;
-    let sender = Arc::new(sender);
-    let settings = TraceSettings {
+    let destinations = trace.destinations.clone();
+    Sender::start(destinations, network.ledger(), Some(&network.client_domains)).map(Arc::new)
+}
+
+fn settings(config: &Config, listeners: HashMap<SocketAddr, String>) -> TraceSettings {
+    let trace = &config.trace;
+    TraceSettings {
         trace_on: trace.trace_on,
         protocols: trace.protocols.clone(),
         filter: trace.filter.clone(),
         listeners,
         msrp_body: trace.msrp_body,
         msrp_payload_type: trace.msrp_payload_type,
-    };
-    let tracer = Arc::new(Tracer::start(settings, sender.clone(), network.ledger()));
-    let _ = network.traces.0.set(Arc::downgrade(&tracer));
-    Ok(Some(Tracing { tracer, sender }))
+    }
+}
+
+/// Traces as `config` says, in the place of what `tracing` did; its collectors were [checked](Sender::check) before.
+/// `listeners` are those there are now.
+pub(super) fn reload(
+    tracing: &mut Option<Tracing>,
+    config: &Config,
+    before: &Config,
+    listeners: HashMap<SocketAddr, String>,
+    network: &Network,
+) {
+    let destinations = &config.trace.destinations;
+    match tracing {
+        Some(running) if !destinations.is_empty() => {
+            let sender = if *destinations == before.trace.destinations {
+                None
+            } else {
+                match sender(config, network) {
+                    Ok(sender) => Some(sender),
+                    // They were checked.
+                    Err(error) => return error!(%error, "the collectors stay as they were"),
+                }
+            };
+            if let Some(before) = running.tracer.reconfigure(settings(config, listeners), sender) {
+                tokio::spawn(end(before));
+            }
+        }
+        Some(_) => {
+            network.traces.0.store(Arc::default());
+            if let Some(ended) = tracing.take() {
+                tokio::spawn(ended.stop());
+            }
+        }
+        None => match start(config, listeners, network) {
+            Ok(started) => *tracing = started,
+            Err(error) => error!(%error, "tracing does not begin"),
+        },
+    }
 }
 
 impl Tracing {
     /// The switches.
     pub(super) fn switches(&self) -> TraceSwitches {
-        TraceSwitches { tracer: Arc::downgrade(&self.tracer), sender: Arc::downgrade(&self.sender) }
+        TraceSwitches { tracer: Arc::downgrade(&self.tracer) }
     }
 
-    /// What sends to the collectors; for as long as this is there.
-    pub(super) fn sender(&self) -> &Arc<Sender> {
-        &self.sender
+    /// What sends to the collectors now.
+    pub(super) fn sender(&self) -> Arc<Sender> {
+        self.tracer.sender()
     }
 
     /// Tells collectors the rest, and the log what they were not told.
@@ -88,22 +135,26 @@ impl Tracing {
         if lost > 0 {
             warn!(lost, "connection events came too fast to be traced");
         }
-        let Self { tracer, sender } = self;
-        drop(tracer);
-        let Ok(sender) = tokio::time::timeout(CLOSE_TIMEOUT, alone(sender)).await else {
-            warn!("somebody still traces: collectors are not told the rest");
-            return;
-        };
-        for (destination, counters) in sender.close(CLOSE_TIMEOUT).await {
-            let sent = counters.sent;
-            let dropped =
-                counters.dropped_by_queue + counters.dropped_while_down + counters.dropped_unsendable;
-            if dropped > 0 || counters.possibly_lost_bytes > 0 {
-                let possibly_lost_bytes = counters.possibly_lost_bytes;
-                warn!(destination, sent, dropped, possibly_lost_bytes, "the trace has gaps");
-            } else {
-                info!(destination, sent, "tracing ended");
-            }
+        let sender = self.sender();
+        drop(self);
+        end(sender).await;
+    }
+}
+
+/// Sends what waits, and tells the log what collectors were not told.
+async fn end(sender: Arc<Sender>) {
+    let Ok(sender) = tokio::time::timeout(CLOSE_TIMEOUT, alone(sender)).await else {
+        warn!("somebody still traces: collectors are not told the rest");
+        return;
+    };
+    for (destination, counters) in sender.close(CLOSE_TIMEOUT).await {
+        let sent = counters.sent;
+        let dropped = counters.dropped_by_queue + counters.dropped_while_down + counters.dropped_unsendable;
+        if dropped > 0 || counters.possibly_lost_bytes > 0 {
+            let possibly_lost_bytes = counters.possibly_lost_bytes;
+            warn!(destination, sent, dropped, possibly_lost_bytes, "the trace has gaps");
+        } else {
+            info!(destination, sent, "tracing ended");
         }
     }
 }
@@ -125,7 +176,6 @@ async fn alone(mut sender: Arc<Sender>) -> Sender {
 #[derive(Debug, Clone)]
 pub struct TraceSwitches {
     tracer: Weak<Tracer>,
-    sender: Weak<Sender>,
 }
 
 /// A collector, and whether it is told anything.
@@ -149,7 +199,7 @@ impl TraceSwitches {
     /// The collectors, in the order of their names.
     #[must_use]
     pub fn destinations(&self) -> Vec<TraceDestination> {
-        let Some(sender) = self.sender.upgrade() else { return Vec::new() };
+        let Some(sender) = self.with(Tracer::sender) else { return Vec::new() };
         let counters = sender.counters().into_iter();
         let one = |(name, counters): (&str, Counters)| {
             let on = sender.is_destination_enabled(name).unwrap_or(false);
@@ -173,7 +223,7 @@ impl TraceSwitches {
     /// Switches a collector. `false`: there is none of that name.
     #[must_use]
     pub fn switch_destination(&self, name: &str, on: bool) -> bool {
-        self.sender.upgrade().is_some_and(|sender| sender.set_enabled(name, on))
+        self.with(Tracer::sender).is_some_and(|sender| sender.set_enabled(name, on))
     }
 
     /// Switches a connection, by the number that its events have; `None`: nothing is said about it any more.

@@ -47,8 +47,9 @@ impl Edge {
         scratch: &mut Scratch,
         out: &mut Vec<Bytes>,
     ) -> Outcome {
+        let listeners = self.listeners.load();
         let host = match from.side {
-            Side::Client(listener) => self.settings.listeners.get(listener).map(|own| &*own.host),
+            Side::Client(listener) => listeners.get(listener).map(|own| &*own.host),
             Side::Upstream(index) => self.settings.upstreams.get(index).map(|upstream| &*upstream.local.host),
         };
         let fields = format!("Warning: 380 {} \"SIPS Not Allowed\"\r\n", host.unwrap_or("edge.invalid"));

@@ -1,7 +1,9 @@
 //! The edge as its driver sees it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tcp_transport::sip::{Defect, Event, Head, Message, Refused, Rewrite, SipUri};
 
@@ -199,6 +201,8 @@ pub struct Scratch {
 #[derive(Debug)]
 pub struct Edge {
     pub(super) settings: Settings,
+    /// How the listeners call themselves. There may be more of them, and each keeps its index for ever.
+    pub(super) listeners: ArcSwap<Vec<Advertised>>,
     pub(super) keys: Keys,
 }
 
@@ -214,7 +218,24 @@ impl Edge {
     /// An edge with these settings.
     #[must_use]
     pub fn new(settings: Settings, keys: Keys) -> Self {
-        Self { settings, keys }
+        let listeners = ArcSwap::from_pointee(settings.listeners.clone());
+        Self { settings, listeners, keys }
+    }
+
+    /// The indexes of listeners that call themselves so; those that are new are known from now on.
+    pub fn listeners(&self, wanted: &[Advertised]) -> Vec<usize> {
+        let mut all = Vec::clone(&self.listeners.load());
+        let mut found: Vec<usize> = Vec::new();
+        for wanted in wanted {
+            let free = |index: &usize| !found.contains(index);
+            let known = (0..all.len()).find(|index| all.get(*index) == Some(wanted) && free(index));
+            found.push(known.unwrap_or_else(|| {
+                all.push(wanted.clone());
+                all.len() - 1
+            }));
+        }
+        self.listeners.store(Arc::new(all));
+        found
     }
 
     /// What it was made with.
@@ -299,7 +320,8 @@ impl Edge {
 
     /// Whether a Via's host and port are of this edge, which writes both.
     pub(super) fn is_own_via(&self, host: &[u8], port: Option<u16>) -> bool {
-        self.own().any(|own| own.is(host, port))
+        self.listeners.load().iter().any(|own| own.is(host, port))
+            || self.settings.upstreams.iter().any(|upstream| upstream.local.is(host, port))
     }
 
     /// Whether a URI leads to this edge. Without a port it leads to the default port of its scheme and transport
@@ -313,13 +335,12 @@ impl Edge {
         let is_local = |local: SocketAddr| {
             ports.contains(&local.port()) && ip_literal(uri.host) == Some(local.ip().to_canonical())
         };
-        self.own().any(|own| ports.contains(&own.port) && own.host.as_bytes().eq_ignore_ascii_case(uri.host))
+        let is_own = |own: &Advertised| {
+            ports.contains(&own.port) && own.host.as_bytes().eq_ignore_ascii_case(uri.host)
+        };
+        self.listeners.load().iter().any(is_own)
+            || self.settings.upstreams.iter().any(|upstream| is_own(&upstream.local))
             || from.local.is_some_and(is_local)
-    }
-
-    fn own(&self) -> impl Iterator<Item = &Advertised> {
-        let upstreams = self.settings.upstreams.iter().map(|upstream| &upstream.local);
-        self.settings.listeners.iter().chain(upstreams)
     }
 
     /// The upstream with this host and port. Without a port it is by its host alone: where it leads is for the upstream to

@@ -188,7 +188,8 @@ impl Edge {
         let from_client = matches!(from.side, Side::Client(_));
         let listener = if from_client { way.incoming } else { way.outgoing };
         let upstream = if from_client { way.outgoing } else { way.incoming };
-        let sides = (self.settings.listeners.get(listener), self.settings.upstreams.get(upstream));
+        let listeners = self.listeners.load();
+        let sides = (listeners.get(listener), self.settings.upstreams.get(upstream));
         let (Some(client_side), Some(upstream_side)) = (sides.0, sides.1.map(|upstream| &upstream.local))
         else {
             return self.unavailable(head, from, scratch, out);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use socket2::{Domain, Protocol as IpProtocol, SockRef, Socket as RawSocket, Type};
 use tokio::net::UdpSocket;
@@ -188,7 +189,7 @@ impl ReceiverCounters {
 /// What the handlers get, and what is counted. Shared by any number of receivers.
 pub struct Dispatch {
     handlers: Vec<Box<dyn HepHandler>>,
-    settings: ReceiverSettings,
+    settings: ArcSwap<ReceiverSettings>,
     received: AtomicU64,
     malformed: AtomicU64,
     refused_sender: AtomicU64,
@@ -201,7 +202,7 @@ impl Dispatch {
     pub fn new(settings: ReceiverSettings) -> Self {
         Self {
             handlers: Vec::new(),
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             received: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
             refused_sender: AtomicU64::new(0),
@@ -214,6 +215,12 @@ impl Dispatch {
     pub fn with(mut self, handler: impl HepHandler) -> Self {
         self.handlers.push(Box::new(handler));
         self
+    }
+
+    /// Changes how packets are received, from the next one on; of TCP and TLS the limits of a frame, from the next
+    /// connection on.
+    pub fn set_settings(&self, settings: ReceiverSettings) {
+        self.settings.store(Arc::new(settings));
     }
 
     /// What was seen until now.
@@ -229,7 +236,7 @@ impl Dispatch {
 
     /// Whether connections of this address are taken; if not, it is counted. For [`Acceptor::admit`].
     pub fn admits(&self, from: SocketAddr) -> bool {
-        let admitted = self.settings.admits(from);
+        let admitted = self.settings.load().admits(from);
         if !admitted {
             self.refuse(from, &Refusal::Sender);
         }
@@ -240,7 +247,7 @@ impl Dispatch {
         if !self.admits(from) {
             return;
         }
-        let limit = self.settings.frame.max_packet;
+        let limit = self.settings.load().frame.max_packet;
         if wire.len() > limit {
             return self.malformed(from, &FrameError::TooLong { length: wire.len(), limit });
         }
@@ -248,11 +255,11 @@ impl Dispatch {
     }
 
     fn wire(&self, wire: Bytes, from: SocketAddr, to: SocketAddr, transport: HepTransport) {
-        let (version, packet) = match Packet::decode(&wire, self.settings.time_order) {
+        let (version, packet) = match Packet::decode(&wire, self.settings.load().time_order) {
             Ok(decoded) => decoded,
             Err(error) => return self.malformed(from, &error),
         };
-        if !self.settings.has_key(&packet) {
+        if !self.settings.load().has_key(&packet) {
             return self.refuse(from, &Refusal::AuthKey);
         }
         self.received.fetch_add(1, Ordering::Relaxed);
@@ -306,7 +313,7 @@ pub struct Receiver {
 
 #[derive(Debug)]
 enum Socket {
-    Udp(UdpSocket),
+    Udp(Arc<UdpSocket>),
     Stream(Box<BoundListener>),
 }
 
@@ -334,9 +341,27 @@ impl Receiver {
         }
         socket.set_nonblocking(true)?;
         socket.bind(&addr.into())?;
-        let socket = UdpSocket::from_std(socket.into())?;
+        Self::udp_adopt(socket.into(), dispatch)
+    }
+
+    /// `hep_udp` on a socket that somebody else has bound.
+    ///
+    /// # Errors
+    /// It is no such socket.
+    pub fn udp_adopt(socket: std::net::UdpSocket, dispatch: Arc<Dispatch>) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let socket = Arc::new(UdpSocket::from_std(socket)?);
         let local = socket.local_addr()?;
         Ok(Self { socket: Socket::Udp(socket), dispatch, local })
+    }
+
+    /// The socket of `hep_udp`. It stays open for as long as one of these is there.
+    #[must_use]
+    pub fn udp_socket(&self) -> Option<Arc<UdpSocket>> {
+        match &self.socket {
+            Socket::Udp(socket) => Some(Arc::clone(socket)),
+            Socket::Stream(_) => None,
+        }
     }
 
     /// `hep_tcp` or `hep_tls`, as the settings' transport says; their limits (connections, idle time) hold, and
@@ -411,7 +436,7 @@ pub fn receive(
         Transport::Tls => HepTransport::Tls,
     };
     let agent = Agent {
-        framer: Framer::new(dispatch.settings.frame),
+        framer: Framer::new(dispatch.settings.load().frame),
         from: stream.peer_addr(),
         to: stream.local_addr(),
         transport,
@@ -468,7 +493,7 @@ impl Protocol for Agent {
         if !self.framer.is_within() {
             self.deadline = None;
         } else if self.deadline.is_none() {
-            self.deadline = now.checked_add(self.dispatch.settings.packet_timeout);
+            self.deadline = now.checked_add(self.dispatch.settings.load().packet_timeout);
         }
         Flow::Read
     }

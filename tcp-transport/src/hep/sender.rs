@@ -106,9 +106,7 @@ impl Sender {
         ledger: &Arc<Ledger>,
         tls: Option<&Arc<ClientDomains>>,
     ) -> Result<Self, SenderError> {
-        for (i, settings) in destinations.iter().enumerate() {
-            check(settings, &destinations[..i], tls)?;
-        }
+        Self::check(&destinations, tls.map(|tls| &**tls))?;
         let mut sender = Self { groups: Vec::new(), tasks: Vec::new() };
         for settings in destinations {
             let destination = Arc::new(Destination {
@@ -132,6 +130,18 @@ impl Sender {
             sender.tasks.push(tokio::spawn(run(destination, settings, link)));
         }
         Ok(sender)
+    }
+
+    /// Whether [`start`](Self::start) would take these.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(
+        destinations: &[DestinationSettings],
+        tls: Option<&ClientDomains>,
+    ) -> Result<(), SenderError> {
+        let mut all = destinations.iter().enumerate();
+        all.try_for_each(|(i, settings)| check(settings, &destinations[..i], tls))
     }
 
     /// Sends a packet to all destinations that are switched on, with the capture id, name and key of each.
@@ -266,7 +276,7 @@ impl fmt::Debug for Sender {
 fn check(
     settings: &DestinationSettings,
     before: &[DestinationSettings],
-    tls: Option<&Arc<ClientDomains>>,
+    tls: Option<&ClientDomains>,
 ) -> Result<(), SenderError> {
     let name = || settings.name.clone();
     if before.iter().any(|other| other.name == settings.name) {

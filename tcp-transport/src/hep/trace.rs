@@ -51,6 +51,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -151,8 +152,8 @@ pub struct Tracer {
 }
 
 struct Shared {
-    settings: TraceSettings,
-    sender: Arc<Sender>,
+    settings: ArcSwap<TraceSettings>,
+    sender: ArcSwap<Sender>,
     switches: Mutex<Switches>,
     /// Of those somebody still wants something of; each leaves with its last user.
     connections: Mutex<HashMap<ConnectionId, Weak<State>>>,
@@ -174,8 +175,8 @@ impl Tracer {
         let switches =
             Switches { all: settings.trace_on, protocols: settings.protocols.clone(), users: HashMap::new() };
         let shared = Arc::new(Shared {
-            settings,
-            sender,
+            settings: ArcSwap::from_pointee(settings),
+            sender: ArcSwap::new(sender),
             switches: Mutex::new(switches),
             connections: Mutex::default(),
             lost: AtomicU64::new(0),
@@ -198,6 +199,29 @@ impl Tracer {
         }
     }
 
+    /// What sends what it traces.
+    #[must_use]
+    pub fn sender(&self) -> Arc<Sender> {
+        self.shared.sender.load_full()
+    }
+
+    /// Traces by these settings from now on, on the connections that are there too, and with another `sender` if there
+    /// is one. What was switched of everything and of protocols since the start is forgotten; what was of users and
+    /// connections is not. The sender before is given back, for its end.
+    pub fn reconfigure(&self, settings: TraceSettings, sender: Option<Arc<Sender>>) -> Option<Arc<Sender>> {
+        {
+            let mut switches = self.shared.switches.lock();
+            switches.all = settings.trace_on;
+            switches.protocols.clone_from(&settings.protocols);
+        }
+        self.shared.settings.store(Arc::new(settings));
+        let before = sender.map(|sender| self.shared.sender.swap(sender));
+        for state in self.shared.states() {
+            state.decide_again(&self.shared);
+        }
+        before
+    }
+
     /// What a connection's messages are given to. To be asked for once, when it is up, and kept with it.
     #[must_use]
     pub fn connection(&self, entry: &Entry, tls: Option<&TlsInfo>) -> ConnectionTrace {
@@ -210,7 +234,7 @@ impl Tracer {
         );
         let state = self.shared.state(entry.id(), facts);
         state.decide(&self.shared, true);
-        ConnectionTrace::new(state, &self.shared)
+        ConnectionTrace::new(state)
     }
 
     /// Switches everything: `trace_on`, MI `msrp_trace`. Switches of single users and connections are forgotten.
@@ -329,7 +353,8 @@ impl Shared {
         sni: Option<Option<&str>>,
     ) -> Facts {
         let listener = local.filter(|_| direction == Direction::Inbound).and_then(|local| {
-            let listeners = &self.settings.listeners;
+            let settings = self.settings.load();
+            let listeners = &settings.listeners;
             // One on a wildcard address: of this family, or one that takes both.
             let any = |of_family: bool| {
                 let mut all = listeners.iter();
@@ -349,7 +374,7 @@ impl Shared {
     }
 
     fn send_event(&self, event: &ConnectionEvent, up: bool) {
-        self.sender.send_with(|format| event_packet(event, payload::render(event, up, format)));
+        self.sender.load().send_with(|format| event_packet(event, payload::render(event, up, format)));
     }
 }
 

@@ -25,7 +25,7 @@ impl Switched {
         Self { server, collector, _site: site }
     }
 
-    fn switches(&self) -> &TraceSwitches {
+    fn switches(&self) -> TraceSwitches {
         self.server.control().trace().unwrap()
     }
 

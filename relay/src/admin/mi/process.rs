@@ -157,15 +157,35 @@ fn chosen<T>(params: &Params, all: Vec<(String, T)>, shown: impl Fn(T) -> Value)
             })
         })
     };
+    let nearest = wanted.iter().flatten().find_map(|wanted| nearest(wanted, &all));
     let found: Map<_, _> = all
         .into_iter()
         .filter(|(name, _)| is_wanted(name))
         .map(|(name, value)| (name, shown(value)))
         .collect();
     if found.is_empty() {
-        return Err(Error::not_found("Statistics Not Found"));
+        // So OpenSIPS says it.
+        let hint = nearest.map_or_else(
+            || "`list_statistics` (`ctl stats`) has their names".to_owned(),
+            |nearest| format!("did you mean `{nearest}`?"),
+        );
+        return Err(Error::not_found(format!("Statistics Not Found; {hint}")));
     }
     Ok(Value::Object(found))
+}
+
+/// The name, or the group with its colon, that is most like `wanted`. A third of it may be wrong.
+fn nearest<T>(wanted: &str, all: &[(String, T)]) -> Option<String> {
+    let candidates = all.iter().filter_map(|(name, _)| {
+        let (group, short) = name.split_once(':')?;
+        let group = format!("{group}:");
+        let shown = if wanted.ends_with(':') { &group } else { name };
+        // Who leaves the group out means the short name.
+        let compared = if wanted.contains(':') { shown } else { short };
+        Some((strsim::damerau_levenshtein(wanted, compared), shown.clone()))
+    });
+    let (distance, nearest) = candidates.min()?;
+    (distance <= (wanted.chars().count() / 3).max(1)).then_some(nearest)
 }
 
 fn get_statistics(control: &Arc<Control>, params: &Params) -> Answer {
@@ -181,7 +201,8 @@ fn list_statistics(control: &Arc<Control>, params: &Params) -> Answer {
 }
 
 fn log_level(control: &Arc<Control>, params: &Params) -> Answer {
-    let configured = &control.config().log.level;
+    let config = control.config();
+    let configured = &config.log.level;
     let level: LogLevel = match params.text("level")?.as_deref() {
         None => {
             let level = logging::level().unwrap_or_else(|| configured.clone());
@@ -198,6 +219,7 @@ fn log_level(control: &Arc<Control>, params: &Params) -> Answer {
 }
 
 fn config(control: &Arc<Control>, _: &Params) -> Answer {
-    let source = &control.config().source;
+    let config = control.config();
+    let source = &config.source;
     Ok(json!({ "File": source.file_name(), "Configuration": source.masked() }))
 }

@@ -63,8 +63,16 @@ fn days_left(at: SystemTime) -> i64 {
 fn reload(control: &Arc<Control>, _: &Params) -> Answer {
     match control.reload() {
         Ok(reloaded) => {
-            tracing::info!("TLS reloaded by the admin interface: {reloaded}");
-            Ok(json!({ "Reloaded": reloaded.to_string(), "NeedsRestart": reloaded.needs_restart }))
+            tracing::info!("reloaded by the admin interface");
+            let changed = reloaded
+                .changed
+                .iter()
+                .map(|change| json!({ "Setting": change.setting, "From": change.from, "To": change.to }));
+            Ok(json!({
+                "Reloaded": reloaded.to_string(),
+                "Changed": changed.collect::<Value>(),
+                "NeedsRestart": reloaded.needs_restart.iter().map(ToString::to_string).collect::<Value>(),
+            }))
         }
         Err(errors) => {
             let errors: Vec<_> = errors.errors().iter().map(ToString::to_string).collect();

@@ -48,7 +48,7 @@ pub(super) const COMMANDS: &[Command] = &[
     },
 ];
 
-fn switches(control: &Control) -> Result<&TraceSwitches, Error> {
+fn switches(control: &Control) -> Result<TraceSwitches, Error> {
     control.trace().ok_or_else(|| Error::not_found("there are no `trace.destinations`"))
 }
 

@@ -5,7 +5,8 @@ use crate::credentials::{CredentialStats, Credentials as _};
 use crate::server::Control;
 
 pub(super) fn families(control: &Control) -> Vec<Family> {
-    let Some(stats) = control.config().auth.credentials.stats() else { return Vec::new() };
+    let config = control.config();
+    let Some(stats) = config.auth.credentials.stats() else { return Vec::new() };
     let CredentialStats { available, users, cached, queried, busy, failed, away, queries: _ } = stats;
     vec![
         Family::gauge("auth", "database_up", "Whether the database answers, as far as is known.")

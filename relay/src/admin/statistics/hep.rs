@@ -8,7 +8,7 @@ use crate::server::Control;
 pub(super) fn families(control: &Control) -> Vec<Family> {
     let mut families = Vec::new();
     if let Some(switches) = control.trace() {
-        families.extend(destinations(switches));
+        families.extend(destinations(&switches));
     }
     if let Some(counters) = control.hep_counters() {
         let receiver = counters.receiver;

@@ -51,6 +51,11 @@ pub(super) async fn reload(client: &Client, output: &Output) -> Outcome {
         return output.json(&answer);
     }
     output.line(&text::safe(&format!("reloaded: {}", field(&answer, "Reloaded"))))?;
+    for change in list(&answer, "Changed") {
+        let shown = |key| change.get(key).and_then(Value::as_str).unwrap_or("(not set)");
+        let line = format!("{}: {} -> {}", shown("Setting"), shown("From"), shown("To"));
+        output.line(&text::safe(&line))?;
+    }
     let sections: Vec<_> = list(&answer, "NeedsRestart").iter().filter_map(Value::as_str).collect();
     if !sections.is_empty() {
         let warning = format!(

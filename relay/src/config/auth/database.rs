@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use msrp_proto::digest::Algorithm;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::Check;
 use crate::config::database::{DatabaseUrl, Identifier};
 use crate::config::error::KeyPath;
+use crate::config::form;
 use crate::config::value::{FileSecret, count, duration, duration_or_zero};
 
 /// More often, the database would do little else.
@@ -17,7 +19,7 @@ const MIN_PROBE_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A database of users. Names of keys and defaults are those of `auth_db` in OpenSIPS and Kamailio.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DatabaseSettings {
     /// Where it is.
     pub url: DatabaseUrl,
@@ -64,18 +66,21 @@ pub struct LimitColumns {
 }
 
 /// What is remembered of a database.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CredentialCache {
     /// The most users, those included that are not there. Default 10000, about 5 MiB.
     #[serde(deserialize_with = "count")]
+    #[schemars(with = "form::Count")]
     pub size: usize,
     /// How long a user is good for while the database is there; `0s`: not at all. Default 60 s. A user who has been
     /// removed can get in for so long.
     #[serde(deserialize_with = "duration_or_zero")]
+    #[schemars(with = "form::DurationOrZero")]
     pub expire: Duration,
     /// How long it counts that there is no such user; `0s`: not at all. Default 5 s.
     #[serde(deserialize_with = "duration_or_zero")]
+    #[schemars(with = "form::DurationOrZero")]
     pub negative_expire: Duration,
 }
 
@@ -103,40 +108,73 @@ impl DatabaseSettings {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct FileDatabase {
+    /// Where it is. A file of SQLite is relative to the configuration.
+    #[schemars(with = "form::DatabaseUrl")]
     url: FileSecret,
+    /// The table.
     #[serde(default)]
+    #[schemars(with = "form::Identifier", extend("default" = "subscriber"))]
     table: Option<Identifier>,
+    /// The column with the user name.
     #[serde(default)]
+    #[schemars(with = "form::Identifier", extend("default" = "username"))]
     user_column: Option<Identifier>,
+    /// The column with the domain, which is the realm here.
     #[serde(default)]
+    #[schemars(with = "form::Identifier", extend("default" = "domain"))]
     domain_column: Option<Identifier>,
+    /// The column with the MD5 hash; with `calculate_ha1` the one with the password. Default: `ha1`, or `password`.
     #[serde(default)]
+    #[schemars(with = "form::Identifier")]
     password_column: Option<Identifier>,
+    /// The column with the SHA-256 hash. Default: `ha1_sha256` if `algorithms` has SHA-256, else none.
     #[serde(default)]
+    #[schemars(with = "form::Identifier")]
     hash_column_sha256: Option<Identifier>,
+    /// The column with the SHA-512-256 hash. Default: `ha1_sha512t256` if `algorithms` has it, else none.
     #[serde(default)]
+    #[schemars(with = "form::Identifier")]
     hash_column_sha512: Option<Identifier>,
+    /// The column with the user's own `sessions` of [`limits.user`](#limitsuser), a number. Default: none.
     #[serde(default)]
+    #[schemars(with = "form::Identifier")]
     sessions_column: Option<Identifier>,
+    /// The column with the user's own `message_size`, in bytes. Default: none.
     #[serde(default)]
+    #[schemars(with = "form::Identifier")]
     message_size_column: Option<Identifier>,
+    /// The column with the user's own `messages_per_second`. Default: none.
     #[serde(default)]
+    #[schemars(with = "form::Identifier")]
     messages_per_second_column: Option<Identifier>,
+    /// The column with the user's own `bytes_per_second`, in bytes. Default: none.
     #[serde(default)]
+    #[schemars(with = "form::Identifier")]
     bytes_per_second_column: Option<Identifier>,
+    /// Whether the table has passwords, of which the hashes are made here, for every algorithm.
     #[serde(default)]
     calculate_ha1: bool,
+    /// Whether the domain column has to be the realm.
     #[serde(default)]
     use_domain: bool,
+    /// The most connections to it, up to 1000.
     #[serde(default = "pool_size", deserialize_with = "count")]
+    #[schemars(with = "form::Count")]
     pool_size: usize,
+    /// How long an answer may take, connecting included, up to 20 s; then the database is away until it answers
+    /// again.
     #[serde(default = "timeout", deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     timeout: Duration,
+    /// How often the database is asked whether it is there, 100 ms to 60 s: that it is away is known before somebody
+    /// asks for a user.
     #[serde(default = "probe_interval", deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     probe_interval: Duration,
+    /// What is remembered of it.
     #[serde(default)]
     cache: CredentialCache,
 }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::DatabaseSettings;
 use crate::config::error::KeyPath;
+use crate::config::form;
 use crate::config::value::{count, duration};
 use crate::config::{Check, Listener, Timeouts};
 
@@ -17,23 +19,27 @@ const PROMISED: Duration = Duration::from_secs(30);
 
 /// How an address that fails for a user is slowed down. It concerns that pair alone: others from there, and that user
 /// from elsewhere, notice nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Throttle {
     /// Whether to do it. Default true.
     pub enabled: bool,
     /// Failures of a pair before its next AUTH is delayed. Default 3: a user mistypes.
     #[serde(deserialize_with = "count")]
+    #[schemars(with = "form::Count")]
     pub free: usize,
     /// The first delay; each further failure doubles it. Default 1 s.
     #[serde(deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     pub delay: Duration,
     /// The longest delay. Default 8 s: the right password, from a fresh connection, gets in within 30 s even while
     /// others go on trying from the same address.
     #[serde(deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     pub max_delay: Duration,
     /// After how long without a failure a pair is as any other. Default 15 min. Success does that too.
     #[serde(deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     pub forget: Duration,
     /// The most AUTHs of a pair that wait at once, over all connections: so many passwords can be tried for one user in
     /// `max_delay`. Beyond that, those wait on whose connections least has been tried. Default 1024: the right password
@@ -43,6 +49,7 @@ pub struct Throttle {
     /// The most pairs remembered; beyond that, those whose last failure is longest ago are forgotten. Default 65536,
     /// about 3 MiB.
     #[serde(deserialize_with = "count")]
+    #[schemars(with = "form::Count")]
     pub entries: usize,
 }
 

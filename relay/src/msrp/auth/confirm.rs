@@ -8,8 +8,8 @@ use tracing::{debug, warn};
 use super::Denial;
 use super::identity::Identity;
 use crate::credentials::{Credentials as _, Entry, Lookup, Query, Wants};
+use crate::msrp::Relay;
 use crate::msrp::throttle::{NoPlace, Place};
-use crate::msrp::{Relay, millis};
 
 /// Why credentials are not decided about yet.
 #[derive(Debug)]
@@ -77,7 +77,8 @@ impl Relay {
         claim: &Claim<'_>,
         attempt: &mut Attempt,
     ) -> Result<(Ha1, Identity), Denial> {
-        let auth = &self.settings.auth;
+        let current = self.current();
+        let auth = &current.auth;
         let Claim { authorization, address, now, .. } = *claim;
         let user = authorization.username();
         if authorization.realm() != auth.realm {
@@ -87,8 +88,7 @@ impl Relay {
             return Err(Denial::WrongCredentials("an algorithm that was not offered"));
         }
         let unix_millis = self.wall_clock.unix_millis();
-        let nonce =
-            self.nonces.check(unix_millis, &auth.realm, authorization.nonce(), millis(auth.nonce_expire));
+        let nonce = current.nonce_state(unix_millis, authorization.nonce());
         if matches!(nonce, NonceState::Forged) {
             return Err(Denial::WrongCredentials("a nonce that is not ours"));
         }
@@ -138,7 +138,8 @@ impl Relay {
     /// Whether who sent it knows the password. As much is computed for a user nobody knows.
     fn prove(&self, claim: &Claim<'_>, attempt: &mut Attempt) -> Result<Proved, Denial> {
         let Claim { authorization, method, digest_uri, now, .. } = *claim;
-        let auth = &self.settings.auth;
+        let current = self.current();
+        let auth = &current.auth;
         let query = |again| Query {
             user: authorization.username().to_owned(),
             realm: auth.realm.clone(),
@@ -210,7 +211,8 @@ impl Relay {
         if identity.limits.is_some() {
             return Ok(identity);
         }
-        let auth = &self.settings.auth;
+        let current = self.current();
+        let auth = &current.auth;
         let found = attempt.limits.clone().map_or_else(
             || {
                 let (user, realm) = (identity.user.to_string(), auth.realm.clone());

@@ -37,7 +37,7 @@ impl Relay {
         now: Instant,
     ) -> Result<Arc<str>, HandshakeDenial> {
         let challenges = |stale| {
-            let challenges = self.challenges(stale).map(|challenge| challenge.to_string());
+            let challenges = self.challenges(stale).into_iter().map(|challenge| challenge.to_string());
             Err(HandshakeDenial::Challenge(challenges.collect()))
         };
         let Some(value) = authorization else { return challenges(false) };

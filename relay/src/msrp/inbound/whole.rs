@@ -137,7 +137,7 @@ impl Inbound {
             return Ok(());
         }
         let failed = self.link.auth_failed();
-        if failed as usize >= self.relay.settings.auth.max_failures {
+        if failed as usize >= self.relay.current().auth.max_failures {
             return Err(CloseReason::Protocol(format!("{failed} AUTH requests failed").into()));
         }
         Ok(())

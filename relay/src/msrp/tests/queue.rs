@@ -116,12 +116,14 @@ impl Harness {
             interrupt_size: INTERRUPT_SIZE,
             response_timeout: Duration::from_secs(30),
             chunk_size,
+            tag: "ggggg".parse().unwrap(),
         };
         let settings = LinkSettings { queue, send_timeout: Duration::from_secs(30) };
         let source = Link::new(
             1,
             LinkKind::Accepted { listener: 0 },
             settings,
+            None,
             Arc::new(Seeded::new(1)),
             Arc::default(),
         );

@@ -59,10 +59,10 @@ impl SipConnection {
         clock: Clock,
     ) -> Self {
         let limits = match link.flow().side {
-            Side::Client(_) => sip.config.limits,
+            Side::Client(_) => sip.tuning.load().config.limits,
             // An answer to our own ping is no noise.
             Side::Upstream(_) => {
-                tcp_transport::sip::Limits { crlf_drop: false, ..sip.config.limits.shared() }
+                tcp_transport::sip::Limits { crlf_drop: false, ..sip.tuning.load().config.limits.shared() }
             }
         };
         let inbound = Inbound {

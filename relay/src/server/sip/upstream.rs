@@ -91,9 +91,8 @@ impl SipEdge {
 
     /// Keeps a connection to one upstream open.
     async fn keep_connected(self: Arc<Self>, network: Arc<Network>, index: usize) {
-        let Some(uri) = self.config.sip_upstream.get(index).map(|upstream| upstream.uri.clone()) else {
-            return;
-        };
+        let uri = self.tuning.load().config.sip_upstream.get(index).map(|upstream| upstream.uri.clone());
+        let Some(uri) = uri else { return };
         let mut pauses = Pauses::default();
         let mut told = false;
         loop {
@@ -140,13 +139,14 @@ impl SipEdge {
         let domains = network.client_domains.for_listener(None);
         let domains = Some(&domains as &dyn ChooseClientDomain);
         if !matches!(uri.scheme, Scheme::Ws | Scheme::Wss) {
-            let stream = self.connector.connect_for(&target, domains, Some(uri.scheme)).await?;
+            let stream =
+                self.tuning.load_full().connector.connect_for(&target, domains, Some(uri.scheme)).await?;
             check_certificate(&stream, &target)?;
             return Ok((stream, None));
         }
         let mut offer = Offer::to(&target, uri.path.clone());
         offer.protocols.push(PROTOCOL.to_owned());
-        let (stream, opened) = self.connector.connect_ws(&target, domains, &offer).await?;
+        let (stream, opened) = self.tuning.load_full().connector.connect_ws(&target, domains, &offer).await?;
         check_certificate(&stream, &target)?;
         if opened.protocol.as_deref() != Some(PROTOCOL) {
             return Err(NoConnection::Protocol);

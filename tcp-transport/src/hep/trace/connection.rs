@@ -77,7 +77,8 @@ impl State {
     pub(super) fn decide(&self, shared: &Shared, last: bool) -> bool {
         let mut known = self.known.lock();
         if known.filtered.is_none() {
-            let filter = &shared.settings.filter;
+            let settings = shared.settings.load();
+            let filter = &settings.filter;
             known.filtered = match filter.verdict(&known.facts) {
                 Verdict::Trace => Some(true),
                 Verdict::Skip => Some(false),
@@ -96,6 +97,16 @@ impl State {
         decided
     }
 
+    /// Has the filter decide once more, if it has: it is another one now.
+    pub(super) fn decide_again(&self, shared: &Shared) {
+        let mut known = self.known.lock();
+        if known.filtered.take().is_some() {
+            known.awaits_user = false;
+            drop(known);
+            self.decide(shared, true);
+        }
+    }
+
     /// It is known whose the connection is, or that it is nobody's; that only if nobody has come before.
     fn used_by(&self, user: Option<&str>) {
         let Some(shared) = self.shared.upgrade() else { return };
@@ -104,7 +115,7 @@ impl State {
             return;
         }
         known.facts.user = Some(user.map(str::to_owned));
-        known.filtered = Some(shared.settings.filter.last_verdict(&known.facts));
+        known.filtered = Some(shared.settings.load().filter.last_verdict(&known.facts));
         known.awaits_user = false;
         drop(known);
         self.refresh(&shared);
@@ -197,12 +208,11 @@ pub enum Message<'a> {
 #[derive(Clone)]
 pub struct ConnectionTrace {
     state: Arc<State>,
-    msrp_body: usize,
 }
 
 impl ConnectionTrace {
-    pub(super) fn new(state: Arc<State>, shared: &Shared) -> Self {
-        Self { state, msrp_body: shared.settings.msrp_body }
+    pub(super) fn new(state: Arc<State>) -> Self {
+        Self { state }
     }
 
     /// Whether messages are traced: one load of an atomic.
@@ -214,7 +224,7 @@ impl ConnectionTrace {
     /// How much of a body is traced: [`TraceSettings::msrp_body`](super::TraceSettings::msrp_body).
     #[must_use]
     pub fn msrp_body(&self) -> usize {
-        self.msrp_body
+        self.state.shared.upgrade().map_or(0, |shared| shared.settings.load().msrp_body)
     }
 
     /// Whoever uses the connection has authenticated: the rules and switches for users apply from now on. Of several
@@ -249,12 +259,13 @@ impl ConnectionTrace {
         };
         let (source, destination) = ends(direction, remote, local);
         // Made anew for each group of destinations: mostly there is one, and what is not cloned is not counted.
-        shared.sender.send_with(|_| {
+        let settings = shared.settings.load();
+        shared.sender.load().send_with(|_| {
             let (kind, correlation, payload) = match message {
                 Message::Msrp { session, head, body } => {
-                    let body = body.get(..self.msrp_body).unwrap_or(body);
+                    let body = body.get(..settings.msrp_body).unwrap_or(body);
                     let between: &[u8] = if body.is_empty() { b"" } else { b"\r\n" };
-                    (shared.settings.msrp_payload_type, session, joined([head, between, body]))
+                    (settings.msrp_payload_type, session, joined([head, between, body]))
                 }
                 Message::Sip { call_id, message } => {
                     (PayloadType::SIP, call_id, joined(message.iter().map(|part| &part[..])))

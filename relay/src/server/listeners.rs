@@ -1,0 +1,428 @@
+//! The listeners: their sockets are opened first ([`Opened`]), and then each is run by a task of its own
+//! ([`Listeners`]), which ends when the listener is taken away or the relay stops. Between the two nothing is
+//! accepted, though the kernel takes connections already.
+//!
+//! A socket is bound here, or taken from [`Inherited`], where there are those that somebody else has opened.
+//!
+//! What clients of a listener are is known by numbers that connections and sessions keep: [`Serves::msrp`] and
+//! [`Serves::sip`]. They are never those of another listener, also not when it is gone.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _, UdpSocket};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tcp_transport::hep::{Dispatch, Receiver};
+use tcp_transport::tls::ServerDomains;
+use tcp_transport::{BindError, BoundListener, ListenerControl, ListenerSettings, Scheme, Transport};
+use tokio::task::JoinHandle;
+
+use super::hep::Concentrator;
+use super::network::{ListenerAcceptor, Network, Serves};
+use super::{StartError, websocket};
+use crate::config::{Config, Host, Listener, ListenerTransport, WebSocket};
+use crate::msrp::{Advertised, WebSocketLink};
+
+mod accepting;
+
+use self::accepting::Closed;
+pub use self::accepting::ReopenError;
+mod change;
+
+/// Sockets that listen already, for listeners that will be there: of the process before this one, or of a service
+/// manager. What nobody takes is closed with it.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    tcp: Vec<TcpListener>,
+    udp: Vec<UdpSocket>,
+    /// Of the admin interface, with their paths.
+    unix: Vec<(UnixListener, PathBuf)>,
+}
+
+impl Inherited {
+    /// One more, of TCP.
+    pub fn push_tcp(&mut self, socket: TcpListener) {
+        self.tcp.push(socket);
+    }
+
+    /// One more, of UDP.
+    pub fn push_udp(&mut self, socket: UdpSocket) {
+        self.udp.push(socket);
+    }
+
+    /// One more, of a Unix socket at this path.
+    pub fn push_unix(&mut self, socket: UnixListener, path: PathBuf) {
+        self.unix.push((socket, path));
+    }
+
+    /// Where those are that nobody has taken.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        let tcp = self.tcp.iter().filter_map(|socket| socket.local_addr().ok());
+        let udp = self.udp.iter().filter_map(|socket| socket.local_addr().ok());
+        let unix = self.unix.iter().map(|(_, path)| path.display().to_string());
+        tcp.chain(udp).map(|address| address.to_string()).chain(unix).collect()
+    }
+
+    /// The Unix socket at this path.
+    pub fn take_unix(&mut self, wanted: &Path) -> Option<UnixListener> {
+        self.unix.iter().position(|(_, path)| path == wanted).map(|index| self.unix.remove(index).0)
+    }
+
+    /// The one of TCP at this address; with port 0, at any port.
+    pub fn take_tcp(&mut self, wanted: SocketAddr) -> Option<TcpListener> {
+        let fits = |socket: &TcpListener| socket.local_addr().is_ok_and(|found| is_at(found, wanted));
+        self.tcp.iter().position(fits).map(|index| self.tcp.remove(index))
+    }
+
+    /// As [`take_tcp`](Self::take_tcp), of UDP.
+    fn udp(&mut self, wanted: SocketAddr) -> Option<UdpSocket> {
+        let fits = |socket: &UdpSocket| socket.local_addr().is_ok_and(|found| is_at(found, wanted));
+        self.udp.iter().position(fits).map(|index| self.udp.remove(index))
+    }
+}
+
+fn is_at(found: SocketAddr, wanted: SocketAddr) -> bool {
+    found.ip() == wanted.ip() && (wanted.port() == 0 || found.port() == wanted.port())
+}
+
+/// A socket of a listener.
+#[derive(Debug)]
+enum Socket {
+    Stream(Box<BoundListener>),
+    /// HEP over UDP.
+    Datagram(Receiver),
+}
+
+impl Socket {
+    fn local_addr(&self) -> SocketAddr {
+        match self {
+            Self::Stream(listener) => listener.local_addr(),
+            Self::Datagram(receiver) => receiver.local_addr(),
+        }
+    }
+}
+
+/// A listener whose sockets are open, and which accepts nothing yet.
+#[derive(Debug)]
+pub(super) struct Opened {
+    listener: Listener,
+    sockets: Vec<Socket>,
+    hep: Option<Arc<Dispatch>>,
+}
+
+impl Opened {
+    /// Opens the sockets of a listener: those of `inherited` that fit, and what is not there is bound.
+    pub(super) fn open(
+        listener: &Listener,
+        config: &Config,
+        domains: &Arc<ServerDomains>,
+        concentrator: &Arc<Concentrator>,
+        inherited: &mut Inherited,
+    ) -> Result<Self, StartError> {
+        let hep = listener.hep.then(|| concentrator.dispatch(listener.to_string()));
+        let mut addresses = match &listener.host {
+            Host::Ip(ip) => vec![SocketAddr::new(*ip, listener.port)],
+            Host::Name(name) => {
+                // Rare enough, and short enough, to be waited for: names of this machine.
+                let found = (name.as_str(), listener.port).to_socket_addrs();
+                let found =
+                    found.map_err(|source| StartError::Resolve { listener: listener.to_string(), source })?;
+                found.collect()
+            }
+        };
+        addresses.sort_unstable();
+        addresses.dedup();
+        if listener.port == 0 {
+            // One port is advertised, so there is one socket.
+            addresses.truncate(1);
+        }
+        let mut open = |addr| {
+            let settings = listener_settings(listener, config, addr);
+            let domains = Arc::clone(domains);
+            match hep.as_ref().filter(|_| listener.transport == ListenerTransport::Udp).cloned() {
+                Some(dispatch) => match inherited.udp(addr) {
+                    Some(socket) => Receiver::udp_adopt(socket, dispatch),
+                    None => Receiver::udp_with(&settings, dispatch),
+                }
+                .map(Socket::Datagram)
+                .map_err(|source| BindError::Socket { addr, source }),
+                None => match inherited.take_tcp(addr) {
+                    Some(socket) => BoundListener::adopt(socket, settings, domains),
+                    None => BoundListener::bind(settings, domains),
+                }
+                .map(|socket| Socket::Stream(Box::new(socket))),
+            }
+        };
+        let sockets = addresses.into_iter().map(&mut open).collect::<Result<_, _>>()?;
+        Ok(Self { listener: listener.clone(), sockets, hep })
+    }
+
+    fn bound_port(&self) -> u16 {
+        self.sockets.first().map_or(self.listener.port, |socket| socket.local_addr().port())
+    }
+
+    /// What it calls itself in the URIs of MSRP, if it serves that; `domain` is the relay's.
+    pub(super) fn msrp(&self, domain: &Host) -> Option<Advertised> {
+        advertised_msrp(&self.listener, self.bound_port(), domain)
+    }
+
+    /// Likewise for SIP.
+    pub(super) fn sip(&self, domain: &Host) -> Option<crate::sip::Advertised> {
+        advertised_sip(&self.listener, self.bound_port(), domain)
+    }
+
+    /// Where its connections come in, with its name; datagrams have none.
+    pub(super) fn names(&self) -> impl Iterator<Item = (SocketAddr, String)> {
+        let streams = self.sockets.iter().filter(|socket| matches!(socket, Socket::Stream(_)));
+        streams.map(|socket| (socket.local_addr(), self.listener.to_string()))
+    }
+}
+
+/// What a listener calls itself in the URIs of MSRP, if it serves that.
+fn advertised_msrp(listener: &Listener, bound_port: u16, domain: &Host) -> Option<Advertised> {
+    let (host, port) = listener.advertised(domain, bound_port);
+    let chunk_size = |websocket: &WebSocket| WebSocketLink { chunk_size: websocket.chunk_size };
+    listener.serves_msrp().then(|| Advertised {
+        scheme: listener.msrp_scheme(),
+        host: host.to_string(),
+        port,
+        bound_port,
+        websocket: listener.websocket.as_ref().map(chunk_size),
+    })
+}
+
+/// Likewise for SIP.
+fn advertised_sip(listener: &Listener, bound_port: u16, domain: &Host) -> Option<crate::sip::Advertised> {
+    let (host, port) = listener.advertised(domain, bound_port);
+    let transport = sip_transport(listener);
+    listener.sip.then(|| crate::sip::Advertised { transport, host: host.to_string().into(), port })
+}
+
+/// The listeners that run, in the order in which they were begun.
+#[derive(Debug, Default)]
+pub(super) struct Listeners(Mutex<Vec<Running>>);
+
+/// One that runs.
+#[derive(Debug)]
+struct Running {
+    listener: Listener,
+    /// Shared with its tasks.
+    serves: Arc<ArcSwap<Serves>>,
+    hep: Option<Arc<Dispatch>>,
+    sockets: Vec<RunningSocket>,
+    /// Those that were closed, and may be opened again.
+    closed: Vec<Closed>,
+    /// What is left of their tasks: handshakes that were under way.
+    handshakes: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct RunningSocket {
+    address: SocketAddr,
+    socket: Shared,
+    task: JoinHandle<()>,
+}
+
+/// The socket, which its task reads from.
+#[derive(Debug)]
+enum Shared {
+    Stream(ListenerControl),
+    Datagram(Arc<tokio::net::UdpSocket>),
+}
+
+impl Listeners {
+    /// Begins to accept; `msrp` and `sip` are its numbers there.
+    pub(super) fn run(
+        &self,
+        opened: Opened,
+        network: &Arc<Network>,
+        msrp: Option<usize>,
+        sip: Option<usize>,
+    ) {
+        let running = running(opened, network, msrp, sip);
+        self.0.lock().push(running);
+    }
+
+    /// Where they listen, with the scheme of the listener's URI.
+    pub(super) fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        let running = self.0.lock();
+        let of_one = |running: &Running| {
+            let scheme = running.listener.uri_scheme();
+            running.sockets.iter().map(move |socket| (scheme, socket.address)).collect::<Vec<_>>()
+        };
+        running.iter().flat_map(of_one).collect()
+    }
+
+    /// The sockets once more, each with the listener's name and its address: for the process that comes after this
+    /// one. They stay open here too.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    #[expect(dead_code, reason = "for the one who hands over")]
+    pub(super) fn duplicates(&self) -> std::io::Result<Vec<(String, SocketAddr, OwnedFd)>> {
+        let running = self.0.lock();
+        let mut duplicates = Vec::new();
+        for Running { listener, sockets, .. } in &*running {
+            for RunningSocket { address, socket, .. } in sockets {
+                let duplicate = match socket {
+                    Shared::Stream(control) => control.as_fd().try_clone_to_owned(),
+                    Shared::Datagram(socket) => socket.as_fd().try_clone_to_owned(),
+                }?;
+                duplicates.push((listener.to_string(), *address, duplicate));
+            }
+        }
+        Ok(duplicates)
+    }
+
+    /// What receives HEP, one for each listener for it.
+    pub(super) fn hep(&self) -> Vec<Arc<Dispatch>> {
+        self.0.lock().iter().filter_map(|running| running.hep.clone()).collect()
+    }
+
+    /// Ends all: nothing is accepted any more, handshakes under way end, and the sockets are closed.
+    /// Connections that are there go on.
+    pub(super) async fn stop(&self) {
+        let mut ended = Vec::new();
+        // What they have counted is still asked for.
+        let mut handshakes = Vec::new();
+        for running in &mut *self.0.lock() {
+            ended.append(&mut running.sockets);
+            handshakes.append(&mut running.handshakes);
+        }
+        for socket in ended {
+            socket.end().await;
+        }
+        for task in handshakes {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+
+    /// As [`stop`](Self::stop), without waiting until it is so.
+    pub(super) fn abort(&self) {
+        for running in &*self.0.lock() {
+            running
+                .sockets
+                .iter()
+                .map(|socket| &socket.task)
+                .chain(&running.handshakes)
+                .for_each(JoinHandle::abort);
+        }
+    }
+}
+
+impl RunningSocket {
+    async fn end(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+}
+
+fn serves(
+    listener: &Listener,
+    msrp: Option<usize>,
+    sip: Option<usize>,
+    hep: Option<Arc<Dispatch>>,
+) -> Serves {
+    let (websocket, proxied) = (listener.websocket.clone(), !listener.proxy_from.is_empty());
+    Serves { msrp, sip, websocket, hep, proxied }
+}
+
+/// Begins to accept; `msrp` and `sip` are its numbers there.
+fn running(opened: Opened, network: &Arc<Network>, msrp: Option<usize>, sip: Option<usize>) -> Running {
+    let Opened { listener, sockets, hep } = opened;
+    let serves = Arc::new(ArcSwap::from_pointee(serves(&listener, msrp, sip, hep.clone())));
+    let sockets = sockets.into_iter().filter_map(|socket| run(socket, &serves, network)).collect();
+    let (closed, handshakes) = (Vec::new(), Vec::new());
+    Running { listener, serves, hep, sockets, closed, handshakes }
+}
+
+/// Begins to accept on one socket.
+fn run(socket: Socket, serves: &Arc<ArcSwap<Serves>>, network: &Arc<Network>) -> Option<RunningSocket> {
+    let address = socket.local_addr();
+    match socket {
+        Socket::Stream(socket) => {
+            let acceptor = ListenerAcceptor::new(Arc::clone(network), Arc::clone(serves), address);
+            let control = socket.control().clone();
+            let running = socket.with_domains(Arc::clone(&network.server_domains));
+            let running = running.with_ledger(Arc::clone(network.ledger())).run(Arc::new(acceptor));
+            let task = tokio::spawn(running);
+            Some(RunningSocket { address, socket: Shared::Stream(control), task })
+        }
+        Socket::Datagram(receiver) => {
+            let socket = Shared::Datagram(receiver.udp_socket()?);
+            Some(RunningSocket { address, socket, task: tokio::spawn(receiver.run()) })
+        }
+    }
+}
+
+/// The names of those given, by where their connections come in.
+pub(super) fn names(opened: &[Opened]) -> HashMap<SocketAddr, String> {
+    opened.iter().flat_map(Opened::names).collect()
+}
+
+/// How SIP is carried over a listener.
+fn sip_transport(listener: &Listener) -> crate::sip::Transport {
+    use crate::sip::Transport as Sip;
+    match listener.scheme() {
+        Scheme::Sips => Sip::Tls,
+        // What clients see, who end their TLS at a proxy in front.
+        Scheme::Ws if listener.is_secure() => Sip::Wss,
+        Scheme::Ws => Sip::Ws,
+        Scheme::Wss => Sip::Wss,
+        _ => Sip::Tcp,
+    }
+}
+
+fn listener_settings(listener: &Listener, config: &Config, addr: SocketAddr) -> ListenerSettings {
+    let (transport, tls_domain) = match &listener.transport {
+        ListenerTransport::Tcp | ListenerTransport::Udp => (Transport::Tcp, None),
+        ListenerTransport::Tls { domain } => (Transport::Tls, Some(domain.clone())),
+    };
+    ListenerSettings {
+        addr,
+        transport,
+        tls_domain,
+        tls_handshake_timeout: config.tls.tls_handshake_timeout,
+        backlog: listener.backlog,
+        websocket: listener.websocket.as_ref().map(websocket::handshake),
+        scheme: Some(listener.scheme()),
+        ipv6_only: listener.ipv6_only,
+        reuse_port: listener.reuse_port,
+        max_connections: listener.max_connections,
+        socket: listener.tcp.socket,
+        lifetime: Some(listener.tcp.lifetime),
+        proxy_from: listener.proxy_from.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn every_setting_of_a_listener_reaches_its_socket() {
+        let text = "domain: a\nlisteners:\n  - { uri: 'msrp://[::1]:1', max_connections: 7, backlog: 9, ipv6_only: false, \
+                    reuse_port: true, proxy_from: 10.0.0.0/8, tcp: { lifetime: 5m, keepidle: 30s, nodelay: false, dscp: 26 } }\n\
+                    tls: { tls_handshake_timeout: 2s }\n";
+        let config =
+            Config::parse(text, Path::new(""), "relay.yaml").unwrap_or_else(|errors| panic!("{errors}"));
+        let settings = listener_settings(&config.listeners[0], &config, "[::1]:1".parse().unwrap());
+        assert_eq!((settings.max_connections, settings.backlog), (Some(7), 9));
+        assert!(!settings.ipv6_only && settings.reuse_port && !settings.socket.nodelay);
+        assert_eq!(settings.proxy_from, ["10.0.0.0/8".parse().unwrap()]);
+        assert_eq!(settings.lifetime, Some(Duration::from_secs(300)));
+        assert_eq!(settings.socket.keepalive.unwrap().idle, Duration::from_secs(30));
+        assert_eq!(settings.socket.dscp, tcp_transport::Dscp::new(26));
+        assert_eq!(settings.scheme, Some(Scheme::Msrp));
+        assert_eq!(settings.tls_handshake_timeout, Duration::from_secs(2));
+    }
+}

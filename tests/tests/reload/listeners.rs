@@ -1,0 +1,140 @@
+//! Listeners that come, go and change.
+
+use super::*;
+
+#[tokio::test]
+async fn a_listener_that_is_added_serves_and_one_that_is_gone_leaves_its_connections() {
+    let running = Running::start(&Settings::default()).await;
+    let plain = running.daemon.address(Scheme::Msrp);
+    let (mut dave, from_dave) =
+        Client::with_session(&running.daemon, &running.site, Scheme::Msrp, "dave").await;
+    let another = dave.auth("dave", "davepw").await;
+    let without_session = Client::connect(&running.daemon, &running.site, Scheme::Msrp).await;
+
+    let port = free_port();
+    let moved = Settings { plain: Some(format!("127.0.0.1:{port}")), ..Settings::default() };
+    let lines = running.reload(&moved).await;
+    let told = lines.join("\n");
+    assert!(
+        told.contains(&format!("setting=\"listeners[msrp://127.0.0.1:{port}]\" from=\"(not set)\"")),
+        "{told}"
+    );
+    assert!(told.contains("setting=\"listeners[msrp://127.0.0.1:0]\""), "{told}");
+    until_closed(plain).await;
+    // What is there goes on, with the URIs it was given.
+    let to_self = Send::text(&from_dave.to(&from_dave), "m", "by the old name");
+    assert_eq!(dave.send(&to_self).await.status(), 200);
+    assert_eq!(dave.receive().await.body, b"by the old name");
+    // An AUTH on a connection of the one that is gone: by its old name, and the new session has a name that leads here.
+    let mut late = without_session;
+    let session = late.auth("carol", "carolpw").await;
+    let uri = session.use_path.last().unwrap();
+    assert!(!uri.contains(&format!(":{}/", plain.port())), "{uri}");
+
+    // The new one serves, under its own name.
+    let socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let relay = format!("msrp://relay.test:{port};tcp");
+    let mut new = Client::over(tests::Stream::Plain(socket), "msrp://client.invalid:1/a;tcp", &relay);
+    let session = new.auth("carol", "carolpw").await;
+    assert!(
+        session.use_path.last().unwrap().starts_with(&format!("msrp://relay.test:{port}/")),
+        "{session:?}"
+    );
+    let to_dave = Send::text(&session.to(&another), "n", "to the old name");
+    assert_eq!(new.send(&to_dave).await.status(), 200);
+    assert_eq!(dave.receive().await.body, b"to the old name");
+    running.goes_on().await;
+}
+
+#[tokio::test]
+async fn a_listener_at_the_same_place_keeps_its_socket_and_changes_what_it_serves() {
+    let port = free_port();
+    let at = |more: &str| Settings { plain: Some(format!("127.0.0.1:{port}{more}")), ..Settings::default() };
+    let running = Running::start(&at("")).await;
+    // How many connections it takes.
+    running.reload(&at(", max_connections: 1")).await;
+    let mut refused = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    closes(&mut refused).await;
+    // What it calls itself.
+    running.reload(&at(", advertise: 'other.test:4711'")).await;
+    let (_carol, session) = Client::with_session(&running.daemon, &running.site, Scheme::Msrp, "carol").await;
+    assert!(session.use_path.last().unwrap().starts_with("msrp://other.test:4711/"), "{session:?}");
+    // What belongs to the socket is told.
+    let lines = running.reload(&at(", reuse_port: true")).await;
+    assert!(
+        lines.iter().any(|line| line.contains(".reuse_port\"") && line.contains("starts again")),
+        "{lines:?}"
+    );
+    // Another protocol, at the same address.
+    let sip = Settings {
+        plain: None,
+        ws: Some(format!("127.0.0.1:{port}")),
+        websocket: "allow_origins: ['https://chat.test']".into(),
+        ..Settings::default()
+    };
+    running.reload(&sip).await;
+    let opened = |origin: &'static str| {
+        let url = format!("ws://relay.test:{port}/msrp");
+        async move {
+            let socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let headers = [("Sec-WebSocket-Protocol", "msrp"), ("Origin", origin)];
+            tests::WebSocket::open(tests::Stream::Plain(socket), &url, &headers).await.is_ok()
+        }
+    };
+    assert_eq!((opened("https://chat.test").await, opened("https://evil.test").await), (true, false));
+    running.reload(&Settings { websocket: "allow_origins: ['https://evil.test']".into(), ..sip }).await;
+    assert_eq!((opened("https://chat.test").await, opened("https://evil.test").await), (false, true));
+    running.goes_on().await;
+}
+
+#[tokio::test]
+async fn a_tls_domain_may_come_with_the_listener_that_serves_it() {
+    let running = Running::start(&Settings::default()).await;
+    running.site.issue("other", &["other.test"]);
+    let port = free_port();
+    let yaml = Settings::default().to_yaml();
+    let yaml = yaml.replace(
+        "listeners:\n",
+        &format!("listeners:\n  - {{ uri: 'msrps://127.0.0.1:{port}', tls_domain: other }}\n"),
+    );
+    let yaml = yaml.replace(
+        "  server_domains:\n",
+        "  server_domains:\n    other: { certificate: other.crt, private_key: other.key }\n",
+    );
+    running.site.write("relay.yaml", &yaml);
+    hup(&running.daemon, "configuration reloaded").await;
+    let socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let config = tests::tls_config(&running.site, None);
+    tests::tls_handshake(config, socket, "other.test").await.unwrap();
+    running.goes_on().await;
+}
+
+#[tokio::test]
+async fn the_sip_edge_takes_listeners_and_tells_what_it_does_not_take() {
+    let sip = |health: &str| Some(format!("sip_upstream: [ {{ uri: 'sip://127.0.0.1:9' }} ]{health}"));
+    let settings = Settings { sip_tcp: Some("127.0.0.1:0".into()), sip: sip(""), ..Settings::default() };
+    let running = Running::start(&settings).await;
+    let port = free_port();
+    let moved = Settings {
+        sip_tcp: Some(format!("127.0.0.1:{port}")),
+        sip: sip(", probe_interval: 77s"),
+        ..settings
+    };
+    let lines = running.reload(&moved).await;
+    assert!(
+        lines.iter().any(|line| line.contains("sip.probe_interval") && line.contains("starts again")),
+        "{lines:?}"
+    );
+    until_closed(running.daemon.address(Scheme::Sip)).await;
+    let mut client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let request = format!(
+        "MESSAGE sip:bob@relay.test SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1:5060;branch=z9hG4bK1\r\n\
+         Max-Forwards: 70\r\nFrom: <sip:a@relay.test>;tag=1\r\nTo: <sip:bob@relay.test>\r\nCall-ID: 1\r\n\
+         CSeq: 1 MESSAGE\r\nRoute: <sip:127.0.0.1:{port};transport=tcp;lr>\r\nContent-Length: 0\r\n\r\n"
+    );
+    tokio::io::AsyncWriteExt::write_all(&mut client, request.as_bytes()).await.unwrap();
+    let mut answer = [0; 7];
+    within("an answer", tokio::io::AsyncReadExt::read_exact(&mut client, &mut answer)).await.unwrap();
+    assert_eq!(&answer, b"SIP/2.0");
+    running.goes_on().await;
+}

@@ -1,5 +1,5 @@
 //! Small programs on `msrp-proto` and `tcp-transport`: a chat client for the terminal, file
-//! transfer, and a HEP collector ([`hep_print`]).
+//! transfer, a HEP collector ([`hep_print`]), and load to measure relays with ([`load`]).
 //!
 //! The programs in `src/bin` only read options and print; what they do is here, to be called by
 //! others (tests, for one) as well:
@@ -25,6 +25,7 @@ pub mod disposition;
 pub mod file_name;
 pub mod hash;
 pub mod hep_print;
+pub mod load;
 pub mod locate;
 pub mod options;
 pub mod path;

@@ -175,7 +175,7 @@ async fn dial(options: &DialOptions, scheme: Scheme, host: &str, places: &[Place
 }
 
 /// Every name is at this host.
-struct At(String);
+pub(crate) struct At(pub(crate) String);
 
 impl Resolver for At {
     async fn resolve(&self, _name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -225,6 +225,19 @@ impl Listening {
     /// The path to give to the other side.
     pub fn path(&self) -> MsrpPath {
         MsrpPath::to_own(&self.own, &[])
+    }
+
+    /// Our URI.
+    pub fn uri(&self) -> &MsrpUri {
+        &self.own
+    }
+
+    /// Waits for the next one who connects, whatever it wants.
+    ///
+    /// # Errors
+    /// The listener has ended.
+    pub async fn arrival(&mut self) -> anyhow::Result<Stream> {
+        self.arrivals.recv().await.context("the listener has ended")
     }
 
     /// Waits for the first one whose first request is for us; gives the line, with that request still

@@ -52,6 +52,7 @@ pub mod decoder;
 pub mod digest;
 pub mod encoder;
 pub mod endpoint;
+pub mod first_hop;
 pub mod flag;
 mod grammar;
 pub mod head;

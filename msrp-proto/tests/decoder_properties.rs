@@ -7,6 +7,7 @@ mod reference;
 use bytes::BytesMut;
 use msrp_proto::decoder::{Decoder, Event, Limits};
 use msrp_proto::encoder::{self, HeadWriter};
+use msrp_proto::first_hop::{FirstHop, first_hop};
 use msrp_proto::flag::Flag;
 use msrp_proto::header::Name;
 use msrp_proto::ident::TransactionId;
@@ -172,6 +173,23 @@ fn sizes() -> impl Strategy<Value = Vec<usize>> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn the_first_hop_is_known_before_the_head_is(sample in sample()) {
+        let bytes = sample.encode();
+        let known = first_hop(&bytes);
+        match &sample.start {
+            Start::Request(_) => {
+                let FirstHop::Uri(uri) = known else { panic!("{known:?}") };
+                prop_assert_eq!(uri.as_str(), &sample.to_path[0]);
+            }
+            _ => prop_assert_eq!(known, FirstHop::Other),
+        }
+        for len in 0..bytes.len() {
+            let part = first_hop(&bytes[..len]);
+            prop_assert!(part == FirstHop::More || part == known, "{}: {:?}", len, part);
+        }
+    }
 
     #[test]
     fn what_is_encoded_is_decoded_however_it_is_sliced(

@@ -10,8 +10,8 @@
 //!
 //! # Off the traffic
 //! It has a thread and a tokio runtime of its own. What it asks of the relay takes short locks at most, one connection
-//! or shard at a time. It holds at most [`MAX_CONNECTIONS`] connections, a request at most [`MAX_BODY`] bytes, and a
-//! head must come within [`HEAD_TIMEOUT`].
+//! or shard at a time. It holds at most [`MAX_CONNECTIONS`] connections, [`MAX_STREAMS`] of them with events; a request has
+//! at most [`MAX_HEAD`] and [`MAX_BODY`] bytes, and how long a client may take for what is said in `connection`.
 //!
 //! # Who may
 //! Off unless configured. Whoever reaches it may do everything, so it is bound to this machine, or wants the token
@@ -21,16 +21,12 @@
 //! `/readyz` tell nothing, and want no token.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -42,6 +38,7 @@ use self::history::History;
 use crate::config::{Admin, AdminAddress};
 use crate::server::Control;
 
+mod connection;
 pub mod events;
 mod guard;
 mod history;
@@ -50,15 +47,32 @@ pub mod metrics;
 pub mod mi;
 pub mod statistics;
 mod status;
+#[cfg(test)]
+mod testing;
+mod unix_socket;
 
 /// How many connections it holds at once; one more waits.
 pub const MAX_CONNECTIONS: usize = 64;
 
-/// The largest request body: 256 KiB.
+/// How many of them may be streams of events; one more is answered with 503. The others stay free for requests, which end.
+pub const MAX_STREAMS: usize = 16;
+
+/// The largest head of a request that is always taken: 16 KiB. Twice as much never is (431), what lies between depends on
+/// how it comes.
+pub const MAX_HEAD: usize = 16 * 1024;
+
+/// The largest request body: 256 KiB; more is answered with 413.
 pub const MAX_BODY: usize = 256 * 1024;
 
-/// How long a request's head may take.
+/// How long a request's head may take, from where it can begin: so a connection may be idle for as long.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a request's body may take, from the end of its head.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client may take to read an answer, from where the system's buffers are full of it. A list of 100 000 sessions
+/// has some 100 MB, for which this is enough on this machine and its network.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long answers under way have when the relay has stopped.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -106,7 +120,7 @@ impl AdminServer {
                     bound.push(Bound::Tcp(listener));
                 }
                 AdminAddress::Unix(path) => {
-                    let listener = bind_unix(path, settings.socket_mode).map_err(failed)?;
+                    let listener = unix_socket::bind(path, settings.socket_mode).map_err(failed)?;
                     listener.set_nonblocking(true).map_err(failed)?;
                     addresses.push(address.clone());
                     sockets.push(path.clone());
@@ -155,20 +169,6 @@ impl Drop for AdminServer {
             let _ = std::fs::remove_file(socket);
         }
     }
-}
-
-/// Binds a Unix socket. One that a dead process has left behind gives way; one that answers does not.
-fn bind_unix(path: &std::path::Path, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
-    use std::os::unix::net::{UnixListener, UnixStream};
-    if std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
-        match UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
-            _ => return Err(io::ErrorKind::AddrInUse.into()),
-        }
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    Ok(listener)
 }
 
 async fn serve(
@@ -228,23 +228,9 @@ async fn accept<S>(
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone());
-        let mut stopped = stopped.clone();
+        let (router, stopped) = (router.clone(), stopped.clone());
         tokio::spawn(async move {
-            let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-            let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
-            // What a client does to its own connection is its own business.
-            let stop = async {
-                let _ = stopped.wait_for(|stopped| *stopped).await;
-            };
-            tokio::select! {
-                _ = &mut connection => {}
-                () = stop => {
-                    connection.as_mut().graceful_shutdown();
-                    let _ = connection.await;
-                }
-            }
+            connection::serve(stream, router, stopped).await;
             drop(slot);
         });
     }

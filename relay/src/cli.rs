@@ -1,27 +1,25 @@
 //! The command line.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
 
-use crate::config::Config;
 use crate::demo::{self, DemoArgs};
 use crate::logging;
-use crate::server::{Server, tls};
 
+mod check;
 mod ctl;
 mod generate;
 mod hash;
 mod password;
+mod run;
 mod user;
 
 use self::ctl::CtlArgs;
-use self::generate::{CompletionsArgs, ManArgs};
+use self::generate::{CompletionsArgs, ManArgs, SchemaArgs};
 use self::hash::HashArgs;
+use self::run::RunArgs;
 use self::user::UserArgs;
 
 /// An MSRP relay server (RFC 4975, RFC 4976).
@@ -35,12 +33,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the relay until SIGTERM or SIGINT; SIGHUP reads the configuration again, and opens the files of the log and of
-    /// session records again.
-    Run {
-        /// The YAML configuration.
-        #[arg(long, short, value_name = "FILE")]
-        config: PathBuf,
-    },
+    /// session records again. SIGUSR2 starts the program again, which takes over without a gap.
+    Run(RunArgs),
     /// Check a configuration and the files it names: exit code 0 if the relay would start with it.
     Check {
         /// The YAML configuration.
@@ -59,6 +53,8 @@ enum Command {
     Completions(CompletionsArgs),
     /// Print the manual page, or write those of all commands into a folder.
     Man(ManArgs),
+    /// Print the JSON Schema of the configuration, for editors, or the reference of its keys.
+    Schema(SchemaArgs),
 }
 
 /// Runs the command line of this process.
@@ -67,70 +63,19 @@ enum Command {
 /// Whatever keeps the command from doing its work; to be shown to the user.
 pub fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
-        Command::Run { config } => {
-            let ended = run(&config);
+        Command::Run(args) => {
+            let ended = run::run(&args);
             // The last words are said.
             logging::flush();
             ended
         }
-        Command::Check { config } => check(&Config::load(&config)?),
+        Command::Check { config } => check::run(&config),
         Command::Demo(args) => demo::run(&args),
         Command::User(args) => user::run(&args),
         Command::Hash(args) => hash::run(&args),
         Command::Ctl(args) => ctl::run(&args),
         Command::Completions(args) => generate::completions(&args, Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),
+        Command::Schema(args) => generate::schema(&args),
     }
-}
-
-fn run(path: &Path) -> anyhow::Result<ExitCode> {
-    let config = Config::load(path)?;
-    logging::install(&config.log)?;
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) => info!(limit, "open files"),
-        Err(error) => warn!(%error, "the limit of open files stays as it was"),
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
-        let server = Server::start(config).await?;
-        let addresses: Vec<_> =
-            server.addresses().iter().map(|(scheme, address)| format!("{scheme}://{address}")).collect();
-        info!(listening = addresses.join(" "), "ready");
-        let signal = loop {
-            tokio::select! {
-                _ = terminate.recv() => break "SIGTERM",
-                _ = interrupt.recv() => break "SIGINT",
-                _ = hangup.recv() => {
-                    // It tells the log what came of it.
-                    let _ = server.control().reload();
-                }
-            }
-        };
-        info!(signal, "stopping");
-        let again = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        server.stop(again).await;
-        info!("stopped");
-        Ok(ExitCode::SUCCESS)
-    })
-}
-
-#[expect(clippy::print_stdout, reason = "this is the command's answer")]
-fn check(config: &Config) -> anyhow::Result<ExitCode> {
-    let (servers, clients) = (tls::server_domains(config)?, tls::client_domains(config)?);
-    for warning in &config.warnings {
-        println!("warning: {warning}");
-    }
-    for warning in tls::expiry_warnings(&servers, &clients, SystemTime::now(), config.tls.expiry_warning) {
-        println!("warning: TLS {warning}");
-    }
-    println!("{}: ok", config.source.file_name());
-    Ok(ExitCode::SUCCESS)
 }

@@ -29,6 +29,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use self::admin::{Admin, AdminAddress};
@@ -46,9 +47,12 @@ pub use self::outbound::{Denied, Network, OutboundPolicy};
 pub use self::records::{
     Facility, RecordDatabase, RecordFile, RecordSink, RecordSyslog, RecordTarget, Records, SyslogAddress,
 };
+pub use self::reference::markdown as reference;
+pub use self::schema::json_schema;
 pub use self::sip::{Sip, SipUpstream, UpstreamUri};
 pub use self::tls::{ClientCertificates, ClientDomain, Identity, Negotiation, ServerDomain, Tls, Trust};
 pub use self::trace::Trace;
+pub use self::upgrade::Upgrade;
 pub use self::user_limits::{DEFAULT_BURST, UserLimits};
 pub use self::value::{ByteSize, Host, HostPort, Secret};
 pub use self::websocket::{CertificateUser, Origin, TokenAuth, WebSocket, WebSocketAuth};
@@ -64,6 +68,7 @@ use self::records::FileRecords;
 use self::sip::FileSip;
 use self::tls::FileTls;
 use self::trace::FileTrace;
+use self::upgrade::FileUpgrade;
 use self::value::FileSecret;
 use self::websocket::FileWebSocket;
 
@@ -74,7 +79,9 @@ mod connections;
 mod database;
 mod document;
 mod error;
+mod form;
 mod hep;
+mod keys;
 mod limits;
 mod listener;
 mod log;
@@ -82,11 +89,14 @@ mod masked;
 mod outbound;
 mod read;
 mod records;
+mod reference;
+mod schema;
 mod sip;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod trace;
+mod upgrade;
 mod user_limits;
 mod value;
 mod websocket;
@@ -126,6 +136,8 @@ pub struct Config {
     pub records: Records,
     /// How it is managed, if it is.
     pub admin: Option<Admin>,
+    /// How another process takes over, if one may.
+    pub upgrade: Option<Upgrade>,
     /// How others' HEP is received and passed on to them.
     pub hep: Hep,
     /// How it logs.
@@ -139,22 +151,48 @@ pub struct Config {
 impl Config {
     /// Reads the configuration file at `path`, and the files it names.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        let file_name = path.display().to_string();
-        let text =
-            value::read_text(path, MAX_FILE).map_err(|err| ConfigErrors::whole_file(&file_name, err))?;
-        let mut config = Self::parse(&text, path.parent().unwrap_or(Path::new("")), &file_name)?;
-        config.source.path = Some(path.into());
-        Ok(config)
+        match Self::examine(path)? {
+            (config, None) => Ok(config),
+            (_, Some(errors)) => Err(errors),
+        }
     }
 
     /// Reads a configuration from `text`. Files it names are looked for from `base_dir`; errors call it
     /// `file_name`.
     pub fn parse(text: &str, base_dir: &Path, file_name: &str) -> Result<Self, ConfigErrors> {
-        let document = document::parse(file_name, text)?;
-        let file: FileConfig =
-            read::read(&document).map_err(|problems| ConfigErrors::locate(file_name, text, problems))?;
+        match Self::examine_text(text, base_dir, file_name)? {
+            (config, None) => Ok(config),
+            (_, Some(errors)) => Err(errors),
+        }
+    }
+
+    /// Like [`load`](Self::load), for whoever wants to look for more mistakes: a configuration with some is not to be
+    /// run, but shows what else is wrong.
+    ///
+    /// # Errors
+    /// What keeps it from being read at all.
+    pub(crate) fn examine(path: &Path) -> Result<(Self, Option<ConfigErrors>), ConfigErrors> {
+        let file_name = path.display().to_string();
+        let text =
+            value::read_text(path, MAX_FILE).map_err(|err| ConfigErrors::whole_file(&file_name, err))?;
+        let base_dir = path.parent().unwrap_or(Path::new(""));
+        let (mut config, errors) = Self::examine_text(&text, base_dir, &file_name)?;
+        config.source.path = Some(path.into());
+        Ok((config, errors))
+    }
+
+    fn examine_text(
+        text: &str,
+        base_dir: &Path,
+        file_name: &str,
+    ) -> Result<(Self, Option<ConfigErrors>), ConfigErrors> {
+        let mut document = document::parse(file_name, text)?;
+        let file = FileConfig::read(&mut document)
+            .map_err(|problems| ConfigErrors::locate(file_name, text, problems))?;
         let source = Source { file: file_name.into(), text: text.into(), path: None, files: Arc::default() };
-        file.validate(base_dir, source)
+        let (config, problems) = file.validate(base_dir, source);
+        let errors = (!problems.is_empty()).then(|| ConfigErrors::locate(file_name, text, problems));
+        Ok((config, errors))
     }
 }
 
@@ -183,9 +221,10 @@ impl Source {
     /// An error about the value at `key`, which is given as its path: `&["tls", "server_domains", "relay",
     /// "certificate"]`. A list's item is named by its number, from 0.
     pub fn error_at(&self, key: &[&str], message: impl Into<String>) -> ConfigError {
-        // `listeners` is the one list of sections. Elsewhere a number may be a name, of a user for example.
+        // Those are lists. Elsewhere a number may be a name, of a user for example.
+        let lists = [KeyPath::new(&["listeners"]), KeyPath::new(&["admin", "listen"])];
         let path = key.iter().fold(KeyPath::default(), |path, segment| match segment.parse() {
-            Ok(index) if path.segments() == [Segment::Key("listeners".to_owned())] => path.index(index),
+            Ok(index) if lists.contains(&path) => path.index(index),
             _ => path.key(segment),
         });
         Problem { path, spot: Spot::Value, message: message.into() }.locate(&self.file, &self.text)
@@ -228,43 +267,102 @@ impl fmt::Debug for Source {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileConfig {
+    /// What this relay is called: the host in AUTH requests, and in its URIs where a listener does not say
+    /// otherwise.
+    #[schemars(with = "form::HostName")]
     domain: Host,
+    /// Where the relay listens. At least one of them is `msrp` or `msrps`, as others cannot connect to a WebSocket.
+    #[schemars(length(min = 1))]
     listeners: Vec<FileListener>,
+    /// Certificates, keys and how peers are verified.
     #[serde(default)]
     tls: FileTls,
+    /// Who may obtain sessions. Sources of credentials are asked in this order: `users`, `htdigest`, `ephemeral`,
+    /// `database`.
     #[serde(default)]
     auth: FileAuth,
+    /// How much is taken from others.
     #[serde(default)]
     limits: Limits,
+    /// How long others are waited for.
     #[serde(default)]
     timeouts: Timeouts,
+    /// What is set on TCP connections; a listener and an outbound destination may say otherwise for theirs.
     #[serde(default)]
     tcp: FileTcp,
+    /// What is told of connections: accepted, connecting, connected, closed, timeout, reset, failed.
     #[serde(default)]
     events: EventSettings,
+    /// What this relay connects to: everything but multicast, unspecified and broadcast addresses. That is too much
+    /// for a relay on the public network: `examples/outbound-public.yaml` has rules for one. Networks may carry
+    /// ports. The longest prefix decides; of equally long ones, one with ports, then `deny`.
     #[serde(default)]
     outbound: FileOutbound,
+    /// What is asked of browsers, and how they are served (RFC 6455, RFC 7977).
     #[serde(default)]
     websocket: FileWebSocket,
+    /// The SIP edge: clients' SIP goes to the upstreams and theirs to the clients, and nowhere else. None without
+    /// this section.
     #[serde(default)]
     sip: Option<FileSip>,
+    /// What collectors are told by HEP.
     #[serde(default)]
     trace: FileTrace,
+    /// One record for each session when it ends, to bill and audit by.
     #[serde(default)]
     records: FileRecords,
+    /// The admin interface. None without this section. Whoever reaches it may do everything: it is for this
+    /// machine, or wants the token.
     #[serde(default)]
     admin: Option<FileAdmin>,
+    /// How another process takes over from the one that runs. None does without this section.
+    #[serde(default)]
+    upgrade: Option<FileUpgrade>,
+    /// The HEP of other agents, for listeners `hep_udp`, `hep_tcp` and `hep_tls`: it goes on to
+    /// `trace.destinations`.
     #[serde(default)]
     hep: Option<FileHep>,
+    /// The log, on standard error.
     #[serde(default)]
     log: Log,
 }
 
 impl FileConfig {
-    fn validate(self, base_dir: &Path, source: Source) -> Result<Config, ConfigErrors> {
+    /// Reads all sections. One that is wrong is taken out of `document`, so that the others tell their mistakes too:
+    /// the first of each section, and all unknown keys.
+    fn read(document: &mut document::Node) -> Result<Self, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut removed = Vec::new();
+        loop {
+            let mut found = match read::read(document) {
+                Ok(file) if problems.is_empty() => return Ok(file),
+                Ok(_) => return Err(problems),
+                Err(found) => found,
+            };
+            let error = found.pop_if(|problem| problem.spot == Spot::Value);
+            found.retain(|problem| !problems.contains(problem));
+            problems.extend(found);
+            let Some(error) = error else { return Err(problems) };
+            let section = error.path.segments().first().cloned();
+            // What was taken out is missing since.
+            if !removed.iter().any(|key| error.message == format!("missing key `{key}`")) {
+                problems.push(error);
+            }
+            match (section, &mut *document) {
+                (Some(Segment::Key(section)), document::Node::Map(sections)) => {
+                    sections.retain(|(key, _)| *key != section);
+                    removed.push(section);
+                }
+                _ => return Err(problems),
+            }
+        }
+    }
+
+    /// The configuration, and what is wrong with it: then it is not to be run.
+    fn validate(self, base_dir: &Path, source: Source) -> (Config, Vec<Problem>) {
         let mut check = Check::new(base_dir);
         let tls = self.tls.validate(&mut check);
         let tcp = self.tcp.validate(self.timeouts.idle_timeout, &mut check);
@@ -306,17 +404,15 @@ impl FileConfig {
 
         let records = self.records.validate(&mut check);
         let admin = self.admin.map(|admin| admin.validate(&self.domain, &mut check));
+        let upgrade = self.upgrade.map(|upgrade| upgrade.validate(&check));
         let hep = FileHep::validate(self.hep, &listeners, &trace, &mut check);
         let log = self.log.validate(&mut check);
 
         let Check { errors, warnings, files, .. } = check;
         let source = Source { files: Arc::new(files), ..source };
-        if !errors.is_empty() {
-            return Err(ConfigErrors::locate(&source.file, &source.text, errors));
-        }
         let warnings =
             warnings.into_iter().map(|warning| warning.locate(&source.file, &source.text)).collect();
-        Ok(Config {
+        let config = Config {
             domain: self.domain,
             listeners,
             tls,
@@ -331,11 +427,13 @@ impl FileConfig {
             trace,
             records,
             admin,
+            upgrade,
             hep,
             log,
             warnings,
             source,
-        })
+        };
+        (config, errors)
     }
 }
 

@@ -6,8 +6,9 @@
 //! # The sources and their order
 //!
 //! `auth.users` → `auth.htdigest` → `auth.ephemeral` → `auth.database`. The first that knows the user with the
-//! algorithm asked for answers. One that cannot say ([`Lookup::Unavailable`]) ends the walk: it may be the one that
-//! knows the user, with another password than a source after it has.
+//! algorithm asked for answers. One that cannot say ([`Lookup::Unavailable`], [`Lookup::Unanswered`]) ends the walk: it
+//! may be the one that knows the user, with another password than a source after it has. So while a source is away,
+//! those get in whom a source before it knows, and nobody else.
 //!
 //! # Now or later
 //!
@@ -18,9 +19,15 @@
 //!
 //! # What others can learn
 //!
-//! An unknown user is answered as a wrong password is, after a digest has been computed for both. The database is
-//! asked again when a digest is wrong for a hash that has been in the cache for longer than `negative_expire`, so
-//! that a wrong password takes as long as an unknown user does, and a changed password counts at once.
+//! An unknown user is answered as a wrong password is, after as many digests. What is wrong by what is at hand is asked
+//! for again ([`Query::again`]), of every source, also of those after one that knows the user: so a wrong password
+//! takes as long as an unknown user does, whichever source has it, and while a source is away both are answered in the
+//! same way. The database's cache answers that only within `negative_expire`, so a changed password counts at once.
+//!
+//! # Limits
+//!
+//! A user's own limits count however it logs in. Who is known by other means than a password (ephemeral credentials, a
+//! token, a client certificate) is looked up by name ([`Wants::Limits`]), in the same order.
 
 use std::any::Any;
 use std::fmt;
@@ -50,8 +57,8 @@ pub struct Query {
     pub user: String,
     /// The realm, compared by case.
     pub realm: String,
-    /// The algorithm that the hash is to be of.
-    pub algorithm: Algorithm,
+    /// What is asked for.
+    pub wants: Wants,
     /// The time, for what is remembered.
     pub now: Instant,
     /// What is remembered has just not been what the client knows: it is to be asked for again, unless that has
@@ -59,17 +66,31 @@ pub struct Query {
     pub again: bool,
 }
 
+/// What is asked for of a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wants {
+    /// A hash of this algorithm: [`Lookup::Found`].
+    Hash(Algorithm),
+    /// The limits of a user who has proved in some other way who it is: [`Lookup::Limits`].
+    Limits,
+}
+
 /// What a source says.
 #[derive(Debug, Clone)]
 pub enum Lookup {
     /// It knows the user.
     Found(Box<Entry>),
+    /// It knows the user, of whom no more than this was asked for ([`Wants::Limits`]).
+    Limits(Box<UserLimits>),
     /// It does not know the user, or not with that algorithm.
     Unknown,
     /// It has to ask somebody: [`Credentials::fetch`].
     Later,
     /// It cannot say, since whom it has to ask is away. Nobody is let in on that.
     Unavailable,
+    /// It cannot say this time, though whom it has to ask is there: there is too much to ask for, or this one question
+    /// came to nothing. Nobody is let in on that either.
+    Unanswered,
 }
 
 impl Lookup {
@@ -92,12 +113,14 @@ pub struct Entry {
     pub expires: Option<u64>,
     /// The user's own limits.
     pub limits: UserLimits,
+    /// It is what the source was told some time ago, and may have changed there.
+    pub remembered: bool,
 }
 
 impl Entry {
     /// A user with this password hash, and nothing special.
     pub fn new(ha1: Ha1) -> Self {
-        Self { ha1, other: None, user: None, expires: None, limits: UserLimits::default() }
+        Self { ha1, other: None, user: None, expires: None, limits: UserLimits::default(), remembered: false }
     }
 }
 
@@ -106,19 +129,13 @@ pub type Fetch<'a> = Pin<Box<dyn Future<Output = Lookup> + Send + 'a>>;
 
 /// A source of HA1 hashes.
 pub trait Credentials: Any + fmt::Debug + Send + Sync {
-    /// The user's hash, if it is at hand. It does not wait for anything.
+    /// What is asked for, if it is at hand. It does not wait for anything.
     fn lookup(&self, query: &Query) -> Lookup;
 
-    /// The user's hash, after [`lookup`](Self::lookup) has said [`Lookup::Later`]. It needs a tokio runtime, and
+    /// What is asked for, after [`lookup`](Self::lookup) has said [`Lookup::Later`]. It needs a tokio runtime, and
     /// never says [`Lookup::Later`].
     fn fetch<'a>(&'a self, query: &'a Query) -> Fetch<'a> {
         Box::pin(ready(self.lookup(query)))
-    }
-
-    /// The limits of a user who has proved who it is in some other way, if they are at hand.
-    fn limits(&self, user: &str, realm: &str) -> Option<UserLimits> {
-        let _ = (user, realm);
-        None
     }
 
     /// Whether every user known here has a hash for `algorithm`.
@@ -143,8 +160,18 @@ pub trait Credentials: Any + fmt::Debug + Send + Sync {
     #[cfg(test)]
     fn ha1(&self, user: &str, realm: &str, algorithm: Algorithm) -> Option<Ha1> {
         let (user, realm) = (user.to_owned(), realm.to_owned());
-        match self.lookup(&Query { user, realm, algorithm, now: Instant::now(), again: false }) {
+        let wants = Wants::Hash(algorithm);
+        match self.lookup(&Query { user, realm, wants, now: Instant::now(), again: false }) {
             Lookup::Found(entry) => Some(entry.ha1),
+            _ => None,
+        }
+    }
+
+    /// The user's own limits, if they are at hand.
+    fn limits(&self, user: &str, realm: &str) -> Option<UserLimits> {
+        let (user, realm) = (user.to_owned(), realm.to_owned());
+        match self.lookup(&Query { user, realm, wants: Wants::Limits, now: Instant::now(), again: false }) {
+            Lookup::Limits(limits) => Some(*limits),
             _ => None,
         }
     }
@@ -184,29 +211,55 @@ impl CredentialChain {
     }
 }
 
+/// A walk along the sources.
+struct Walk {
+    /// All are asked, also after one that knows the user.
+    all: bool,
+    /// What the first said that knows the user.
+    first: Lookup,
+}
+
+impl Walk {
+    fn new(query: &Query) -> Self {
+        Self { all: query.again, first: Lookup::Unknown }
+    }
+
+    /// Takes what a source says. Gives what ends the walk.
+    fn step(&mut self, answer: Lookup) -> Option<Lookup> {
+        match answer {
+            Lookup::Unknown => None,
+            Lookup::Found(_) | Lookup::Limits(_) if self.all => {
+                if matches!(self.first, Lookup::Unknown) {
+                    self.first = answer;
+                }
+                None
+            }
+            answer => Some(answer),
+        }
+    }
+}
+
 impl Credentials for CredentialChain {
     fn lookup(&self, query: &Query) -> Lookup {
-        let mut answers = self.sources.iter().map(|source| source.lookup(query));
-        answers.find(|answer| !matches!(answer, Lookup::Unknown)).unwrap_or(Lookup::Unknown)
+        let mut walk = Walk::new(query);
+        let end = self.sources.iter().find_map(|source| walk.step(source.lookup(query)));
+        end.unwrap_or(walk.first)
     }
 
     fn fetch<'a>(&'a self, query: &'a Query) -> Fetch<'a> {
         Box::pin(async move {
+            let mut walk = Walk::new(query);
             for source in &self.sources {
                 let answer = match source.lookup(query) {
                     Lookup::Later => source.fetch(query).await,
                     answer => answer,
                 };
-                if !matches!(answer, Lookup::Unknown) {
-                    return answer;
+                if let Some(end) = walk.step(answer) {
+                    return end;
                 }
             }
-            Lookup::Unknown
+            walk.first
         })
-    }
-
-    fn limits(&self, user: &str, realm: &str) -> Option<UserLimits> {
-        self.sources.iter().find_map(|source| source.limits(user, realm))
     }
 
     fn supports(&self, algorithm: Algorithm) -> bool {
@@ -234,7 +287,7 @@ mod tests {
 
     fn query(user: &str) -> Query {
         let (user, realm) = (user.to_owned(), "r".to_owned());
-        Query { user, realm, algorithm: Algorithm::Md5, now: Instant::now(), again: false }
+        Query { user, realm, wants: Wants::Hash(Algorithm::Md5), now: Instant::now(), again: false }
     }
 
     /// A source that always says the same, first and then.
@@ -281,6 +334,53 @@ mod tests {
         let next = chain(&[empty, users]);
         assert!(matches!(next.fetch(&query("alice")).await, Lookup::Found(_)));
         assert!(matches!(next.fetch(&query("bob")).await, Lookup::Unknown));
+    }
+
+    #[tokio::test]
+    async fn what_was_wrong_is_asked_of_all_so_that_the_time_does_not_say_who_knows_the_user() {
+        let mut users = UserTable::default();
+        users.insert("r", "alice", Algorithm::Md5, md5('1'));
+        let users: Arc<dyn Credentials> = Arc::new(users);
+        for (said, of_alice, of_bob) in [
+            (Lookup::Unknown, "found", "unknown"),
+            (Lookup::found(Entry::new(md5('2'))), "found", "other"),
+            (Lookup::Unavailable, "unavailable", "unavailable"),
+            (Lookup::Unanswered, "unanswered", "unanswered"),
+        ] {
+            let mut chain = CredentialChain::default();
+            chain.push(Arc::clone(&users));
+            chain.push(Arc::new(Says(Lookup::Later, said)));
+            for (user, expected) in [("alice", of_alice), ("bob", of_bob)] {
+                let again = Query { again: true, ..query(user) };
+                assert!(matches!(chain.lookup(&again), Lookup::Later), "{user} {expected}");
+                let found = match chain.fetch(&again).await {
+                    Lookup::Found(entry) if entry.ha1.as_hex() == md5('1').as_hex() => "found",
+                    Lookup::Found(_) => "other",
+                    Lookup::Unknown => "unknown",
+                    Lookup::Unavailable => "unavailable",
+                    Lookup::Unanswered => "unanswered",
+                    answer => panic!("{answer:?}"),
+                };
+                assert_eq!(found, expected, "{user}");
+            }
+        }
+    }
+
+    #[test]
+    fn limits_are_those_of_the_first_source_that_knows_the_user() {
+        let limits = |sessions| UserLimits { sessions: Some(sessions), ..UserLimits::default() };
+        let (mut first, mut second) = (UserTable::default(), UserTable::default());
+        first.insert_limits("r", "alice", limits(1));
+        second.insert_limits("r", "alice", limits(2));
+        second.insert_limits("r", "bob", limits(3));
+        let mut chain = CredentialChain::default();
+        let secret = crate::config::Secret::new("0123456789abcdef");
+        chain.push(Arc::new(first));
+        chain.push(Arc::new(Ephemeral::new(EphemeralAlgorithm::Sha1, secret, None)));
+        chain.push(Arc::new(second));
+        assert_eq!(chain.limits("alice", "r"), Some(limits(1)));
+        assert_eq!(chain.limits("bob", "r"), Some(limits(3)));
+        assert_eq!((chain.limits("1700000000:bob", "r"), chain.limits("carol", "r")), (None, None));
     }
 
     #[test]

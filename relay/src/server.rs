@@ -13,11 +13,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use rand::Rng as _;
-use tcp_transport::connection::CloseReason;
 use tcp_transport::hep::SenderError;
 use tcp_transport::{BindError, Ledger};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::admin::{AdminError, AdminServer};
 use crate::config::{AdminAddress, Config, ConfigErrors};
@@ -30,13 +30,17 @@ mod connection;
 mod control;
 mod credentials;
 mod hep;
+mod inherit;
+pub mod lifecycle;
 mod listeners;
 mod network;
+pub mod notify;
 mod observer;
 mod occasion;
 mod pace;
 mod reload;
 mod sip;
+mod stop;
 pub mod tls;
 mod trace;
 mod websocket;
@@ -46,7 +50,9 @@ pub use self::control::{ConnectionInfo, Control, Started};
 use self::credentials::ChainResolver;
 use self::hep::Concentrator;
 pub use self::hep::HepCounters;
-pub use self::listeners::Inherited;
+use self::lifecycle::Lifecycle;
+pub use self::lifecycle::{Drain, DrainCause, DrainStatus, Order, Reply};
+pub use self::listeners::{Inherited, ReopenError};
 use self::listeners::{Listeners, Opened};
 use self::network::{Network, RelayDialer};
 pub use self::observer::{SessionEvent, SessionEvents, SessionFacts, Way};
@@ -57,12 +63,6 @@ pub use self::trace::{TraceDestination, TraceSwitches};
 /// How often expired sessions are looked for. They forward nothing from the moment they expire; this
 /// only frees what they hold.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How often a stopping relay looks whether messages are still under way.
-const DRAIN_POLL: Duration = Duration::from_millis(20);
-
-/// How long connections have to close in order once nothing is under way any more.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A relay that cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -103,8 +103,8 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Server {
     control: Arc<Control>,
-    drain_timeout: Duration,
     tasks: JoinSet<()>,
+    orders: mpsc::Receiver<Order>,
     /// How it is managed, if that is configured.
     admin: Option<AdminServer>,
 }
@@ -141,7 +141,6 @@ impl Server {
         drop(inherited);
         let advertised: Vec<_> = opened.iter().filter_map(|opened| opened.msrp(&config.domain)).collect();
         let sip_advertised = opened.iter().filter_map(|opened| opened.sip(&config.domain)).collect();
-        let drain_timeout = config.timeouts.drain_timeout;
         let relay =
             Relay::new(reload::settings(&config, advertised), Arc::new(SystemRandom), Box::new(SystemClock))?;
         let network =
@@ -175,7 +174,8 @@ impl Server {
             }
         });
         tasks.spawn(recorder.record_lasting(Arc::clone(&network.relay), records.interim()));
-        let control = Arc::new(Control::new(Parts {
+        let (lifecycle, orders) = Lifecycle::new();
+        let parts = Parts {
             network,
             config,
             sessions: session_events,
@@ -183,12 +183,13 @@ impl Server {
             listeners,
             tracing: Mutex::new(tracing),
             records,
-        }));
+        };
+        let control = Arc::new(Control::new(parts, lifecycle));
         tasks.spawn(remind_of_expiry(Arc::clone(&control)));
         let config = control.config();
         let admin = config.admin.as_ref();
         let admin = admin.map(|admin| AdminServer::start(admin, Arc::clone(&control))).transpose()?;
-        Ok(Self { control, drain_timeout, tasks, admin })
+        Ok(Self { control, tasks, orders, admin })
     }
 
     /// Where it listens, with the scheme of the listener's URI, in the order of the configuration.
@@ -214,54 +215,6 @@ impl Server {
     /// The relay itself.
     pub fn relay(&self) -> &Arc<Relay> {
         self.control.relay()
-    }
-
-    /// Stops: accepts nothing more, lets messages under way finish for up to `drain_timeout` or
-    /// until `hurry` is ready, ends what is left with `#`, and closes every connection in order. Then session
-    /// records get the time that `records.flush_timeout` gives them, or until `hurry` is ready.
-    pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
-        self.control.set_stopping();
-        self.control.listeners().stop().await;
-        self.tasks.shutdown().await;
-        let connections = &self.control.network().connections;
-        let all_idle = async {
-            while connections.snapshot().iter().any(|(_, carried)| !carried.is_idle()) {
-                tokio::time::sleep(DRAIN_POLL).await;
-            }
-        };
-        let mut hurry = std::pin::pin!(hurry);
-        let hurried = tokio::select! {
-            () = all_idle => false,
-            () = tokio::time::sleep(self.drain_timeout) => false,
-            () = &mut hurry => true,
-        };
-        for (_, carried) in connections.snapshot() {
-            carried.wind_up();
-        }
-        // Before their connections end, so that their end says why.
-        self.control.records().set_stopping();
-        self.control.relay().end_all_sessions();
-        let left = connections.close_all(CloseReason::Local("shutdown".into()), CLOSE_TIMEOUT).await;
-        if left > 0 {
-            info!(left, "connections did not close in time");
-        }
-        if let Some(counters) = self.control.hep_counters() {
-            hep::log_end(&counters);
-        }
-        if let Some(tracing) = self.control.take_tracing() {
-            tracing.stop().await;
-        }
-        // Asked to hurry before, it has done so.
-        let hurry = async {
-            match hurried {
-                true => std::future::pending().await,
-                false => hurry.await,
-            }
-        };
-        self.control.records().stop(hurry).await;
-        if let Some(admin) = self.admin.take() {
-            admin.stop().await;
-        }
     }
 }
 

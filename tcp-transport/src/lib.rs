@@ -143,9 +143,11 @@ pub use control::{OutboundConnection, State};
 pub use event::{ConnectionEvent, EventKind, Events, Reporting};
 pub use ledger::{Ledger, Refused, Totals};
 pub use limits::{ConnectionLimits, LimitReached};
-pub use listener::{Acceptor, BindError, BoundListener, ListenerControl, ListenerSettings, Transport};
+pub use listener::{
+    Accepting, Acceptor, BindError, BoundListener, ListenerControl, ListenerSettings, Transport,
+};
 pub use registry::{Registry, ReuseKey};
 pub use scheme::{Scheme, UnknownScheme};
 pub use socket::{Dscp, KeepAlive, SocketOptions, Source};
-pub use stream::Stream;
+pub use stream::{AdoptError, Adopted, Stream};
 pub use tls::{PeerCertificate, TlsInfo};

@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::event::Direction;
@@ -227,9 +228,32 @@ pub struct ListenerControl {
     socket: Arc<TcpListener>,
     local: SocketAddr,
     settings: Arc<ArcSwap<ListenerSettings>>,
+    accepting: Arc<watch::Sender<Accepting>>,
+}
+
+/// Whether a listener takes connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepting {
+    /// It does.
+    On,
+    /// Not now: those that come wait in the socket's backlog. Handshakes under way go on.
+    Paused,
+    /// Never again: [`BoundListener::run`] lets go of the socket, and is done when the handshakes are that are under way.
+    Off,
 }
 
 impl ListenerControl {
+    /// Has it take connections, or not. After [`Accepting::Off`] nothing changes it any more.
+    pub fn set_accepting(&self, accepting: Accepting) {
+        self.accepting.send_if_modified(|now| {
+            let changes = *now != Accepting::Off && *now != accepting;
+            if changes {
+                *now = accepting;
+            }
+            changes
+        });
+    }
+
     /// The address it listens on, with the real port.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
@@ -307,7 +331,8 @@ impl BoundListener {
         let addr = settings.addr;
         let local = socket.local_addr().map_err(|source| BindError::Socket { addr, source })?;
         let settings = Arc::new(ArcSwap::from_pointee(settings));
-        let control = ListenerControl { socket: Arc::new(socket), local, settings };
+        let accepting = Arc::new(watch::Sender::new(Accepting::On));
+        let control = ListenerControl { socket: Arc::new(socket), local, settings, accepting };
         Ok(Self { control, domains, ledger: Arc::default(), slots: Slots::default() })
     }
 
@@ -341,15 +366,28 @@ impl BoundListener {
         &self.control
     }
 
-    /// Accepts until the future is dropped; it never completes. Each handshake is a task of its own,
-    /// so a slow one keeps nobody waiting; they end with the future. Errors of single connections
+    /// Accepts until the future is dropped, or until [`ListenerControl::set_accepting`] ends it. Each handshake is a task
+    /// of its own, so a slow one keeps nobody waiting; they end with the future. Errors of single connections
     /// and want of resources are survived.
     pub async fn run<A: Acceptor>(self, acceptor: Arc<A>) {
         let mut handshakes = JoinSet::new();
+        self.accept(&mut handshakes, &acceptor).await;
+        drop(self);
+        while handshakes.join_next().await.is_some() {}
+    }
+
+    /// Accepts until that is over.
+    async fn accept<A: Acceptor>(&self, handshakes: &mut JoinSet<()>, acceptor: &Arc<A>) {
+        let mut accepting = self.control.accepting.subscribe();
         let mut pause = Pause::default();
         loop {
+            let now = *accepting.borrow_and_update();
+            if now == Accepting::Off {
+                return;
+            }
             let (tcp, peer) = tokio::select! {
-                accepted = self.control.socket.accept() => match accepted {
+                _ = accepting.changed() => continue,
+                accepted = self.control.socket.accept(), if now == Accepting::On => match accepted {
                     Ok(connection) => {
                         pause.over(self.control.local);
                         connection
@@ -395,10 +433,10 @@ impl BoundListener {
                 handshakes.spawn(self.handshake(tcp, peer, proxied, ticket, settings, acceptor.clone()));
                 continue;
             }
-            let Some(ticket) = counted(ticket, &*acceptor) else { continue };
+            let Some(ticket) = counted(ticket, &**acceptor) else { continue };
             match Stream::plain(tcp, peer) {
-                Ok(stream) => enter(stream, ticket, &*acceptor),
-                Err(error) => fail(HandshakeError::Io(error), &ticket, &*acceptor),
+                Ok(stream) => enter(stream, ticket, &**acceptor),
+                Err(error) => fail(HandshakeError::Io(error), &ticket, &**acceptor),
             }
         }
     }

@@ -12,6 +12,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
@@ -26,8 +27,10 @@ use crate::ledger::{Entry, Phase, Ticket};
 use crate::listener::Transport;
 use crate::tls::TlsInfo;
 
+mod adopted;
 mod session;
 
+pub use adopted::{AdoptError, Adopted};
 use session::TlsSession;
 
 /// Plaintext bytes of one full TLS record (RFC 8446 §5.1); see [`Stream::write_unit`].
@@ -378,6 +381,11 @@ impl Stream {
         self.tcp.poll_read_ready(cx)
     }
 
+    /// Closes our copy of a socket that another process has by now: nothing is said to the peer.
+    pub fn let_go(self, reason: &CloseReason) {
+        self.ended(reason);
+    }
+
     /// The peer's address.
     #[must_use]
     pub fn peer_addr(&self) -> SocketAddr {
@@ -394,6 +402,13 @@ impl Stream {
     #[must_use]
     pub fn tls(&self) -> Option<&TlsInfo> {
         self.tls.as_ref().map(|tls| &tls.info)
+    }
+}
+
+/// The socket, for whoever passes it on to another process.
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.tcp.as_fd()
     }
 }
 

@@ -11,7 +11,8 @@ import { extname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 export const ROOT = resolve(fileURLToPath(import.meta.url), '../../..');
-const BINARIES = process.env.INTEROP_BIN ?? join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), 'release');
+/** Where the daemon and our example programs are. */
+export const BINARIES = resolve(process.env.INTEROP_BIN ?? join(process.env.CARGO_TARGET_DIR ?? join(ROOT, 'target'), 'release'));
 /** Where screenshots and logs go. */
 export const ARTEFACTS = resolve(process.env.INTEROP_ARTEFACTS ?? join(ROOT, 'target/interop'));
 export const USERS = { alice: 'alicepw', bob: 'bobpw' };

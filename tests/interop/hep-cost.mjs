@@ -94,9 +94,11 @@ const cpu = (pid) => {
 };
 
 async function measure(variant, { load, rate }, count) {
-  const child = spawn(join(BIN, 'relay-load'), [
-    '--relay', `msrp://localhost:${variant.port}`, '--connect', `127.0.0.1:${variant.port}`, '--user', 'a', '--password', 'a',
-    '--load', load, '--sessions', '20', '--window', '8', '--size', '300', '--count', count, ...(rate ? ['--rate', rate] : []),
+  const work = load === 'chat'
+    ? ['send', '--window', '8', '--size', '300', '--messages', count, ...(rate ? ['--rate', rate] : [])]
+    : [load, '--count', count];
+  const child = spawn(join(BIN, 'msrp-load'), [
+    ...work, '--sessions', '20', '--hold', '--relay', `msrp://localhost:${variant.port}`, '--connect', `127.0.0.1:${variant.port}`,
   ].map(String), { stdio: ['pipe', 'pipe', 'inherit'] });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const line = async () => {
@@ -118,7 +120,7 @@ async function measure(variant, { load, rate }, count) {
   }, `${variant.name}: the end of its work`);
   child.stdin.end();
   await once(child, 'exit');
-  return { cpu: used / result.count * 1e6, rate: result.count / result.seconds, p50: result.p50_us, p99: result.p99_us };
+  return { cpu: used / result.count * 1e6, rate: result.count / result.seconds, p50: result.latency_p50_us, p99: result.latency_p99_us };
 }
 
 const sorted = (list) => [...list].sort((a, b) => a - b);

@@ -137,9 +137,14 @@ impl Settings {
             self.users,
             self.auth
         );
+        // A test that stops the relay while sessions last is not about how long they may, unless it says so.
+        let mut timeouts = self.timeouts.clone();
+        if !timeouts.contains("drain_timeout") {
+            timeouts.insert_str(0, "drain_timeout: 500ms, ");
+        }
         for (name, section) in [
             ("limits", &self.limits),
-            ("timeouts", &self.timeouts),
+            ("timeouts", &timeouts),
             ("outbound", &self.outbound),
             ("websocket", &self.websocket),
             ("trace", &self.trace),

@@ -264,6 +264,51 @@ async fn streams_end_when_the_relay_stops() {
 }
 
 #[tokio::test]
+async fn a_relay_that_stops_is_alive_and_not_ready() {
+    let site = Site::new();
+    let settings =
+        Settings { timeouts: "drain_timeout: 1h".into(), ..settings("listen: 'http://127.0.0.1:0'") };
+    let mut daemon = Daemon::start(RELAY, &site, &settings).await;
+    let admin = Admin::of(&daemon).await.remove(0);
+    assert_eq!(admin.get("/readyz").await.status, 200);
+    let (mut alice, from_alice) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
+    let (mut bob, from_bob) = Client::with_session(&daemon, &site, Scheme::Msrps, "bob").await;
+    // A message under way keeps it from ending.
+    let message =
+        Send { to: from_alice.to(&from_bob), message: "m".into(), range: "1-*/*".into(), ..Send::default() };
+    alice.tx.begin(&message).await;
+    alice.tx.raw(&[b'x'; 5_000]).await;
+    bob.rx.head().await;
+    daemon.signal(Signal::TERM);
+    daemon.log().wait_for(&["stopping"]).await;
+    let not_ready = async {
+        while admin.get("/readyz").await.status != 503 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("readiness to end", not_ready).await;
+    assert_eq!(admin.get("/healthz").await.status, 200);
+    assert_eq!(admin.metric("msrp_relay_ready").await, 0.0);
+    daemon.signal(Signal::TERM);
+    assert!(daemon.exit().await.success());
+}
+
+#[tokio::test]
+async fn a_stream_too_many_is_refused_and_told_once() {
+    let site = Site::new();
+    let (daemon, admin) = start(&site).await;
+    let mut streams = Vec::new();
+    for _ in 0..16 {
+        streams.push(admin.events("").await);
+    }
+    for _ in 0..3 {
+        assert_eq!(admin.get("/events").await.status, 503);
+    }
+    assert_eq!(admin.get("/healthz").await.status, 200);
+    assert_eq!(daemon.log().with(&["no more streams of events", "limit=16"]).len(), 1);
+}
+
+#[tokio::test]
 async fn tracing_is_switched_and_its_figures_add_up() {
     let site = Site::new();
     let collector = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();

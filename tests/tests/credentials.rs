@@ -10,7 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use msrp_proto::digest::{Answer, Authorization, Challenge, Secret as DigestSecret};
 use relay::config::Secret;
 use relay::credentials::{Ephemeral, EphemeralAlgorithm};
-use tests::{Client, Daemon, Scheme, Send, Settings, Site, Stream, WebSocket, within};
+use sqlx::Connection as _;
+use tests::{Admin, Client, Daemon, Scheme, Send, Settings, Site, Stream, WebSocket, within};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Error;
 
@@ -142,6 +143,109 @@ async fn a_database_that_is_away_lets_nobody_in_and_its_return_is_seen() {
     daemon.assert_well();
 }
 
+/// Does something to a database of SQLite, beside the relay.
+async fn execute(site: &Site, statement: &str) {
+    let url = format!("sqlite:{}", site.path("users.db").display());
+    let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query(statement).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn in_an_outage_nobody_gets_in_sessions_go_on_and_log_and_metrics_say_so() {
+    let site = Site::new();
+    let auth = "allow_auth_without_tls: true, throttle: { free: 1, delay: 20s, max_delay: 20s }, \
+                database: { url: 'sqlite:users.db', probe_interval: 100ms, cache: { expire: 1h, negative_expire: 1h } }";
+    let settings = Settings { admin: Some("listen: 'http://127.0.0.1:0'".into()), ..settings(auth) };
+    site.write("relay.yaml", &settings.to_yaml());
+    for name in ["erin", "frank"] {
+        assert_eq!(user(&site, &["add", name], &format!("{name}pw\n")).0, 0);
+    }
+    let mut daemon = Daemon::start(RELAY, &site, &settings).await;
+    let admin = Admin::of(&daemon).await.remove(0);
+    let up = async || admin.metric("msrp_relay_auth_database_up").await;
+    let count = async |result: &str| {
+        admin.metric(&format!("msrp_relay_auth_lookups_total{{result=\"{result}\"}}")).await
+    };
+    let (mut erin, from) = Client::with_session(&daemon, &site, Scheme::Msrps, "erin").await;
+    let (mut frank, to) = Client::with_session(&daemon, &site, Scheme::Msrps, "frank").await;
+    let path = from.to(&to);
+    let mut chat = async |id: &str| {
+        assert_eq!(erin.send(&Send::text(&path, id, id)).await.status(), 200);
+        assert_eq!(frank.receive().await.body, id.as_bytes());
+    };
+    chat("before").await;
+    assert_eq!(status(&daemon, &site, "erin", "erinpw").await, 200);
+    assert_eq!((up().await, count("queried").await, count("cached").await), (1.0, 2.0, 1.0));
+
+    // Nobody logs in; the probe notices.
+    execute(&site, "ALTER TABLE subscriber RENAME TO elsewhere").await;
+    daemon.log().wait_for(&["WARN", "the database of users is away"]).await;
+    assert_eq!(up().await, 0.0);
+    for (name, password) in [("erin", "erinpw"), ("erin", "wrong"), ("erin", "wrong"), ("nobody", "x")] {
+        assert_eq!(status(&daemon, &site, name, password).await, 408, "{name} {password}");
+    }
+    chat("meanwhile").await;
+    assert_eq!((count("away").await, count("failed").await, count("cached").await), (4.0, 0.0, 1.0));
+    // Users of the file get in, and who does not know their password cannot tell that there are any.
+    assert_eq!(status(&daemon, &site, "alice", "alicepw").await, 200);
+    assert!(daemon.log().with(&["AUTH failed"]).is_empty());
+    assert_eq!(status(&daemon, &site, "bob", "wrong").await, 408);
+    daemon.log().wait_for(&["AUTH failed", "user=\"bob\""]).await;
+
+    execute(&site, "ALTER TABLE elsewhere RENAME TO subscriber").await;
+    daemon.log().wait_for(&["INFO", "the database of users is back"]).await;
+    assert_eq!(up().await, 1.0);
+    // At once: the wrong passwords meanwhile count against nobody.
+    assert_eq!(status(&daemon, &site, "erin", "erinpw").await, 200);
+    chat("after").await;
+    assert_eq!(daemon.log().with(&["the database of users"]).len(), 2, "{:?}", daemon.log());
+    let sum = count("cached").await + count("queried").await + count("busy").await + count("failed").await;
+    assert_eq!(
+        sum + count("away").await,
+        9.0,
+        "each look-up once: 4 before, 4 of unknown or away, and one after"
+    );
+    daemon.assert_well();
+}
+
+#[tokio::test]
+async fn one_row_of_several_is_changed_and_the_refusal_names_their_domains() {
+    let site = Site::new();
+    site.write("relay.yaml", &settings(DATABASE).to_yaml());
+    assert_eq!(user(&site, &["add", "erin", "--domain", "a.test"], "erinpw\n"), (0, String::new()));
+    execute(&site, "INSERT INTO subscriber (username, domain, ha1) VALUES ('erin', 'b.test', 'x')").await;
+    for action in ["passwd", "del"] {
+        let (code, said) = user(&site, &[action, "erin"], "newpw\n");
+        assert!(code == 1 && said.contains("in the domains a.test, b.test: `--domain` says which"), "{said}");
+        let (code, said) = user(&site, &[action, "erin", "--domain", "c.test"], "newpw\n");
+        assert!(code == 1 && said.contains("there is no such user"), "{said}");
+    }
+    assert_eq!(user(&site, &["list"], ""), (0, "erin\nerin\n".into()));
+    assert_eq!(user(&site, &["del", "erin", "--domain", "b.test"], ""), (0, String::new()));
+    assert_eq!(user(&site, &["passwd", "erin"], "newpw\n"), (0, String::new()));
+    let daemon = Daemon::start(RELAY, &site, &settings(DATABASE)).await;
+    assert_eq!(status(&daemon, &site, "erin", "newpw").await, 200);
+}
+
+#[test]
+fn help_says_where_passwords_come_from_and_what_the_realm_and_htdigest_lines_are() {
+    for (args, expected) in [
+        (
+            &["hash", "--help"][..],
+            &["auth.realm", "first line of standard input", "NAME:REALM:HASH", "ha1_sha256"][..],
+        ),
+        (&["user", "add", "--help"][..], &["auth.realm", "first line of standard input", "--domain"][..]),
+        (&["user", "passwd", "--help"][..], &["cache.expire", "ha1_sha256", "--domain"][..]),
+    ] {
+        let said = String::from_utf8(relay(args, "").stdout).unwrap();
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        for part in expected {
+            assert!(said.contains(part), "{args:?}: {part}: {said}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_browser_proves_with_the_handshake_who_it_is_in_the_database() {
     let site = Site::new();
@@ -205,6 +309,28 @@ async fn ephemeral_credentials_open_sessions_until_they_expire() {
     assert_eq!(status(&daemon, &site, &over, &source.password(&over)).await, 401);
     daemon.log().wait_for(&["session granted", "user=\"zoe\""]).await;
     daemon.log().wait_for(&["AUTH failed", "expired credentials"]).await;
+}
+
+#[tokio::test]
+async fn ephemeral_credentials_have_the_limits_of_the_users_row() {
+    let site = Site::new();
+    let auth = "allow_auth_without_tls: true, ephemeral: { secret: '0123456789abcdef' }, \
+                database: { url: 'sqlite:users.db', sessions_column: most, probe_interval: 100ms }";
+    site.write("relay.yaml", &settings(auth).to_yaml());
+    assert_eq!(user(&site, &["add", "zoe"], "unused\n").0, 0);
+    execute(&site, "UPDATE subscriber SET most = 1").await;
+    let daemon = Daemon::start(RELAY, &site, &settings(auth)).await;
+    let source = Ephemeral::new(EphemeralAlgorithm::Sha1, Secret::new("0123456789abcdef"), None);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    for (name, statuses) in [("zoe", [200, 403]), ("yves", [200, 200])] {
+        let name = format!("{}:{name}", now + 3600);
+        let mut client = Client::connect(&daemon, &site, Scheme::Msrps).await;
+        let to = [client.relay_uri().to_owned()];
+        for status in statuses {
+            let answer = client.try_auth_at(&to, &name, &source.password(&name)).await;
+            assert_eq!(answer.status(), status, "{name}");
+        }
+    }
 }
 
 #[tokio::test]

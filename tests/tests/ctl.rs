@@ -176,6 +176,12 @@ async fn connections_are_shown_changed_and_closed() {
     assert_eq!(row[..6], [&id, "msrps", "outside", "open", &alice.address(), local]);
     assert_eq!((row[7], row[11]), ("1h", "1"));
 
+    // From here to the log, and back.
+    let shown = relay.ctl(&["connections", "show", &id, "--json"]).await.json();
+    let link = shown["link"].to_string();
+    let shown = relay.ctl(&["connections", "show", &id]).await;
+    assert!(shown.rows().contains(&vec!["link in the log", &link]), "{shown:?}");
+
     let done = relay.ctl(&["connections", "lifetime", &id, "90m"]).await;
     assert_eq!(done.stdout, format!("connection {id} may be idle 1h 30m\n"));
     assert_eq!(relay.ctl(&["connections", "show", &id, "--json"]).await.json()["lifetime"], 5400);
@@ -195,6 +201,8 @@ async fn connections_are_shown_changed_and_closed() {
     assert_eq!((done.code, done.stdout), (1, format!("closed connection {id}\n")));
     assert!(done.stderr.contains("there is no connection 999"), "{}", done.stderr);
     alice.rx.end().await.unwrap();
+    let (of_link, of_connection) = (format!("link={link} "), format!("connection={id} "));
+    relay.daemon.log().wait_for(&["connection closed", &of_link, &of_connection]).await;
     let done = relay.ctl(&["connections", "close", "998", "--json"]).await;
     assert_eq!(
         serde_json::from_str::<Value>(&done.stdout).unwrap(),
@@ -284,6 +292,14 @@ async fn the_relay_itself_is_shown_and_changed() {
     assert_eq!(relay.ctl(&["stats", "msrp:sessions", "--json"]).await.json(), json!({ "msrp:sessions": 1 }));
     assert!(relay.ctl(&["stats"]).await.rows().len() > 50);
     relay.ctl(&["stats", "nothing"]).await.refused(1, "Statistics Not Found");
+    relay.ctl(&["stats", "mrsp:sesions"]).await.refused(1, "did you mean `msrp:sessions`?");
+    let mut streams = Vec::new();
+    for _ in 0..16 {
+        let admin = Admin::Http(relay.address.trim_start_matches("http://").to_owned());
+        streams.push(admin.events("").await);
+    }
+    relay.ctl(&["events"]).await.refused(1, "as many streams of events as it takes");
+    drop(streams);
 
     assert_eq!(relay.ctl(&["log-level"]).await.stdout, "info\n");
     assert_eq!(relay.ctl(&["log-level", "debug"]).await.stdout, "debug\n");
@@ -303,8 +319,11 @@ async fn the_relay_itself_is_shown_and_changed() {
     assert!(listed["Domains"].as_array().unwrap().iter().any(|domain| domain["ID"] == "main"));
     for reload in [&["tls", "reload"][..], &["reload"]] {
         let done = relay.ctl(reload).await;
-        assert!(done.code == 0 && done.stdout.starts_with("reloaded: "), "{done:?}");
+        assert_eq!((done.code, done.stdout.as_str()), (0, "reloaded: nothing has changed\n"), "{done:?}");
     }
+    site.issue("relay", &["relay.test"]);
+    let done = relay.ctl(&["reload"]).await;
+    assert!(done.code == 0 && done.stdout.starts_with("reloaded: server domains: changed main"), "{done:?}");
     site.write("relay.crt", "no certificate");
     relay.ctl(&["reload"]).await.refused(1, "everything stays as it was");
 

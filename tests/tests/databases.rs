@@ -8,7 +8,7 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use tests::{Client, Daemon, DatabaseKind, DatabaseServer, Scheme, Send, Settings, Site};
+use tests::{Admin, Client, Daemon, DatabaseKind, DatabaseServer, Scheme, Send, Settings, Site};
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
 
@@ -61,9 +61,10 @@ async fn life(kind: DatabaseKind, section: &str) {
     site.write("database.url", &server.url());
     let auth = format!(
         "algorithms: [MD5], throttle: {{ enabled: false }}, database: {{ url: {{ file: database.url }}, timeout: 2s, \
-         cache: {{ expire: 1h, negative_expire: 1ms }}, {section} }}"
+         probe_interval: 200ms, cache: {{ expire: 1h, negative_expire: 1ms }}, {section} }}"
     );
-    let settings = Settings { auth, ..Settings::default() };
+    let admin = Some("listen: 'http://127.0.0.1:0'".to_owned());
+    let settings = Settings { auth, admin, ..Settings::default() };
     site.write("relay.yaml", &settings.to_yaml());
 
     // The table belongs to others; the commands write to it.
@@ -75,6 +76,8 @@ async fn life(kind: DatabaseKind, section: &str) {
     assert_eq!(user(&site, &["list"], ""), "erin\nfrank\ngrace\n");
 
     let mut daemon = Daemon::start(RELAY, &site, &settings).await;
+    let admin = Admin::of(&daemon).await.remove(0);
+    let up = async || admin.metric("msrp_relay_auth_database_up").await;
     let (mut erin, from) = Client::with_session(&daemon, &site, Scheme::Msrps, "erin").await;
     let (mut frank, to) = Client::with_session(&daemon, &site, Scheme::Msrps, "frank").await;
     let path = from.to(&to);
@@ -107,16 +110,20 @@ async fn life(kind: DatabaseKind, section: &str) {
         .await;
     assert_eq!(status(&daemon, &site, "henry", "henrypw").await, 200);
 
+    assert_eq!(up().await, 1.0);
+
+    // Noticed though nobody logs in.
     server.kill();
-    assert_eq!(status(&daemon, &site, "grace", "gracepw").await, 408, "nobody knows");
     daemon.log().wait_for(&["WARN", "the database of users is away"]).await;
+    assert_eq!(up().await, 0.0);
     chat().await;
-    assert_eq!(status(&daemon, &site, "erin", "erinpw").await, 200, "from the cache");
-    assert_eq!(status(&daemon, &site, "grace", "gracepw").await, 408);
-    assert_eq!(status(&daemon, &site, "erin", "wrong").await, 408, "nobody can say that it has not changed");
+    for (name, password) in [("erin", "erinpw"), ("erin", "wrong"), ("grace", "gracepw"), ("nobody", "x")] {
+        assert_eq!(status(&daemon, &site, name, password).await, 408, "{name}: the cache is not asked");
+    }
 
     server.run().await;
     daemon.log().wait_for(&["INFO", "the database of users is back"]).await;
+    assert_eq!(up().await, 1.0);
     assert_eq!(status(&daemon, &site, "grace", "gracepw").await, 200);
     user(&site, &["passwd", "erin"], "newpw\n");
     assert_eq!(status(&daemon, &site, "erin", "newpw").await, 200);
@@ -124,6 +131,58 @@ async fn life(kind: DatabaseKind, section: &str) {
     assert_eq!(daemon.log().with(&["the database of users"]).len(), 2, "{:?}", daemon.log());
     assert!(daemon.log().with(&["s3cret"]).is_empty());
     daemon.assert_well();
+}
+
+/// The columns with secrets of a table, and a user of whom two domains have a row.
+async fn rows_of_two_domains(kind: DatabaseKind, columns: &[&str]) {
+    let server = start(kind).await;
+    let site = Site::new();
+    site.write("database.url", &server.url());
+    let auth = "database: { url: { file: database.url } }".to_owned();
+    let settings = Settings { auth, ..Settings::default() };
+    site.write("relay.yaml", &settings.to_yaml());
+    for domain in ["a.test", "b.test"] {
+        let names = columns.join(", ");
+        let values = vec!["'old'"; columns.len()].join(", ");
+        let text = format!(
+            "INSERT INTO subscriber (username, domain, {names}) VALUES ('erin', '{domain}', {values})"
+        );
+        server.execute(&text).await;
+    }
+    let refused = |action: &str| {
+        let mut command = Command::new(RELAY);
+        command.args(["user", action, "erin", "--config"]).arg(site.path("relay.yaml"));
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"new\n").unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for action in ["passwd", "del"] {
+        assert!(refused(action).contains("in the domains a.test, b.test"), "{action}");
+    }
+    let old = async |domain: &str| {
+        let values: Vec<_> = columns.iter().map(|column| format!("CAST({column} AS CHAR(128))")).collect();
+        let text = format!("SELECT {} FROM subscriber WHERE domain = '{domain}'", values.join(", "));
+        let rows = server.rows(&text).await;
+        rows.iter().flatten().filter(|value| value.trim() == "old").count()
+    };
+    user(&site, &["passwd", "erin", "--domain", "b.test"], "new\n");
+    assert_eq!((old("a.test").await, old("b.test").await), (columns.len(), 0));
+    user(&site, &["del", "erin", "--domain", "b.test"], "");
+    assert_eq!(server.rows("SELECT domain FROM subscriber").await, [["a.test"]]);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: tests/interop/run"]
+async fn postgresql_changes_one_row_and_all_its_secrets() {
+    rows_of_two_domains(DatabaseKind::Postgres, &["password", "ha1", "ha1b"]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs MariaDB: tests/interop/run"]
+async fn mariadb_changes_one_row_and_all_its_secrets() {
+    rows_of_two_domains(DatabaseKind::MariaDb, &["password", "ha1", "ha1_sha256", "ha1_sha512t256"]).await;
 }
 
 #[tokio::test]

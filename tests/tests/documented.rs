@@ -98,6 +98,24 @@ async fn the_metrics_are_those_there_are() {
     }
 }
 
+/// What the text in front of the table of metrics says of families and sections.
+#[tokio::test]
+async fn a_metric_is_there_only_if_its_section_is_configured() {
+    let site = Site::new();
+    let settings = Settings { admin: Some("listen: 'http://127.0.0.1:0'".into()), ..Settings::default() };
+    let daemon = Daemon::start(RELAY, &site, &settings).await;
+    let bare = Admin::of(&daemon).await.remove(0).get("/metrics").await.body;
+    let all_sections = Site::new();
+    let (_daemon, admin) = start(&all_sections).await;
+    let full = admin.get("/metrics").await.body;
+    let text = file("docs/admin.md").replace('\n', " ");
+    let sections = ["auth", "sip", "trace", "hep", "records"].map(|section| format!("msrp_relay_{section}_"));
+    for prefix in sections {
+        assert!(text.contains(&format!("`{prefix}…` with ")), "{prefix}");
+        assert!(full.contains(&prefix) && !bare.contains(&prefix), "{prefix}");
+    }
+}
+
 #[tokio::test]
 async fn what_the_dashboard_and_the_rules_ask_for_is_there() {
     let site = Site::new();
@@ -141,4 +159,42 @@ async fn what_the_dashboard_and_the_rules_ask_for_is_there() {
     assert_eq!(unused, ["process_threads", "process_virtual_memory_bytes"]);
     let dashboard: Value = serde_json::from_str(&file("examples/grafana-dashboard.json")).unwrap();
     assert_eq!(dashboard["uid"], "msrp-relay");
+}
+
+#[test]
+fn every_configuration_among_the_examples_is_listed_and_right() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let listed = file("examples/README.md");
+    let mut configurations = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if !name.ends_with(".yaml") {
+            continue;
+        }
+        assert!(listed.contains(&format!("]({name})")), "examples/README.md does not list {name}");
+        // Prometheus' own, and what needs certificates first, as its row says.
+        if name == "prometheus-rules.yaml" || name == "tls-domains.yaml" {
+            continue;
+        }
+        let checked =
+            std::process::Command::new(RELAY).args(["check", "--config"]).arg(&path).output().unwrap();
+        assert!(checked.status.success(), "{name}: {checked:?}");
+        configurations += 1;
+    }
+    assert!(configurations >= 5);
+    let row = listed.lines().find(|line| line.contains("(tls-domains.yaml)")).unwrap();
+    assert!(row.contains("sh examples/tls-domains.sh") && folder.join("tls-domains.sh").exists());
+}
+
+#[test]
+fn the_files_that_the_examples_for_monitoring_name_are_there() {
+    let rules = file("examples/prometheus-rules.yaml");
+    let first = rules.lines().next().unwrap();
+    let named: Vec<_> = first.split_whitespace().filter(|word| word.starts_with("tests/")).collect();
+    assert!(!named.is_empty());
+    for name in named {
+        let name = name.trim_end_matches(['.', ',', ';']);
+        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name).exists(), "{name}");
+    }
 }

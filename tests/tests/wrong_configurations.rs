@@ -83,10 +83,37 @@ const WRONG: &[(&str, &str)] = &[
     ("sip: { sip_upstream: [ { uri: «'sip:127.0.0.1' } ] }\n", "sip"),
     ("admin: { listen: «'http://0.0.0.0:8088' }\n", "needs a `token`"),
     ("admin: { listen: 'http://127.0.0.1:8088', token: «short }\n", "shorter than 16"),
+    ("admin: { listen: «'unix:nowhere/admin.sock' }\n", "there is no directory"),
+    (
+        "admin: { listen: ['http://127.0.0.1:8088', «'unix:/nowhere/admin.sock'] }\n",
+        "there is no directory /nowhere",
+    ),
     ("records: { sinks: { «a: {} } }\n", "file"),
+    ("records: { sinks: { a: { file: { path: «nowhere/records.jsonl } } } }\n", "there is no directory"),
+    ("records: { sinks: { a: { file: { path: «'' } } } }\n", "is empty"),
+    ("records: { sinks: { a: { syslog: { facility: «local9 } } } }\n", "`local9` is not a facility"),
+    ("records: { queue: «10000001 }\n", "goes from 1 to 10000000"),
+    ("admin: { listen: 'http://127.0.0.1:8088', socket_mode: «'0600' }\n", "there is none"),
+    (
+        "trace: { trace_filter: [ { trace: true, listener: «'msrp://127.0.0.1:9' } ] }\n",
+        "there is no listener",
+    ),
+    ("hep: { filter: [ { forward: «homer } ] }\n", "there is no `homer`"),
     ("records: { sinks: { a: { syslog: { address: «'tcp://127.0.0.1:1' } } } }\n", "udp"),
     ("log: { level: «loud }\n", "`loud` is not a level"),
     ("log: { format: «xml }\n", "xml"),
+];
+
+/// What the relay would start with, and what is told as a warning: the sign is where it has to point.
+const DOUBTFUL: &[(&str, &str)] = &[
+    ("auth: { database: { url: «'sqlite:users.db' } }\n", "`msrp-relay user add` makes it"),
+    ("auth: { database: { url: «'sqlite:nowhere/users.db' } }\n", "there is no directory"),
+    (
+        "records: { sinks: { a: { database: { url: «'sqlite:nowhere/r.db' } } } }\n",
+        "records wait until there is",
+    ),
+    ("admin: { listen: «'unix:/run/no such relay/admin.sock' }\n", "RuntimeDirectory"),
+    ("«sip: { sip_upstream: [ { uri: 'sip://127.0.0.1' } ] }\n", "has no effect"),
 ];
 
 /// The base, without the section that the case has; the place of the mark, from 1; and the text without it.
@@ -130,6 +157,82 @@ fn every_mistake_is_told_with_its_place_and_a_sentence() {
         }
     }
     assert!(misses.is_empty(), "{} of {}:\n{}", misses.len(), WRONG.len(), misses.join("\n"));
+}
+
+#[test]
+fn what_is_doubtful_is_told_with_its_place_and_keeps_nothing_from_starting() {
+    let site = Site::new();
+    for (case, words) in DOUBTFUL {
+        let (text, line, column) = whole(case);
+        let file = site.write("doubtful.yaml", &text);
+        let output = Command::new(RELAY).args(["check", "--config"]).arg(&file).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let place = format!("doubtful.yaml:{line}:{column}: ");
+        let told = said.lines().any(|said| {
+            said.starts_with("warning: ")
+                && said.split_once(&place).is_some_and(|(_, sentence)| sentence.contains(words))
+        });
+        assert!(told && output.status.code() == Some(0), "{case}  wanted {place}…{words}…\n  said {said}");
+    }
+    // Where there is what was missing, nothing is told.
+    site.write("users.db", "");
+    let (text, ..) = whole(DOUBTFUL[0].0);
+    let file = site.write("right.yaml", &text);
+    let output = Command::new(RELAY).args(["check", "--config"]).arg(&file).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap().matches("warning").count(), 0);
+}
+
+/// Mistakes of different kinds, which are found one after the other when the relay starts.
+const SEVERAL: &str = r#"domain: relay.test
+listeners:
+  - { uri: "msrps://127.0.0.1:2855", tls_domain: «relais }
+tls:
+  server_domains:
+    relay: { certificate: «none.crt, private_key: «none.key }
+    other: «{ certificate: relay.crt, private_key: relay.crt }
+    third: «{ certificate: relay.key, private_key: relay.key }
+auth:
+  htdigest: «nobody.htdigest
+admin:
+  listen: «"unix:nowhere/admin.sock"
+records:
+  sinks:
+    a: { file: { path: «nowhere/a.jsonl } }
+"#;
+
+/// Mistakes that keep the file's sections from being read.
+const SEVERAL_UNREADABLE: &str = r#"domain: relay.test
+listeners:
+  - { uri: «"http://127.0.0.1:1" }
+«lisener: []
+timeouts: { idle_timeout: «30 }
+auth: { «realms: a }
+log: { level: «loud }
+"#;
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let site = Site::new();
+    for several in [SEVERAL, SEVERAL_UNREADABLE] {
+        let places: Vec<_> = several
+            .match_indices('«')
+            .map(|(at, _)| {
+                let before = several[..at].replace('«', "");
+                let line = before.matches('\n').count() + 1;
+                let column = before.rsplit('\n').next().unwrap().chars().count() + 1;
+                format!("several.yaml:{line}:{column}: ")
+            })
+            .collect();
+        let file = site.write("several.yaml", &several.replace('«', ""));
+        let output = Command::new(RELAY).args(["check", "--config"]).arg(&file).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let lines: Vec<_> = said.lines().collect();
+        assert_eq!(lines.len(), places.len(), "{said}");
+        for (line, place) in lines.iter().zip(&places) {
+            assert!(line.contains(place), "wanted {place} in the order of the file:\n{said}");
+        }
+        assert_eq!(output.status.code(), Some(1));
+    }
 }
 
 #[test]

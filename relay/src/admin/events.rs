@@ -11,18 +11,27 @@
 //! `?kind=connection` or `?kind=session` asks for one of them only. Who reads too slowly loses the oldest events and is told
 //! how many: `event: lost`, `data: {"events":12}`. A comment comes every [`KEEP_ALIVE`] in which nothing else does.
 //! Connection events are those that `events.closed_event` lets be told.
+//!
+//! There are [`MAX_STREAMS`] at most, as each keeps a connection for as long as its client wants: one more is answered with
+//! 503. The log says so when it begins.
 
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::extract::{Query, State};
+use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
-use futures_util::stream::{self, Stream};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tcp_transport::event::{ConnectionEvent, Direction, Subscription};
-use tokio::sync::broadcast;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tracing::warn;
 
+use super::MAX_STREAMS;
 use super::http::App;
 use super::mi::shown::session;
 use super::statistics::unix_seconds;
@@ -44,35 +53,75 @@ enum Kind {
     Session,
 }
 
+/// The streams there may be.
+#[derive(Debug)]
+pub(super) struct Streams {
+    free: Arc<Semaphore>,
+    /// Whether it was told that none is left.
+    told: AtomicBool,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self { free: Arc::new(Semaphore::new(MAX_STREAMS)), told: AtomicBool::new(false) }
+    }
+}
+
+impl Streams {
+    /// One more, until what this returns is dropped.
+    fn take(&self) -> Option<OwnedSemaphorePermit> {
+        if let Ok(slot) = Arc::clone(&self.free).try_acquire_owned() {
+            self.told.store(false, Ordering::Relaxed);
+            return Some(slot);
+        }
+        if !self.told.swap(true, Ordering::Relaxed) {
+            warn!(limit = MAX_STREAMS, "admin request refused: no more streams of events at once");
+        }
+        None
+    }
+}
+
 struct Source {
+    _slot: OwnedSemaphorePermit,
     connections: Option<Subscription>,
     /// What it had lost when that was told last.
     told: u64,
-    sessions: Option<broadcast::Receiver<std::sync::Arc<SessionEvent>>>,
+    /// What came when a loss was to be told first.
+    put_off: Option<Event>,
+    sessions: Option<broadcast::Receiver<Arc<SessionEvent>>>,
     stopped: tokio::sync::watch::Receiver<bool>,
 }
 
-pub(super) async fn stream(
-    State(app): State<App>,
-    Query(wanted): Query<Wanted>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let wants = |kind| wanted.kind.is_none_or(|wanted| wanted == kind);
-    let source = Source {
-        connections: wants(Kind::Connection).then(|| app.control.ledger().events().subscribe()),
-        told: 0,
-        sessions: wants(Kind::Session).then(|| app.control.session_events().subscribe()),
-        stopped: app.stopped.clone(),
+pub(super) async fn stream(State(app): State<App>, Query(wanted): Query<Wanted>) -> Response {
+    let Some(slot) = app.streams.take() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no more streams of events at once\n").into_response();
     };
+    let source = Source::new(&app, wanted.kind, slot);
     let events = stream::unfold(source, async |mut source| {
         let event = source.next().await?;
-        Some((Ok(event), source))
+        Some((Ok::<_, Infallible>(event), source))
     });
-    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
 }
 
 impl Source {
+    fn new(app: &App, kind: Option<Kind>, slot: OwnedSemaphorePermit) -> Self {
+        let wants = |wanted| kind.is_none_or(|kind| kind == wanted);
+        Self {
+            _slot: slot,
+            connections: wants(Kind::Connection).then(|| app.control.ledger().events().subscribe()),
+            told: 0,
+            put_off: None,
+            sessions: wants(Kind::Session).then(|| app.control.session_events().subscribe()),
+            stopped: app.stopped.clone(),
+        }
+    }
+
     /// The next event; `None` when there will be no more.
     async fn next(&mut self) -> Option<Event> {
+        if let Some(event) = self.put_off.take() {
+            return Some(event);
+        }
         let connection = async {
             match &mut self.connections {
                 Some(events) => (events.next().await, events.lost()),
@@ -88,14 +137,14 @@ impl Source {
         tokio::select! {
             _ = self.stopped.wait_for(|stopped| *stopped) => None,
             (event, lost) = connection => {
-                let event = event?;
-                if lost > self.told {
-                    // The one that came instead is told with the next: it is one more lost.
-                    let missed = lost - self.told + 1;
-                    self.told = lost;
-                    return Some(named("lost", &json!({ "events": missed })));
+                let event = named("connection", &connection_json(&*event?));
+                let missed = lost - self.told;
+                if missed == 0 {
+                    return Some(event);
                 }
-                Some(named("connection", &connection_json(&event)))
+                self.told = lost;
+                self.put_off = Some(event);
+                Some(named("lost", &json!({ "events": missed })))
             }
             event = session => match event {
                 Ok(event) => Some(named("session", &session_json(&event))),
@@ -146,3 +195,6 @@ fn session_json(event: &SessionEvent) -> Value {
         "session": session(&event.session),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,7 +62,11 @@ impl Guard {
 
 /// Whether a request comes from a page of our own, or from no page.
 fn is_same_origin(headers: &HeaderMap) -> bool {
-    if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
+    let is = |name: &str, value: &str| headers.get(name).is_some_and(|found| found == value);
+    // To follow a link to the page is no harm: who has put it there sees nothing of the answer.
+    let follows_link = is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document");
+    // `same-site` is another page, too: of another port of this machine, or of a neighbour in the domain.
+    if (is("sec-fetch-site", "cross-site") || is("sec-fetch-site", "same-site")) && !follows_link {
         return false;
     }
     let Some(origin) = headers.get(ORIGIN) else { return true };
@@ -169,9 +173,18 @@ mod tests {
         }
         assert!(is_same_origin(&headers(&[(HOST, "127.0.0.1:8088")])));
         assert!(!is_same_origin(&headers(&[(ORIGIN, "http://")])));
-        let fetched = |site: &'static str| {
-            is_same_origin(&headers(&[(axum::http::HeaderName::from_static("sec-fetch-site"), site)]))
+        let fetched = |site: &str, mode: &str, dest: &str| {
+            let names = ["sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"];
+            let names = names.map(axum::http::HeaderName::from_static).into_iter();
+            is_same_origin(&headers(&names.zip([site, mode, dest]).collect::<Vec<_>>()))
         };
-        assert!(fetched("same-origin") && fetched("none") && !fetched("cross-site"));
+        for own in ["same-origin", "none"] {
+            assert!(fetched(own, "cors", "empty"), "{own}");
+        }
+        for other in ["cross-site", "same-site"] {
+            assert!(!fetched(other, "no-cors", "image") && !fetched(other, "cors", "empty"), "{other}");
+            assert!(!fetched(other, "navigate", "iframe"), "{other}");
+            assert!(fetched(other, "navigate", "document"), "{other}");
+        }
     }
 }

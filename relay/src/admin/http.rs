@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::extract::{DefaultBodyLimit, FromRequest as _, Request, State};
+use axum::http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::guard::{self, Guard};
 use super::history::History;
 use super::metrics::{self, Metrics};
-use super::{MAX_BODY, events, mi, status};
+use super::{BODY_TIMEOUT, MAX_BODY, events, mi, status};
 use crate::config::Admin;
 use crate::server::Control;
 
@@ -27,6 +27,7 @@ pub(super) struct App {
     pub(super) guard: Arc<Guard>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) history: Arc<Mutex<History>>,
+    pub(super) streams: Arc<events::Streams>,
     /// The status page's `Content-Security-Policy`.
     pub(super) page_policy: HeaderValue,
     /// Whether the interface ends: streams do then.
@@ -44,7 +45,8 @@ pub(super) fn router(
     let page_policy = HeaderValue::try_from(status::policy())
         .unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"));
     let guard = Arc::new(Guard::new(settings));
-    let app = App { control, guard, metrics, history, page_policy, stopped };
+    let streams = Arc::default();
+    let app = App { control, guard, metrics, history, streams, page_policy, stopped };
     Router::new()
         .route("/", get(status::page))
         .route("/status.json", get(status::json))
@@ -71,7 +73,7 @@ async fn readyz(State(app): State<App>) -> Response {
     if app.control.is_ready() {
         "ready\n".into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response()
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response()
     }
 }
 
@@ -83,15 +85,46 @@ async fn metrics_page(State(app): State<App>) -> Response {
     }
 }
 
-async fn mi(State(app): State<App>, headers: HeaderMap, body: Bytes) -> Response {
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
+async fn mi(State(app): State<App>, request: Request) -> Response {
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case("application/json") {
         return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "application/json is needed\n").into_response();
     }
+    let body = match tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
+        Ok(Ok(body)) => body,
+        // Too large, or broken off.
+        Ok(Err(refused)) => return refused.into_response(),
+        Err(_) => {
+            let close = [(CONNECTION, "close")];
+            return (StatusCode::REQUEST_TIMEOUT, close, "the request's body did not come in time\n")
+                .into_response();
+        }
+    };
     match mi::answer(&app.control, &body).await {
         Some(answer) => axum::Json(answer).into_response(),
         // Notifications only.
         None => StatusCode::NO_CONTENT.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Interface;
+
+    #[tokio::test]
+    async fn readiness_ends_when_the_relay_begins_to_stop() {
+        let interface = Interface::start().await;
+        let mut client = interface.connect(1024);
+        let mut ask = async |path: &str| {
+            client.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+            client.until("\n\r\n").await + &client.until("\n").await
+        };
+        assert!(ask("/readyz").await.starts_with("HTTP/1.1 200 "));
+        interface.server.stop(std::future::ready(())).await;
+        let answer = ask("/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("draining\n"), "{answer}");
+        // It lives on until it has stopped.
+        assert!(ask("/healthz").await.starts_with("HTTP/1.1 200 "));
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::server::Control;
 
 mod connections;
+pub(super) mod lifecycle;
 mod process;
 mod sessions;
 pub(super) mod shown;
@@ -64,9 +65,16 @@ struct Command {
 }
 
 fn commands() -> impl Iterator<Item = &'static Command> {
-    [process::COMMANDS, connections::COMMANDS, sessions::COMMANDS, tls::COMMANDS, trace::COMMANDS]
-        .into_iter()
-        .flatten()
+    [
+        process::COMMANDS,
+        lifecycle::COMMANDS,
+        connections::COMMANDS,
+        sessions::COMMANDS,
+        tls::COMMANDS,
+        trace::COMMANDS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// The parameters of one call, by name.

@@ -156,7 +156,7 @@ pub fn collect(control: &Control) -> Vec<Family> {
 }
 
 fn core(control: &Control) -> Vec<Family> {
-    let started = control.started().time;
+    let (started, drain) = (control.started().time, control.drain_status());
     vec![
         Family::gauge("core", "build_info", "What runs: always 1.")
             .with(&[("version", env!("CARGO_PKG_VERSION"))], 1_u64),
@@ -165,6 +165,18 @@ fn core(control: &Control) -> Vec<Family> {
             .value(unix_seconds(started)),
         Family::gauge("core", "ready", "Whether it takes new clients: 0 while it stops.")
             .value(u64::from(control.is_ready())),
+        Family::gauge(
+            "core",
+            "draining",
+            "Whether it drains: what there is goes on, and nothing new begins.",
+        )
+        .value(u64::from(drain.is_some())),
+        Family::gauge(
+            "core",
+            "draining_busy_connections",
+            "Connections with something under way, while it drains.",
+        )
+        .value(drain.map_or(0, |drain| drain.busy) as u64),
     ]
 }
 

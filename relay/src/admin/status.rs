@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::history::History;
 use super::http::App;
+use super::mi;
 use super::statistics::{self, Family, Kind, unix_seconds};
 use crate::server::Control;
 
@@ -74,6 +75,7 @@ fn status(control: &Control, history: &Value) -> Value {
         "domain": control.config().domain.to_string(),
         "pid": std::process::id(),
         "ready": control.is_ready(),
+        "drain": mi::lifecycle::shown(control),
         "time": unix_seconds(now).round(),
         "started": unix_seconds(started.time).round(),
         "uptime_seconds": control.now().saturating_duration_since(started.at).as_secs(),

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 mod client;
 mod connections;
+mod drain;
 mod events;
 mod output;
 mod process;
@@ -69,6 +70,10 @@ enum Command {
     },
     /// Read the configuration again, and take over what can be while running: TLS domains and certificates.
     Reload,
+    /// Take nothing new, and stop when the last session has ended; or take that back.
+    Drain(drain::DrainArgs),
+    /// Start the relay's program again, which takes over without a gap; the one that runs drains.
+    Upgrade,
     /// Numbers: all, a group with its colon (`msrp:`), or by name.
     Stats {
         /// Names or groups; without any, all.
@@ -165,6 +170,8 @@ async fn command(args: &CtlArgs) -> Outcome {
         Command::Tls { command: Some(TlsCommand::Reload) } | Command::Reload => {
             process::reload(&client, &output).await
         }
+        Command::Drain(args) => drain::run(&client, &output, args).await,
+        Command::Upgrade => drain::upgrade(&client, &output).await,
         Command::Stats { names } => process::stats(&client, &output, names).await,
         Command::LogLevel { level } => process::log_level(&client, &output, level.as_deref()).await,
         Command::Config => process::config(&client, &output).await,

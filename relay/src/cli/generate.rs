@@ -1,5 +1,5 @@
 //! `msrp-relay completions` and `msrp-relay man`: made from the command line's own definition, so that they say what it
-//! takes.
+//! takes. `msrp-relay schema`: the same of the configuration.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Command};
 use clap_complete::Shell;
+
+use crate::config;
 
 /// The options of `msrp-relay completions`.
 #[derive(Debug, Args)]
@@ -28,6 +30,19 @@ pub(super) struct ManArgs {
     /// msrp-relay itself goes to standard output.
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
+}
+
+/// The options of `msrp-relay schema`.
+#[derive(Debug, Args)]
+pub(super) struct SchemaArgs {
+    /// Print the reference of all keys instead, as Markdown: docs/configuration.md.
+    #[arg(long)]
+    markdown: bool,
+}
+
+pub(super) fn schema(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
+    let text = if args.markdown { config::reference() } else { config::json_schema() };
+    print(text.as_bytes())
 }
 
 pub(super) fn completions(args: &CompletionsArgs, command: Command) -> anyhow::Result<ExitCode> {

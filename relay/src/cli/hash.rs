@@ -8,13 +8,26 @@ use msrp_proto::digest::{Algorithm, Ha1};
 
 use super::password;
 
+/// What `--help` says after the options.
+const MORE: &str = "\
+The password is asked for on the terminal, twice and without echo; without a terminal it is the first line of standard
+input. It is never an argument.
+
+What is printed goes into a user's `ha1` (MD5) or `ha1_sha256` (SHA-256), into the columns of a database, or behind
+`NAME:REALM:` as a line of an htdigest file:
+  NAME:REALM:HASH
+
+  printf '%s\\n' SECRET | msrp-relay hash --user alice --realm relay.example.com";
+
 /// The arguments of `hash`.
 #[derive(Debug, Args)]
+#[command(after_help = MORE)]
 pub(super) struct HashArgs {
-    /// The user name.
+    /// The user name, as the client sends it; it counts by case.
     #[arg(long, value_name = "NAME")]
     user: String,
-    /// The realm: `auth.realm`, by default the relay's domain.
+    /// The realm: what `auth.realm` says, or `domain` where that is not set. With another one the hash is good for
+    /// nothing.
     #[arg(long, value_name = "REALM")]
     realm: String,
     /// MD5, SHA-256 or SHA-512-256.

@@ -22,13 +22,25 @@ pub(super) struct UserArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Add a user; the password is asked for, or the first line of standard input. In SQLite the table is made.
+    /// Add a user.
+    ///
+    /// The password is asked for on the terminal, twice and without echo; without one it is the first line of standard
+    /// input: `printf '%s\n' SECRET | msrp-relay user add NAME --config FILE`. It is kept as hashes of
+    /// `NAME:REALM:PASSWORD`, with the realm of the configuration (`auth.realm`, by default `domain`), or as it is with
+    /// `calculate_ha1`. In SQLite, file and table are made if there are none.
     Add(Named),
-    /// Change a user's password, which is asked for or the first line of standard input.
+    /// Change a user's password, which comes as for `add`.
+    ///
+    /// All secrets of that one row are replaced: the columns of the configuration, and of `password`, `ha1`, `ha1b`,
+    /// `ha1_sha256` and `ha1_sha512t256` those that the table has and that are not empty. So the old password is good
+    /// nowhere any more. A running relay takes the new one at once, and the old one until
+    /// `auth.database.cache.expire`; sessions go on.
     Passwd(Named),
     /// List the names of all users.
     List(Configured),
-    /// Remove a user. A running relay knows it until `auth.database.cache.expire`; sessions go on.
+    /// Remove a user: one row.
+    ///
+    /// A running relay knows the user until `auth.database.cache.expire`; sessions go on.
     Del(Named),
 }
 
@@ -41,8 +53,12 @@ struct Configured {
 
 #[derive(Debug, Args)]
 struct Named {
-    /// The user name.
+    /// The user name: text without `:`, quotes and control characters.
     name: String,
+    /// The domain of the user's row. `add` writes it, by default the realm; `passwd` and `del` need it where several
+    /// rows have that user name, which can be without `auth.database.use_domain`.
+    #[arg(long, value_name = "DOMAIN")]
+    domain: Option<String>,
     #[command(flatten)]
     configured: Configured,
 }
@@ -56,7 +72,7 @@ pub(super) fn run(args: &UserArgs) -> anyhow::Result<ExitCode> {
 #[expect(clippy::print_stdout, reason = "this is the command's answer")]
 async fn act(action: &Action) -> anyhow::Result<()> {
     match action {
-        Action::Add(Named { name, configured }) => {
+        Action::Add(Named { name, domain, configured }) => {
             let (mut settings, realm) = load(&configured.config)?;
             let password = password::read(name)?;
             make_file(&settings)?;
@@ -64,19 +80,20 @@ async fn act(action: &Action) -> anyhow::Result<()> {
             let at = settings.url.to_string();
             let database = Database::new(settings);
             database.create().await.with_context(|| at.clone())?;
-            database.add(&NewUser { name, realm: &realm, password: &password }).await.context(at)
+            let user = NewUser { name, realm: &realm, domain: domain.as_deref(), password: &password };
+            database.add(&user).await.context(at)
         }
-        Action::Passwd(Named { name, configured }) => {
+        Action::Passwd(Named { name, domain, configured }) => {
             let (settings, realm) = load(&configured.config)?;
             let password = password::read(name)?;
             let at = settings.url.to_string();
-            let user = NewUser { name, realm: &realm, password: &password };
+            let user = NewUser { name, realm: &realm, domain: domain.as_deref(), password: &password };
             Database::new(settings).set_password(&user).await.context(at)
         }
-        Action::Del(Named { name, configured }) => {
+        Action::Del(Named { name, domain, configured }) => {
             let (settings, realm) = load(&configured.config)?;
             let at = settings.url.to_string();
-            Database::new(settings).remove(name, &realm).await.context(at)
+            Database::new(settings).remove(name, domain.as_deref(), &realm).await.context(at)
         }
         Action::List(configured) => {
             let (settings, realm) = load(&configured.config)?;

@@ -5,10 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 use super::document::{self, Node};
 use super::error::{ConfigErrors, KeyPath};
+use super::form;
 use super::value::{self, FileSecret, Host, HostPort, Secret, from_text, one_or_many};
 use super::{Check, MAX_FILE, read};
 
@@ -142,16 +144,25 @@ impl<'de> Deserialize<'de> for Mode {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileAdmin {
+    /// Where it listens: `http://ADDRESS:PORT`, `unix:PATH`.
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(with = "form::OneOrMany<form::AdminAddress>")]
     listen: Vec<AdminAddress>,
+    /// What a request must bring, as `Authorization: Bearer`, or as password; 16 characters or more. Needed beyond
+    /// this machine. Default: none.
     #[serde(default)]
+    #[schemars(with = "form::Secret")]
     token: Option<FileSecret>,
+    /// The permissions of Unix sockets.
     #[serde(default)]
+    #[schemars(with = "form::Mode", extend("default" = "0600"))]
     socket_mode: Option<Mode>,
+    /// Names by which browsers may call it, besides addresses, `localhost` and `domain`. Default: no others.
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(with = "form::OneOrMany<form::HostName>")]
     allow_hosts: Vec<Host>,
 }
 

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use msrp_proto::digest::{Algorithm, Ha1, MIN_SECRET_LEN};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 use self::database::FileDatabase;
 use self::ephemeral::FileEphemeral;
 use super::error::KeyPath;
+use super::form;
 use super::value::{FileSecret, Host, Secret, count, duration, from_text, read_text};
 use super::{Check, UserLimits};
 use crate::credentials::{CredentialChain, Credentials, Database, HtdigestFile, UserTable};
@@ -55,17 +57,20 @@ pub struct Auth {
 }
 
 /// How long a session lasts: what the client asks for with `Expires`, within limits (RFC 4976 §4.6).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Expires {
     /// For a client that does not ask. Default 30 min.
     #[serde(deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     pub default: Duration,
     /// The shortest granted; less is answered 423 with `Min-Expires`. Default 60 s.
     #[serde(deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     pub min: Duration,
     /// The longest granted; more is answered 423 with `Max-Expires`. Default 1 h.
     #[serde(deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     pub max: Duration,
 }
 
@@ -76,22 +81,42 @@ impl Default for Expires {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct FileAuth {
+    /// The realm of Digest. Hashes of passwords are made for one realm. Default: `domain`.
     realm: Option<String>,
+    /// Whether AUTH is served over plain TCP, where everyone on the way reads along. For trying out.
     allow_auth_without_tls: bool,
+    /// How long a challenge may be answered.
     #[serde(deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     nonce_expire: Duration,
+    /// What nonces are made from, 16 bytes or more. Several relays for the same clients share one. Default: drawn
+    /// at start.
+    #[schemars(with = "form::Secret")]
     nonce_secret: Option<FileSecret>,
+    /// How long a session lasts: what the client asks for with `Expires`, within limits (RFC 4976 §4.6).
     expires: Expires,
+    /// The challenges offered, in order; each once. Many clients know MD5 only.
+    #[schemars(with = "Vec<form::DigestAlgorithm>", extend("default" = ["MD5"]))]
     algorithms: Option<Vec<FileAlgorithm>>,
+    /// Failed AUTHs until the connection is closed.
     #[serde(deserialize_with = "count")]
+    #[schemars(with = "form::Count")]
     max_failures: usize,
+    /// Users by their names. Each has `password`, or hashes, or both hashes.
     users: BTreeMap<String, FileUser>,
+    /// A file of users as Apache's `htdigest` makes it, asked after `users`.
+    #[schemars(with = "form::Path")]
     htdigest: Option<PathBuf>,
+    /// Credentials that a web application makes for its users, as for TURN servers: user name `EXPIRY:USER`,
+    /// password base64 of the HMAC of that name. Asked next.
     ephemeral: Option<FileEphemeral>,
+    /// A database of users, with the table of OpenSIPS and Kamailio. Asked last. `msrp-relay user` writes to it.
     database: Option<FileDatabase>,
+    /// How an address that keeps failing for a user is slowed down. It concerns that pair alone: others from there,
+    /// and that user from elsewhere, notice nothing.
     throttle: Throttle,
 }
 
@@ -114,12 +139,20 @@ impl Default for FileAuth {
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct FileUser {
+    /// The password.
+    #[schemars(with = "form::Secret")]
     password: Option<FileSecret>,
+    /// The MD5 hash of `user:realm:password`, 32 hexadecimal digits.
+    #[schemars(with = "form::Secret")]
     ha1: Option<FileSecret>,
+    /// The SHA-256 hash of `user:realm:password`, 64 hexadecimal digits.
+    #[schemars(with = "form::Secret")]
     ha1_sha256: Option<FileSecret>,
+    /// As [`limits.user`](#limitsuser), for this user.
+    #[schemars(extend("x-as" = "limits.user"))]
     limits: UserLimits,
 }
 
@@ -191,6 +224,9 @@ impl FileAuth {
             credentials.push(Arc::new(Database::new(settings.clone())));
         }
         self.throttle.validate(&path.clone().key("throttle"), check);
+        if let Some(database) = &database {
+            self.throttle.check_database(database, &path.clone().key("database"), check);
+        }
         if credentials.is_empty() {
             let message = "has no `users`, `htdigest`, `ephemeral` or `database`: every AUTH will be refused";
             check.warn(path, message);

@@ -6,12 +6,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use tcp_transport::event::DEFAULT_EVENT_QUEUE;
 use tcp_transport::{DialOptions, Dscp, KeepAlive, Reporting, SocketOptions, Source};
 
 use super::Check;
 use super::error::KeyPath;
+use super::form;
 use super::listener::Listener;
 use super::outbound::Network;
 use super::value::{count, duration, one_or_many, optional_count};
@@ -34,19 +36,33 @@ pub struct Tcp {
 }
 
 /// `tcp`: of all connections; of a listener's or a destination's, whatever is not said there is as for all.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct FileTcp {
+    /// Idle for so long, a connection is closed. Default: `timeouts.idle_timeout`.
     #[serde(deserialize_with = "optional_duration")]
+    #[schemars(with = "form::Duration")]
     lifetime: Option<Duration>,
+    /// Whether the kernel asks a silent peer whether it is there.
+    #[schemars(extend("default" = true))]
     keepalive: Option<bool>,
+    /// After so long without a byte, in whole seconds up to 32767 s,
     #[serde(deserialize_with = "optional_duration")]
+    #[schemars(with = "form::Duration", extend("default" = DEFAULT_KEEPALIVE.idle))]
     keepidle: Option<Duration>,
+    /// and again after so long, likewise,
     #[serde(deserialize_with = "optional_duration")]
+    #[schemars(with = "form::Duration", extend("default" = DEFAULT_KEEPALIVE.interval))]
     keepinterval: Option<Duration>,
+    /// and gives up after so many questions, up to 127.
     #[serde(deserialize_with = "optional_count")]
+    #[schemars(with = "form::Count", extend("default" = DEFAULT_KEEPALIVE.count))]
     keepcount: Option<usize>,
+    /// Whether small messages leave at once.
+    #[schemars(extend("default" = true))]
     nodelay: Option<bool>,
+    /// What marks its packets, in IPv4 and IPv6. Default: as the system does.
+    #[schemars(range(max = 63))]
     dscp: Option<u8>,
 }
 
@@ -176,20 +192,31 @@ impl FileDial<'_> {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileDestination {
+    /// The networks, with or without ports.
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(with = "form::OneOrMany<form::Network>")]
     pub(super) to: Vec<Network>,
+    /// As `timeouts.connect_timeout`, for them. Default: that one.
     #[serde(default, deserialize_with = "optional_duration")]
+    #[schemars(with = "form::Duration")]
     connect_timeout: Option<Duration>,
+    /// As `outbound.bind_address`, for them. Default: that one.
     #[serde(default, deserialize_with = "addresses")]
+    #[schemars(with = "form::OneOrMany<form::IpAddress>")]
     bind_address: Option<Vec<IpAddr>>,
+    /// As `outbound.source_port`, for them. Default: that one.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     source_port: Option<u16>,
+    /// As `outbound.no_new_connections`, for them. Default: that one.
     #[serde(default)]
     no_new_connections: Option<bool>,
+    /// As the section [`tcp`](#tcp), for them.
     #[serde(default)]
+    #[schemars(extend("x-as" = "tcp"))]
     tcp: Option<FileTcp>,
 }
 
@@ -211,14 +238,16 @@ pub(super) fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Op
 }
 
 /// `events`: what is told of connections.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventSettings {
-    /// Which connections are told of. Default: all.
+    /// Which connections are told of. `marked`: those that an operator has marked.
+    #[schemars(with = "form::ClosedEvent", extend("default" = "all"))]
     pub closed_event: ClosedEvent,
     /// How many events may wait for a slow subscriber before it loses the oldest, rounded up to a power of two;
     /// at most 1 048 576. Their places are taken from the start, about 32 bytes each. Default 4096.
     #[serde(deserialize_with = "count")]
+    #[schemars(with = "form::Count")]
     pub queue: usize,
 }
 

@@ -59,6 +59,13 @@ impl ConfigErrors {
         Self(vec![ConfigError { file, position: None, key: String::new(), message }])
     }
 
+    /// All of these; `None`: there is none. In the order of the file, what concerns it as a whole last.
+    pub(crate) fn all(mut errors: Vec<ConfigError>) -> Option<Self> {
+        errors.sort_by_key(|error| (error.position.is_none(), error.position));
+        errors.dedup();
+        (!errors.is_empty()).then_some(Self(errors))
+    }
+
     /// Finds each problem's place in `text`.
     pub(super) fn locate(file: &str, text: &str, problems: Vec<Problem>) -> Self {
         let unlisted = problems.len().saturating_sub(MAX_LISTED);
@@ -149,7 +156,7 @@ pub(super) enum Spot {
 }
 
 /// An error before its line and column are looked up.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
     pub(super) path: KeyPath,
     pub(super) spot: Spot,

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use tcp_transport::hep::{
@@ -16,9 +17,10 @@ use tcp_transport::proxy_protocol::IpNetwork;
 
 use super::Check;
 use super::error::KeyPath;
-use super::listener::{Listener, ListenerTransport, normal_uri};
-use super::trace::{FileTimeOrder, Trace};
-use super::value::{FileSecret, Host, count, duration, from_text, one_or_many, size};
+use super::form;
+use super::listener::{Listener, ListenerTransport};
+use super::trace::{FileListenerUri, FileTimeOrder, Trace};
+use super::value::{FileSecret, Host, Parsed, count, duration, one_or_many, size};
 
 #[cfg(test)]
 mod tests;
@@ -105,20 +107,33 @@ impl HepRule {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct FileHep {
+    /// Reads in which one packet may come over TCP and TLS; then the connection is closed.
     #[serde(deserialize_with = "count")]
+    #[schemars(with = "form::Count")]
     hep_max_msg_chunks: usize,
+    /// The longest packet.
     #[serde(deserialize_with = "size")]
+    #[schemars(with = "form::Size")]
     packet_size: usize,
+    /// From a packet's first byte to its last, over TCP and TLS; then the connection is closed.
     #[serde(deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     packet_timeout: Duration,
-    #[serde(deserialize_with = "text")]
-    time_order: FileTimeOrder,
+    /// The byte order of version 2's time: `little` (Kamailio, OpenSIPS) or `big` (heplify).
+    #[schemars(with = "form::ByteOrder", extend("default" = "little"))]
+    time_order: Parsed<FileTimeOrder>,
+    /// Who may send. A datagram's source is easily forged: over UDP nothing but a network of one's own protects
+    /// from that. Default: this machine, private and link-local networks, and those of carrier-grade NAT.
     #[serde(deserialize_with = "networks")]
+    #[schemars(with = "form::OneOrMany<form::IpNetwork>")]
     from: Option<Vec<IpNetwork>>,
+    /// What each packet must bring; versions 1 and 2 cannot. It travels as it is: a secret over `hep_tls` only.
+    #[schemars(with = "form::Secret")]
     auth_key: Option<FileSecret>,
+    /// The first rule that matches a packet says where it goes. None does: to all destinations.
     filter: Vec<FileRule>,
 }
 
@@ -128,7 +143,7 @@ impl Default for FileHep {
             hep_max_msg_chunks: DEFAULT_MAX_MSG_CHUNKS as usize,
             packet_size: MAX_PACKET,
             packet_timeout: DEFAULT_PACKET_TIMEOUT,
-            time_order: FileTimeOrder::default(),
+            time_order: Parsed::default(),
             from: None,
             auth_key: None,
             filter: Vec::new(),
@@ -136,48 +151,42 @@ impl Default for FileHep {
     }
 }
 
-fn text<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<T, D::Error> {
-    from_text(deserializer, "text")
-}
-
 fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IpNetwork>>, D::Error> {
     one_or_many(deserializer).map(Some)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileRule {
+    /// Where packets go that all of this holds for: `all`, `none`, or names of `trace.destinations`.
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(with = "form::OneOrMany<form::Name>")]
     forward: Vec<String>,
-    #[serde(default, deserialize_with = "optional")]
-    remote: Option<IpNetwork>,
-    #[serde(default, deserialize_with = "optional")]
-    listener: Option<FileListenerUri>,
+    /// The agent's address. Default: any.
+    #[serde(default)]
+    #[schemars(with = "form::IpNetwork")]
+    remote: Option<Parsed<IpNetwork>>,
+    /// The `uri` of the listener it came to. Default: any.
+    #[serde(default)]
+    #[schemars(with = "form::ListenUri")]
+    listener: Option<Parsed<FileListenerUri>>,
+    /// What it came over. Default: anything.
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(with = "form::OneOrMany<form::HepTransport>")]
     transport: Vec<FileTransport>,
+    /// The IP protocol of what was captured: `tcp`, `udp`, `sctp` or its number. Default: any.
     #[serde(default)]
+    #[schemars(with = "form::ProtocolNumbers")]
     protocol: Numbers<FileProtocol>,
+    /// What was captured: `sip`, `xmpp`, `sdp`, `rtp`, `rtcp`, `rest`, `event`, `log` or its number. Default:
+    /// anything.
     #[serde(default)]
+    #[schemars(with = "form::PayloadNumbers")]
     payload_type: Numbers<FilePayloadType>,
+    /// The agent's number. Default: any, or none.
     #[serde(default)]
+    #[schemars(with = "form::CaptureNumbers")]
     capture_id: Numbers<FileCaptureId>,
-}
-
-fn optional<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    text(deserializer).map(Some)
-}
-
-#[derive(Debug)]
-struct FileListenerUri(String);
-
-impl FromStr for FileListenerUri {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        normal_uri(text).map(Self)
-    }
 }
 
 #[derive(Debug)]
@@ -363,7 +372,7 @@ impl FileHep {
         let receiver = ReceiverSettings {
             from: file.from.unwrap_or_else(private),
             auth_key: auth_key.map(|key| key.reveal().as_bytes().to_vec().into()),
-            time_order: file.time_order.0,
+            time_order: file.time_order.0.0,
             frame: FrameLimits {
                 max_msg_chunks: u32::try_from(file.hep_max_msg_chunks).unwrap_or(u32::MAX),
                 max_packet: file.packet_size,
@@ -404,7 +413,7 @@ impl FileRule {
                 Forward::To(self.forward)
             }
         };
-        let listener = self.listener.map(|FileListenerUri(uri)| uri);
+        let listener = self.listener.map(|Parsed(FileListenerUri(uri))| uri);
         if let Some(uri) = &listener
             && !listeners.iter().any(|listener| listener.hep && listener.to_string() == *uri)
         {
@@ -412,7 +421,7 @@ impl FileRule {
         }
         HepRule {
             forward,
-            remote: self.remote,
+            remote: self.remote.map(|Parsed(network)| network),
             listener,
             transport: self.transport.into_iter().map(|FileTransport(transport)| transport).collect(),
             protocol: self.protocol.0.into_iter().map(|FileProtocol(number)| number).collect(),

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use msrp_proto::uri::Scheme as MsrpScheme;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use tcp_transport::Scheme;
 use tcp_transport::hep::HepTransport;
@@ -14,6 +15,7 @@ use tcp_transport::proxy_protocol::IpNetwork;
 use super::Check;
 use super::connections::{FileTcp, Tcp};
 use super::error::KeyPath;
+use super::form;
 use super::tls::Tls;
 use super::value::{Host, HostPort, from_text, one_or_many, optional_count};
 use super::websocket::{FileWebSocket, WebSocket};
@@ -143,29 +145,54 @@ fn shown_path(path: &str) -> &str {
     if path == "/" { "" } else { path }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileListener {
+    /// What is served, and where: scheme, address or name, port, and for WebSocket the path. `msrp` (TCP), `msrps`
+    /// (TLS), `ws`, `wss` (WebSocket); with the section `sip` also `sip`, `sips`, and with `hep` `hep_udp`,
+    /// `hep_tcp`, `hep_tls`. Without a port: 2855, 80, 443, 5060, 5061, 5656. Port 0: the system chooses.
+    #[schemars(with = "form::ListenUri")]
     uri: ListenUri,
+    /// What others see in URIs where that differs from `domain` and the port: behind NAT or a load balancer, or for
+    /// several listeners with a name each.
     #[serde(default)]
+    #[schemars(with = "form::HostPort")]
     advertise: Option<HostPort>,
+    /// The one of `tls.server_domains` that serves it, unless another one matches the connection better. Required
+    /// for `msrps`, `sips`, `wss` and `hep_tls`, and for nothing else.
     #[serde(default)]
     tls_domain: Option<String>,
+    /// The most connections of this listener at once. Default: no limit of its own.
     #[serde(default, deserialize_with = "optional_count")]
+    #[schemars(with = "form::Count")]
     max_connections: Option<usize>,
+    /// How many connections may wait to be accepted; up to 65535, and the system's limit.
     #[serde(default, deserialize_with = "optional_count")]
+    #[schemars(with = "form::Count", extend("default" = DEFAULT_BACKLOG))]
     backlog: Option<usize>,
+    /// Whether an IPv6 address takes IPv6 alone. `false`: IPv4 too.
     #[serde(default = "yes")]
     ipv6_only: bool,
+    /// Whether others may listen on the same address and port, and connections be opened from it.
     #[serde(default)]
     reuse_port: bool,
+    /// Load balancers that name their clients by the PROXY protocol, version 1 or 2. From them it is required, and
+    /// from nobody else believed. Default: none.
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(with = "form::OneOrMany<form::IpNetwork>")]
     proxy_from: Vec<IpNetwork>,
+    /// Whether a proxy in front ends the clients' TLS: then URIs are `msrps`, and AUTH counts as over TLS. For
+    /// `msrp` and `ws`.
     #[serde(default)]
     behind_tls: bool,
+    /// As the section [`tcp`](#tcp), for this listener; what is not said here is as there.
     #[serde(default)]
+    #[schemars(extend("x-as" = "tcp"))]
     tcp: Option<FileTcp>,
+    /// As the section [`websocket`](#websocket), for this listener; what is not said here is as there. For `ws` and
+    /// `wss`.
     #[serde(default)]
+    #[schemars(extend("x-as" = "websocket"))]
     websocket: Option<FileWebSocket>,
 }
 

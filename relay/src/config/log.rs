@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use tracing_subscriber::EnvFilter;
 
 use super::Check;
 use super::error::KeyPath;
+use super::form;
 use super::records::{Facility, SYSLOG_PORT, check_tag};
 use super::value::{HostPort, from_text};
 
@@ -18,18 +20,23 @@ const SYSLOG_SOCKET: &str = "/dev/log";
 const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
 
 /// The log settings.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// How much is logged. Default `info`.
+    #[schemars(with = "form::LogLevel", extend("default" = "info"))]
     pub level: LogLevel,
     /// In what form. Default text. The journal has its own.
+    #[schemars(with = "form::LogFormat", extend("default" = "text"))]
     pub format: LogFormat,
     /// Where to. Default `stderr`.
+    #[schemars(with = "form::LogTarget", extend("default" = "stderr"))]
     pub to: LogTarget,
     /// The facility, for syslog. Default `daemon`.
+    #[schemars(with = "form::Facility", extend("default" = "daemon"))]
     pub facility: Facility,
     /// The APP-NAME, for syslog. Default `msrp-relay`.
+    #[schemars(extend("default" = "msrp-relay"))]
     pub tag: String,
 }
 

@@ -70,7 +70,7 @@ fn without_password(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{FileConfig, document, tests::known_keys};
+    use super::super::{FileConfig, document, keys};
     use super::*;
 
     #[test]
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn every_secret_of_the_configuration_is_known() {
-        let secrets = known_keys::secrets_of::<FileConfig>();
+        let secrets = keys::secrets_of::<FileConfig>();
         assert!(secrets.contains("auth.nonce_secret") && secrets.len() > 5, "{secrets:?}");
         let is_known = |path: &&String| {
             path.rsplit('.').find(|part| *part != "*").is_some_and(|key| SECRETS.contains(&key))

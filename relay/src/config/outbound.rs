@@ -9,12 +9,14 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use msrp_proto::uri::Scheme;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use tcp_transport::DialOptions;
 
 use super::Check;
 use super::connections::{Destination, Dial, FileDestination, FileDial, Tcp, addresses};
 use super::error::KeyPath;
+use super::form;
 use super::limits::Timeouts;
 use super::listener::{Listener, parse_scheme};
 use super::value::{Host, from_text, port_number};
@@ -204,16 +206,28 @@ impl<'de> Deserialize<'de> for Network {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct FileOutbound {
+    /// By which schemes. Empty: it forwards only between those who connect to it.
+    #[schemars(with = "Vec<form::DialScheme>", extend("default" = ["msrp", "msrps"]))]
     schemes: Vec<FileScheme>,
+    /// Opens what is closed by default, or within `deny`.
+    #[schemars(with = "Vec<form::Network>", extend("default" = []))]
     allow: Vec<Network>,
+    /// Where it does not connect to.
+    #[schemars(with = "Vec<form::Network>", extend("default" = []))]
     deny: Vec<Network>,
+    /// Where connections come from, one address for each family. Default: the system chooses.
     #[serde(deserialize_with = "addresses")]
+    #[schemars(with = "form::OneOrMany<form::IpAddress>")]
     bind_address: Option<Vec<IpAddr>>,
+    /// And from which port: that of a listener with `reuse_port`, or a free one. Default: the system chooses.
+    #[schemars(range(min = 1))]
     source_port: Option<u16>,
+    /// Whether only connections that others open are used.
     no_new_connections: bool,
+    /// The same for some networks: the first one that an address is in counts.
     destinations: Vec<FileDestination>,
 }
 

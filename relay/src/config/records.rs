@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 use super::Check;
 use super::database::{DatabaseUrl, Identifier};
 use super::error::KeyPath;
+use super::form;
 use super::value::{FileSecret, HostPort, count, duration, duration_or_zero, from_text};
 
 /// The port of syslog over UDP (RFC 5426 §3.3).
@@ -181,15 +183,22 @@ impl<'de> Deserialize<'de> for Facility {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct FileRecords {
+    /// Records that may wait for a sink, for each of them, up to 10 000 000; then the newest are lost, and counted.
     #[serde(deserialize_with = "count")]
+    #[schemars(with = "form::Count")]
     queue: usize,
+    /// How long a stopping relay waits for the sinks to take the last ones; `0s`: not at all.
     #[serde(deserialize_with = "duration_or_zero")]
+    #[schemars(with = "form::DurationOrZero")]
     flush_timeout: Duration,
+    /// How often a session that lasts is written in between, 1 s or more: what a crash can lose. Default: never.
     #[serde(deserialize_with = "optional_duration")]
+    #[schemars(with = "form::Duration")]
     interim: Option<Duration>,
+    /// Where records go, by a name of your choice. Each is one of `file`, `syslog` and `database`. None without.
     sinks: BTreeMap<String, FileSink>,
 }
 
@@ -203,29 +212,40 @@ fn optional_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
     duration(deserializer).map(Some)
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct FileSink {
+    /// A file, with a line of JSON for each record.
     file: Option<FileFile>,
+    /// A syslog daemon (RFC 5424).
     syslog: Option<FileSyslog>,
+    /// A table, with a row for each session.
     database: Option<FileDatabase>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileFile {
+    /// The file; it is made where there is none, and opened again by SIGHUP, or when it was moved.
+    #[schemars(with = "form::Path")]
     path: PathBuf,
+    /// Whether a record counts as written only once the disk has it.
     #[serde(default)]
     fsync: bool,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileSyslog {
+    /// Where it is: `unix:PATH` or `udp://HOST:PORT`.
     #[serde(default = "default_address")]
+    #[schemars(with = "form::SyslogAddress", extend("default" = "unix:/dev/log"))]
     address: SyslogAddress,
+    /// The facility.
     #[serde(default)]
+    #[schemars(with = "form::Facility", extend("default" = "local0"))]
     facility: Facility,
+    /// The APP-NAME, up to 48 characters.
     #[serde(default = "default_tag")]
     tag: String,
 }
@@ -238,13 +258,19 @@ fn default_tag() -> String {
     "msrp-relay".to_owned()
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileDatabase {
+    /// Where it is. A file of SQLite is relative to the configuration.
+    #[schemars(with = "form::DatabaseUrl")]
     url: FileSecret,
+    /// The table. In SQLite it is made.
     #[serde(default)]
+    #[schemars(with = "form::Identifier", extend("default" = "msrp_sessions"))]
     table: Option<Identifier>,
+    /// How long it may take for one lot of records, connecting included; then it is away.
     #[serde(default = "default_timeout", deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     timeout: Duration,
 }
 

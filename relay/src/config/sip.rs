@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use tcp_transport::Scheme;
 use tcp_transport::proxy_protocol::IpNetwork;
@@ -13,6 +14,7 @@ use tcp_transport::sip::Limits;
 use super::Check;
 use super::connections::optional_duration;
 use super::error::KeyPath;
+use super::form;
 use super::value::{FileSecret, Host, HostPort, Secret, count, duration, from_text, one_or_many, size};
 use super::websocket::WebSocket;
 use crate::sip::{Advertised, HealthSettings, MIN_SECRET_LEN, Transport, UpstreamSettings};
@@ -140,49 +142,87 @@ impl<'de> Deserialize<'de> for UpstreamUri {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileSip {
+    /// Where SIP of clients goes, 1 to 64.
     sip_upstream: Vec<FileUpstream>,
+    /// What the way back to clients is signed with, 16 bytes or more, the same on each of several edges. Default:
+    /// drawn at start; then a forged token cannot be told from one of the process before.
     #[serde(default)]
+    #[schemars(with = "form::Secret")]
     flow_secret: Option<FileSecret>,
+    /// Whether a double CRLF is answered with a single one (RFC 5626 §3.5.1).
     #[serde(default = "yes")]
     crlf_pingpong: bool,
+    /// Whether a single CRLF is dropped and counts as no sign of life.
     #[serde(default)]
     crlf_drop: bool,
+    /// Reads of less than 512 bytes in which one message may come.
     #[serde(default = "default_chunks", deserialize_with = "count")]
+    #[schemars(with = "form::Count")]
     max_msg_chunks: usize,
+    /// From a message's first byte to its last; then the connection is closed.
     #[serde(default = "default_msg_time", deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     max_msg_time: Duration,
+    /// The longest head, 1 KiB to 1 MiB; a longer one is refused with 513, and the connection ends.
     #[serde(default = "default_head", deserialize_with = "size")]
+    #[schemars(with = "form::Size")]
     head_size: usize,
+    /// The longest message, head and body, 1 KiB to 16 MiB; a longer one is refused with 413.
     #[serde(default = "default_message", deserialize_with = "size")]
+    #[schemars(with = "form::Size")]
     message_size: usize,
+    /// The most header fields in a head, 16 to 10000.
     #[serde(default = "default_headers", deserialize_with = "count")]
+    #[schemars(with = "form::Count")]
     headers: usize,
+    /// How often each upstream is asked by OPTIONS.
     #[serde(default = "default_interval", deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     probe_interval: Duration,
+    /// How long an answer is waited for.
     #[serde(default = "default_timeout", deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     probe_timeout: Duration,
+    /// Failures in a row until an upstream is down, 1 to 1000.
     #[serde(default = "default_failures", deserialize_with = "count")]
+    #[schemars(with = "form::Count")]
     probe_failures: usize,
+    /// An upstream over TCP or TLS that is silent for so long is asked by a double CRLF too (RFC 5626 §3.5.1).
+    /// Default: it is not.
     #[serde(default, deserialize_with = "optional_duration")]
+    #[schemars(with = "form::Duration")]
     crlf_ping_interval: Option<Duration>,
+    /// How long it may take to answer that; then the connection is opened anew.
     #[serde(default = "default_pong_timeout", deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     crlf_pong_timeout: Duration,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileUpstream {
+    /// Where it is: `sip` (TCP), `sips` (TLS), `ws` or `wss` with a path. Without a port: 5060, 5061, 80, 443. What
+    /// is for SIPS URIs goes to `sips` and `wss` alone.
+    #[schemars(with = "form::UpstreamUri")]
     uri: UpstreamUri,
+    /// What it calls us. Default: `domain`, and the default port of its scheme.
     #[serde(default)]
+    #[schemars(with = "form::HostPort")]
     advertise: Option<HostPort>,
+    /// Of the upstreams that are up, those with the lowest are taken.
     #[serde(default)]
     priority: u16,
+    /// Its share among those of the same priority, by Call-ID; 1 to 1000.
     #[serde(default = "default_weight", deserialize_with = "count")]
+    #[schemars(with = "form::Count")]
     weight: usize,
+    /// Where it opens connections of its own from. Default: its address, if that is not ours too and it is reached
+    /// without TLS. A certificate for its host is enough anywhere.
     #[serde(default, deserialize_with = "some_networks")]
+    #[schemars(with = "form::OneOrMany<form::IpNetwork>")]
     connects_from: Option<Vec<IpNetwork>>,
 }
 

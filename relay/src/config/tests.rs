@@ -13,8 +13,8 @@ use super::*;
 use crate::credentials::Credentials;
 
 mod credentials;
-pub(super) mod known_keys;
 mod ranges;
+mod schema;
 
 /// As an operator would see them: one line each.
 fn errors(text: &str) -> String {
@@ -246,7 +246,7 @@ fn every_key_is_in_the_example() {
 }
 
 fn known_keys() -> Vec<String> {
-    known_keys::of::<FileConfig>().into_iter().filter(|path| !path.ends_with('*')).collect()
+    keys::of::<FileConfig>().into_iter().filter(|path| !path.ends_with('*')).collect()
 }
 
 #[test]
@@ -283,7 +283,8 @@ fn unknown_keys_are_located_and_the_nearest_known_one_named() {
     assert_eq!(
         errors(&minimal("auth: { expires: { defualt: 5m } }\nlog: { colour: always }\n")),
         "relay.yaml:3:20: auth.expires.defualt: unknown key `defualt` in `auth.expires`, did you mean `default`?\n\
-         relay.yaml:4:8: log.colour: unknown key `colour` in `log`, known are `level`, `format`, `to`, `facility`, `tag`"
+         relay.yaml:4:8: log.colour: unknown key `colour` in `log`, known are `level`, `format`, \
+         `to`, `facility`, `tag`"
     );
     assert_eq!(
         errors("domain: a\nlisteners:\n  - uri: msrp://a\n    advertize: b\n"),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use tcp_transport::tls::{
@@ -14,6 +15,7 @@ use tcp_transport::tls::{
 };
 
 use super::error::KeyPath;
+use super::form;
 use super::listener::Listener;
 use super::value::{duration, duration_or_zero, from_text, one_or_many};
 use super::{Check, listener};
@@ -181,15 +183,26 @@ impl Default for ClientDomain {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct FileTls {
+    /// For connections accepted, by a name of your choice. The client's server name (SNI) and the listening address
+    /// decide which one serves a connection; else it is the listener's `tls_domain`.
     server_domains: BTreeMap<String, FileServerDomain>,
+    /// For connections opened, by a name of your choice: for the next hop's host, then its address, then the
+    /// listener where the message came in; else `default`, or the only one without `match_…`. Without any: the
+    /// system's authorities, and no certificate of our own.
     client_domains: BTreeMap<String, FileClientDomain>,
+    /// How long a handshake may take, either way.
     #[serde(deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     tls_handshake_timeout: Duration,
+    /// Whether a connection we opened is used again only for what would be sent with the same client domain.
+    /// `false`: host, port and scheme decide. Connections accepted always match.
     cert_check_on_conn_reusage: bool,
+    /// How long before a certificate's end the log warns, daily; `0s`: at its end.
     #[serde(deserialize_with = "duration_or_zero")]
+    #[schemars(with = "form::DurationOrZero")]
     expiry_warning: Duration,
 }
 
@@ -205,71 +218,134 @@ impl Default for FileTls {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileServerDomain {
+    /// The PEM file of the certificate chain, our own certificate first.
+    #[schemars(with = "form::Path")]
     certificate: PathBuf,
+    /// The PEM file of its key.
+    #[schemars(with = "form::Path")]
     private_key: PathBuf,
+    /// A PEM file of authorities that may sign the other side's certificate. Default: the system's, unless `ca_dir`
+    /// is given.
     #[serde(default)]
+    #[schemars(with = "form::Path")]
     ca_list: Option<PathBuf>,
+    /// A directory of such files, in addition.
     #[serde(default)]
+    #[schemars(with = "form::Path")]
     ca_dir: Option<PathBuf>,
+    /// A directory of PEM files with revocation lists. With it, each certificate that is asked about needs a list
+    /// that is valid.
     #[serde(default)]
+    #[schemars(with = "form::Path")]
     crl_dir: Option<PathBuf>,
+    /// Ask the lists about the whole chain, not about the other side's own certificate alone.
     #[serde(default)]
     crl_check_all: bool,
+    /// The version of TLS, or a range. There are 1.2 and 1.3.
     #[serde(default, deserialize_with = "method")]
+    #[schemars(with = "form::TlsVersions", extend("default" = "TLSv1_2-TLSv1_3"))]
     tls_method: TlsMethod,
+    /// The cipher suites, by OpenSSL's or IANA's names. Default: all there are.
     #[serde(default, deserialize_with = "suites")]
+    #[schemars(with = "form::OneOrMany<form::CipherSuite>")]
     ciphers_list: Vec<CipherSuite>,
+    /// The groups for the key exchange, the preferred one first. Default: X25519, P-256, P-384, then
+    /// X25519MLKEM768.
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(with = "form::OneOrMany<form::Curve>")]
     ec_curve: Vec<Curve>,
+    /// Not taken, with an error that says why: there is no key exchange here that has such parameters.
     #[serde(default)]
+    #[schemars(with = "form::Refused")]
     dh_params: Option<IgnoredAny>,
+    /// Not taken, with an error that says why: the length of chains has a limit of its own.
     #[serde(default)]
+    #[schemars(with = "form::Refused")]
     verify_depth: Option<IgnoredAny>,
+    /// Whether clients are asked for a certificate. One that verifies makes a relay of them (RFC 4976 §6.1);
+    /// without one they are clients.
     #[serde(default = "yes")]
     verify_cert: bool,
+    /// Whether connections without a certificate that verifies are closed.
     #[serde(default)]
     require_cert: bool,
+    /// Also for these server names (SNI): `*` any, `none` no name. Default: for those that reach it by a listener's
+    /// `tls_domain`.
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(with = "form::OneOrMany<form::HostPattern>")]
     match_sip_domain: Vec<SniPattern>,
+    /// Only on these listening addresses, with or without port. Default: any.
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(with = "form::OneOrMany<form::AddressPattern>")]
     match_ip_address: Vec<AddressPattern>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileClientDomain {
+    /// A PEM file of authorities that may sign the other side's certificate. Default: the system's, unless `ca_dir`
+    /// is given.
     #[serde(default)]
+    #[schemars(with = "form::Path")]
     ca_list: Option<PathBuf>,
+    /// A directory of such files, in addition.
     #[serde(default)]
+    #[schemars(with = "form::Path")]
     ca_dir: Option<PathBuf>,
+    /// A directory of PEM files with revocation lists. With it, each certificate that is asked about needs a list
+    /// that is valid.
     #[serde(default)]
+    #[schemars(with = "form::Path")]
     crl_dir: Option<PathBuf>,
+    /// Ask the lists about the whole chain, not about the other side's own certificate alone.
     #[serde(default)]
     crl_check_all: bool,
+    /// The version of TLS, or a range. There are 1.2 and 1.3.
     #[serde(default, deserialize_with = "method")]
+    #[schemars(with = "form::TlsVersions", extend("default" = "TLSv1_2-TLSv1_3"))]
     tls_method: TlsMethod,
+    /// The cipher suites, by OpenSSL's or IANA's names. Default: all there are.
     #[serde(default, deserialize_with = "suites")]
+    #[schemars(with = "form::OneOrMany<form::CipherSuite>")]
     ciphers_list: Vec<CipherSuite>,
+    /// The groups for the key exchange, the preferred one first. Default: X25519, P-256, P-384, then
+    /// X25519MLKEM768.
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(with = "form::OneOrMany<form::Curve>")]
     ec_curve: Vec<Curve>,
+    /// Not taken, with an error that says why: there is no key exchange here that has such parameters.
     #[serde(default)]
+    #[schemars(with = "form::Refused")]
     dh_params: Option<IgnoredAny>,
+    /// Not taken, with an error that says why: the length of chains has a limit of its own.
     #[serde(default)]
+    #[schemars(with = "form::Refused")]
     verify_depth: Option<IgnoredAny>,
+    /// Whether the server's certificate is verified, its name included. `false` trusts whoever answers.
     #[serde(default = "yes")]
     verify_cert: bool,
+    /// The PEM file of our own certificate chain: what makes a relay of us to others. Default: none.
     #[serde(default)]
+    #[schemars(with = "form::Path")]
     certificate: Option<PathBuf>,
+    /// The PEM file of its key.
     #[serde(default)]
+    #[schemars(with = "form::Path")]
     private_key: Option<PathBuf>,
+    /// Only to these hosts: `*` any. Default: any.
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(with = "form::OneOrMany<form::HostPattern>")]
     match_sip_domain: Vec<SniPattern>,
+    /// Only to these addresses, with or without port. Default: any.
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(with = "form::OneOrMany<form::AddressPattern>")]
     match_ip_address: Vec<AddressPattern>,
+    /// Only for what came in at these listeners, by their `uri`. Default: any.
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(with = "form::OneOrMany<form::ListenUri>")]
     match_listener: Vec<ListenerPattern>,
 }
 

@@ -5,7 +5,8 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use schemars::JsonSchema;
+use serde::Deserialize;
 use tcp_transport::Scheme;
 use tcp_transport::event::Direction;
 use tcp_transport::hep::trace::{DEFAULT_MSRP_PAYLOAD_TYPE, Filter, MAX_MESSAGE, Rule, What};
@@ -19,10 +20,11 @@ use tcp_transport::tls::SniPattern;
 
 use super::Check;
 use super::error::KeyPath;
+use super::form;
 use super::listener::{Listener, normal_uri};
 use super::outbound::port_range;
 use super::tls::Tls;
-use super::value::{FileSecret, count, duration, from_text, one_or_many, size_or_zero};
+use super::value::{FileSecret, Parsed, count, duration, one_or_many, size_or_zero};
 
 /// The most bytes of a capture name or key: what collectors show.
 const MAX_NAME: usize = 255;
@@ -44,15 +46,24 @@ pub struct Trace {
     pub msrp_payload_type: PayloadType,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct FileTrace {
+    /// Whether tracing is on at start. `msrp-relay ctl trace` switches it while the relay runs.
     trace_on: bool,
+    /// The collectors, by a name of your choice. Each gets all that is traced.
     destinations: BTreeMap<String, FileDestination>,
+    /// What is traced, by what connections carry: `msrp`, `msrps`, `ws`, `wss`, `sip`, `sips`, `hep`.
+    #[schemars(extend("propertyNames" = form::choices(&["msrp", "msrps", "ws", "wss", "sip", "sips", "hep"])))]
     protocols: BTreeMap<String, FileWhat>,
+    /// The first rule that matches says whether a connection is traced. None does: it is.
     trace_filter: Vec<FileRule>,
+    /// Bytes of MSRP bodies that go with the head, up to 64000. They are private.
     #[serde(deserialize_with = "size_or_zero")]
+    #[schemars(with = "form::SizeOrZero")]
     msrp_body: usize,
+    /// The payload type of MSRP messages, which have none of their own. 100 are logs, which collectors store and
+    /// show.
     msrp_payload_type: u8,
 }
 
@@ -69,33 +80,55 @@ impl Default for FileTrace {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileDestination {
+    /// Where it is. Without a port: 5656.
+    #[schemars(with = "form::HepUri")]
     uri: Parsed<HepUri>,
+    /// The version of HEP; 1 and 2 over `hep_udp` only.
     #[serde(default = "three")]
+    #[schemars(range(min = 1, max = 3))]
     version: u8,
+    /// The byte order of version 2's time: `little` (Kamailio, sngrep) or `big` (heplify-server).
     #[serde(default)]
+    #[schemars(with = "form::ByteOrder", extend("default" = "little"))]
     time_order: Parsed<FileTimeOrder>,
+    /// Who we are, as a number.
     #[serde(default = "default_capture_id")]
     hep_capture_id: u32,
+    /// Who we are, as a name.
     #[serde(default)]
     capture_name: Option<String>,
+    /// What the collector asks for. It travels as it is: a secret over `hep_tls` only.
     #[serde(default)]
+    #[schemars(with = "form::Secret")]
     auth_key: Option<FileSecret>,
+    /// How events are written: `json` (Homer 7 and later), or `text` (Homer 5).
     #[serde(default)]
+    #[schemars(with = "form::EventPayload", extend("default" = "json"))]
     payload: Parsed<FilePayload>,
+    /// What stands between the values of `text`, one character.
     #[serde(default)]
+    #[schemars(extend("default" = ":"))]
     delimiter: Option<char>,
+    /// The one of `tls.client_domains`. Default: the one for the host.
     #[serde(default)]
     tls_domain: Option<String>,
+    /// Packets that may wait; then the next ones are dropped, and counted.
     #[serde(default = "default_queue", deserialize_with = "count")]
+    #[schemars(with = "form::Count")]
     hep_async_max_postponed_chunks: usize,
+    /// A collector that takes no byte for so long while packets wait is connected to anew.
     #[serde(default = "default_send_timeout", deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     hep_send_timeout: Duration,
+    /// Attempts to connect; then it is left alone for `retry_cooldown`.
     #[serde(default = "default_retries")]
     max_retries: u32,
+    /// How long that is; what comes meanwhile is dropped.
     #[serde(default = "default_cooldown", deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     retry_cooldown: Duration,
 }
 
@@ -124,10 +157,12 @@ fn default_cooldown() -> Duration {
 }
 
 /// What of a protocol is traced.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct FileWhat {
+    /// Whether connection events are traced.
     events: bool,
+    /// Whether messages are: the head of MSRP, all of SIP, without what proves passwords.
     messages: bool,
 }
 
@@ -138,38 +173,46 @@ impl Default for FileWhat {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileRule {
+    /// Whether connections are traced that all of this holds for.
     trace: bool,
+    /// The other side's address. Default: any.
     #[serde(default)]
+    #[schemars(with = "form::IpNetwork")]
     remote: Option<Parsed<IpNetwork>>,
+    /// The other side's port, or a range. Default: any.
     #[serde(default)]
+    #[schemars(with = "form::PortRange")]
     remote_port: Option<Parsed<Ports>>,
+    /// Our address. Default: any.
     #[serde(default)]
+    #[schemars(with = "form::IpNetwork")]
     local: Option<Parsed<IpNetwork>>,
+    /// Our port, or a range. Default: any.
     #[serde(default)]
+    #[schemars(with = "form::PortRange")]
     local_port: Option<Parsed<Ports>>,
+    /// What the connection carries: `msrp`, `msrps`, `ws`, `wss`, `sip`, `sips`, `hep`. Default: anything.
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(with = "form::OneOrMany<form::Protocol>")]
     protocol: Vec<FileScheme>,
+    /// Who opened it: `in`, others; `out`, we. Default: either.
     #[serde(default)]
+    #[schemars(with = "form::Direction")]
     direction: Option<Parsed<FileDirection>>,
+    /// The `uri` of the listener that accepted it. Default: any.
     #[serde(default)]
+    #[schemars(with = "form::ListenUri")]
     listener: Option<Parsed<FileListenerUri>>,
+    /// The server name its client has asked for. Default: any.
     #[serde(default)]
+    #[schemars(with = "form::HostPattern")]
     sni: Option<Parsed<SniPattern>>,
+    /// Who has authenticated on it. No message is traced while that may still decide. Default: anybody.
     #[serde(default)]
     user: Option<String>,
-}
-
-/// A value written as text.
-#[derive(Debug, Default)]
-struct Parsed<T>(T);
-
-impl<'de, T: FromStr<Err: std::fmt::Display>> Deserialize<'de> for Parsed<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        from_text(deserializer, "text").map(Self)
-    }
 }
 
 #[derive(Debug)]
@@ -211,8 +254,9 @@ impl FromStr for FileDirection {
     }
 }
 
+/// The URI of a listener, as [`Listener`] shows itself.
 #[derive(Debug)]
-struct FileListenerUri(String);
+pub(super) struct FileListenerUri(pub(super) String);
 
 impl FromStr for FileListenerUri {
     type Err = String;

@@ -2,35 +2,42 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 use super::Check;
 use super::error::KeyPath;
+use super::form;
 use super::value::{duration, optional_count, size};
 
 /// How much a user may have and send. What is not set is not limited.
 ///
 /// It counts for all sessions of a user together, whatever connections they are on. A user's own limits come from
 /// `auth.users.*.limits` or the database, and replace those of `limits.user` one by one.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct UserLimits {
     /// The most sessions at once; one more AUTH is refused with 403.
     #[serde(deserialize_with = "optional_count")]
+    #[schemars(with = "form::Count")]
     pub sessions: Option<usize>,
     /// The largest message that the user may send, in bytes; of a larger one the chunk is refused with 413 (RFC 4975
     /// §10.5), on its head where that says the size.
     #[serde(deserialize_with = "optional_size")]
+    #[schemars(with = "form::Size")]
     pub message_size: Option<usize>,
     /// SEND requests a second that the user may send, a chunk counting as one; beyond that the connection is not read
     /// from for as long as needed.
     #[serde(deserialize_with = "optional_count")]
+    #[schemars(with = "form::Count")]
     pub messages_per_second: Option<usize>,
     /// Body bytes a second that the user may send; beyond that likewise.
     #[serde(deserialize_with = "optional_size")]
+    #[schemars(with = "form::Size")]
     pub bytes_per_second: Option<usize>,
     /// For how long the user may save up what it has not sent. Default 5 s.
     #[serde(deserialize_with = "optional_duration")]
+    #[schemars(with = "form::Duration", extend("default" = DEFAULT_BURST))]
     pub burst: Option<Duration>,
 }
 

@@ -41,6 +41,16 @@ where
     deserializer.deserialize_str(Text(expecting, PhantomData))
 }
 
+/// A value written as text.
+#[derive(Debug, Default)]
+pub(super) struct Parsed<T>(pub(super) T);
+
+impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Parsed<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer, "text").map(Self)
+    }
+}
+
 const DURATION: &str = "a duration with its unit, such as `30s`";
 const SIZE: &str = "a size with its unit, such as `64KiB` or `2048B`";
 

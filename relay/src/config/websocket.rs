@@ -4,11 +4,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 use super::Check;
 use super::connections::optional_duration;
 use super::error::KeyPath;
+use super::form;
 use super::value::{FileSecret, Host, Secret, count, duration_or_zero, from_text, one_or_many};
 
 /// The largest MSRP chunk sent to a browser by default: 64 KiB. Browsers hand over whole messages, and some
@@ -152,45 +154,79 @@ impl FromStr for Origin {
 }
 
 /// `websocket`: of all listeners; of one, whatever is not said there is as for all.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct FileWebSocket {
+    /// Whether a handshake without Origin is refused. Every browser sends one; programs do not.
+    #[schemars(extend("default" = false))]
     require_origin: Option<bool>,
+    /// Where pages may come from. Default: anywhere.
     #[serde(deserialize_with = "some_list")]
+    #[schemars(with = "form::OneOrMany<form::Origin>")]
     allow_origins: Option<Vec<Origin>>,
+    /// What the handshake may be addressed to. Default: anything.
     #[serde(deserialize_with = "some_list")]
+    #[schemars(with = "form::OneOrMany<form::HostName>")]
     allow_hosts: Option<Vec<Host>>,
+    /// From the connection, its TLS handshake done, to the end of the opening handshake.
     #[serde(deserialize_with = "optional_duration")]
+    #[schemars(with = "form::Duration", extend("default" = WebSocket::default().handshake_timeout))]
     handshake_timeout: Option<Duration>,
+    /// The longest request of the opening handshake, 512 B to 1 MiB.
+    #[schemars(with = "form::Size", extend("default" = WebSocket::default().handshake_size))]
     handshake_size: Option<FileSize>,
+    /// The longest frame taken, 1 KiB or more. Nothing of that size is ever held: frames go on while they arrive.
+    #[schemars(with = "form::Size", extend("default" = WebSocket::default().max_frame_size))]
     max_frame_size: Option<FileSize>,
+    /// The longest message taken, all its frames together, 1 KiB or more.
+    #[schemars(with = "form::Size", extend("default" = WebSocket::default().max_message_size))]
     max_message_size: Option<FileSize>,
+    /// Reads in which one message may come. Default: no limit; `timeouts.head_timeout` and
+    /// `timeouts.progress_timeout` protect.
     #[serde(deserialize_with = "some_count")]
+    #[schemars(with = "form::Count")]
     max_msg_chunks: Option<usize>,
+    /// Larger chunks for a browser are split into chunks of that, 2 KiB to 16 MiB, their heads not counted.
+    #[schemars(with = "form::Size", extend("default" = WebSocket::default().chunk_size))]
     chunk_size: Option<FileSize>,
+    /// Silent for so long, the browser is asked by a ping; `0s`: never.
     #[serde(deserialize_with = "some_duration_or_zero")]
+    #[schemars(with = "form::DurationOrZero", extend("default" = WebSocket::default().ping_interval))]
     ping_interval: Option<Duration>,
+    /// How long it may take to answer; then the connection is closed.
     #[serde(deserialize_with = "optional_duration")]
+    #[schemars(with = "form::Duration", extend("default" = WebSocket::default().pong_timeout))]
     pong_timeout: Option<Duration>,
+    /// Who is known by the handshake already, and gets a session without a challenge (RFC 7977 §5.3.1). All off by
+    /// default.
     auth: Option<FileWebSocketAuth>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct FileWebSocketAuth {
+    /// HTTP Digest, with the users of `auth`: a handshake without proof is challenged (401).
     digest: bool,
+    /// A certificate that verifies: which name in it is the user's. Default: none.
+    #[schemars(with = "form::CertificateName")]
     client_certificate: Option<CertificateUser>,
+    /// A JSON Web Token (HS256) made by a web application: `sub` the user, `exp` until when it opens a WebSocket.
     token: Option<FileToken>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileToken {
+    /// What tokens are signed with, 32 bytes or more.
+    #[schemars(with = "form::Secret")]
     secret: FileSecret,
+    /// The cookie that carries one. This or `query` is needed, or both.
     #[serde(default)]
     cookie: Option<String>,
+    /// The query parameter that carries one.
     #[serde(default)]
     query: Option<String>,
+    /// The `aud` that tokens must have. Default: any, or none.
     #[serde(default)]
     audience: Option<String>,
 }

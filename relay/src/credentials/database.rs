@@ -2,15 +2,22 @@
 //!
 //! # States
 //!
-//! *there* → a query fails or takes longer than `timeout` → *away*: no query is made but one that asks whether it is
-//! back, every second → it answers → *there*. The log has one line for each change. While it is away, what is in the
-//! cache is still good until it expires there; for everybody else the answer is [`Lookup::Unavailable`].
+//! *there* → a query fails or takes longer than `timeout` → *away* → a probe is answered → *there*. The log has one line
+//! for each change. The probe asks for a user nobody is, every `probe_interval`, and at least once a second while the
+//! database is away; so both changes are noticed though nobody logs in.
+//!
+//! While it is away the answer is [`Lookup::Unavailable`], without a query and for whom the cache has too: what it has
+//! may not be true any more, and nobody can say. Limits alone ([`Wants::Limits`]) are still given from it, as who asks
+//! for them has proved elsewhere who it is.
+//!
+//! A database whose connections are all in use is not away: who gets none of them within `timeout` is answered
+//! [`Lookup::Unanswered`]. Nor is one that cannot do one query and answers the probe right after.
 //!
 //! # Bounds
 //!
 //! A user is asked for once, however many wait for the answer ([`MAX_QUERIES`] users at once; beyond that
-//! `Unavailable`). The cache has `cache.size` entries, users that are not there among them, and forgets those that
-//! were asked for least recently.
+//! `Unanswered`), for `timeout` to get a connection, and as long for the answer. The cache has `cache.size` entries,
+//! users that are not there among them, and forgets those that were asked for least recently.
 //!
 //! # What goes into a query
 //!
@@ -28,18 +35,20 @@ use std::time::{Duration, Instant};
 
 use msrp_proto::digest::{Algorithm, Ha1};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
 use super::users::Hashes;
-use super::{Credentials, Entry, Fetch, Lookup, Query};
+use super::{Credentials, Fetch, Lookup, Query, Wants};
 use crate::config::DatabaseSettings;
 use crate::recent::Recent;
 
-pub use self::store::{DatabaseError, NewUser};
+pub use self::commands::NewUser;
+pub use self::store::DatabaseError;
 
 use self::store::{Row, Store};
 
+mod commands;
 mod sql;
 mod store;
 
@@ -49,24 +58,28 @@ const MAX_QUERIES: usize = 1024;
 /// The longest user name, in bytes. The tables there are have 64.
 const MAX_NAME: usize = 256;
 
-/// How often a database that is away is asked whether it is back.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often at least a database that is away is asked whether it is back.
+const AWAY_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How a database is doing. Counted since the start.
+/// How a database is doing. Counted since the start; each look-up in one of `cached` to `away`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CredentialStats {
     /// Whether it is there, as far as is known.
     pub available: bool,
     /// Users in the cache, unknown ones among them.
-    pub cached: usize,
-    /// Lookups that the cache has answered.
-    pub hits: u64,
-    /// Queries made for a user.
+    pub users: usize,
+    /// Look-ups that the cache has answered.
+    pub cached: u64,
+    /// Those that the database has answered. Several that wait for the same user share a query.
+    pub queried: u64,
+    /// Those without an answer, since no connection to it became free in time or too many users were asked for.
+    pub busy: u64,
+    /// Those whose query failed or took too long.
+    pub failed: u64,
+    /// Those for which it was not asked, since it was known to be away.
+    pub away: u64,
+    /// Queries made for users.
     pub queries: u64,
-    /// Those of them that failed or took too long.
-    pub failures: u64,
-    /// Lookups that got no answer, since the database was away or had too much to do.
-    pub unanswered: u64,
 }
 
 /// Users in a database, with a cache; it is opened when it is first used. Cloning gives the same one.
@@ -80,11 +93,26 @@ struct Inner {
     cache: Mutex<Recent<Box<str>, Cached>>,
     /// The users who are being asked for.
     queries: Mutex<HashMap<Box<str>, watch::Receiver<Option<Answer>>>>,
+    /// One for each connection of the pool: who waits for one is told from who waits for the database.
+    connections: Semaphore,
     away: AtomicBool,
-    hits: AtomicU64,
-    asked: AtomicU64,
-    failures: AtomicU64,
-    unanswered: AtomicU64,
+    probing: AtomicBool,
+    counts: Counts,
+}
+
+/// See [`CredentialStats`].
+#[derive(Default)]
+struct Counts {
+    cached: AtomicU64,
+    queried: AtomicU64,
+    busy: AtomicU64,
+    failed: AtomicU64,
+    away: AtomicU64,
+    queries: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// What the database said of a user: nothing, if there is none.
@@ -112,13 +140,6 @@ impl Hashes {
             limits,
         }
     }
-
-    fn lookup(&self, algorithm: Algorithm) -> Lookup {
-        match self.of(algorithm) {
-            Some(ha1) => Lookup::found(Entry { limits: self.limits.clone(), ..Entry::new(ha1.clone()) }),
-            None => Lookup::Unknown,
-        }
-    }
 }
 
 /// What came of a query.
@@ -126,93 +147,30 @@ impl Hashes {
 enum Answer {
     User(Arc<Hashes>),
     Nobody,
+    /// There was no connection to be had.
+    Busy,
+    /// It failed, and the database is away, or it is not.
     Failed,
-}
-
-impl Answer {
-    fn lookup(&self, algorithm: Algorithm) -> Lookup {
-        match self {
-            Self::User(hashes) => hashes.lookup(algorithm),
-            Self::Nobody => Lookup::Unknown,
-            Self::Failed => Lookup::Unavailable,
-        }
-    }
+    /// None was made, since the database had gone away.
+    Away,
 }
 
 impl Database {
     /// A database that is opened when it is first used.
     pub fn new(settings: DatabaseSettings) -> Self {
         let cache = Mutex::new(Recent::new(settings.cache.size));
+        let connections = Semaphore::new(settings.pool_size);
         Self(Arc::new(Inner {
             settings,
             store: OnceLock::new(),
             cache,
             queries: Mutex::default(),
+            connections,
             away: AtomicBool::new(false),
-            hits: AtomicU64::new(0),
-            asked: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-            unanswered: AtomicU64::new(0),
+            probing: AtomicBool::new(false),
+            counts: Counts::default(),
         }))
     }
-
-    /// Makes the users' table where there is none: in SQLite. Elsewhere it is made by the tools of whom it belongs to.
-    ///
-    /// # Errors
-    /// What the database says.
-    pub async fn create(&self) -> Result<(), DatabaseError> {
-        self.0.store().create(&self.0.settings).await
-    }
-
-    /// Adds a user.
-    ///
-    /// # Errors
-    /// [`DatabaseError::Exists`], or what the database says.
-    pub async fn add(&self, user: &NewUser<'_>) -> Result<(), DatabaseError> {
-        let (store, settings) = (self.0.store(), &self.0.settings);
-        check_name(user.name)?;
-        if store.find(settings, user.name, user.realm).await?.is_some() {
-            return Err(DatabaseError::Exists);
-        }
-        store.add(settings, user).await
-    }
-
-    /// Changes a user's password.
-    ///
-    /// # Errors
-    /// [`DatabaseError::Unknown`], or what the database says.
-    pub async fn set_password(&self, user: &NewUser<'_>) -> Result<(), DatabaseError> {
-        self.must_exist(user.name, user.realm).await?;
-        self.0.store().set_password(&self.0.settings, user).await
-    }
-
-    /// Removes a user.
-    ///
-    /// # Errors
-    /// [`DatabaseError::Unknown`], or what the database says.
-    pub async fn remove(&self, user: &str, realm: &str) -> Result<(), DatabaseError> {
-        self.must_exist(user, realm).await?;
-        self.0.store().remove(&self.0.settings, user, realm).await
-    }
-
-    /// The names of all users, in order.
-    ///
-    /// # Errors
-    /// What the database says.
-    pub async fn list(&self, realm: &str) -> Result<Vec<String>, DatabaseError> {
-        self.0.store().list(&self.0.settings, realm).await
-    }
-
-    async fn must_exist(&self, user: &str, realm: &str) -> Result<(), DatabaseError> {
-        check_name(user)?;
-        let found = self.0.store().find(&self.0.settings, user, realm).await?;
-        found.map(drop).ok_or(DatabaseError::Unknown)
-    }
-}
-
-fn check_name(user: &str) -> Result<(), DatabaseError> {
-    let quotes = user.contains([':', '"', '\\']);
-    if is_name(user) && !quotes { Ok(()) } else { Err(DatabaseError::Name) }
 }
 
 /// Whether there can be such a user.
@@ -231,8 +189,19 @@ impl Inner {
         let good_for =
             if cached.row.is_none() || query.again { settings.negative_expire } else { settings.expire };
         let age = query.now.saturating_duration_since(cached.since);
-        let answer = || cached.row.as_ref().map_or(Lookup::Unknown, |row| row.lookup(query.algorithm));
-        (age < good_for).then(answer)
+        (age < good_for).then(|| cached.lookup(query.wants))
+    }
+
+    /// What is said while the database is away: see the [module](self).
+    fn while_away(&self, query: &Query) -> Lookup {
+        if query.wants == Wants::Limits
+            && let Some(cached) = self.cache.lock().get(&*query.user)
+        {
+            count(&self.counts.cached);
+            return cached.lookup(query.wants);
+        }
+        count(&self.counts.away);
+        Lookup::Unavailable
     }
 
     /// Asks for a user, or joins those who wait for the same one.
@@ -257,7 +226,7 @@ impl Inner {
         let row = match &answer {
             Answer::User(hashes) => Some(Some(Arc::clone(hashes))),
             Answer::Nobody => Some(None),
-            Answer::Failed => None,
+            Answer::Busy | Answer::Failed | Answer::Away => None,
         };
         if let Some(row) = row {
             let since = tokio::time::Instant::now().into_std();
@@ -268,10 +237,15 @@ impl Inner {
     }
 
     async fn query(self: &Arc<Self>, user: &str, realm: &str) -> Answer {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        match self.find(user, realm).await {
+        let connection = tokio::time::timeout(self.settings.timeout, self.connections.acquire()).await;
+        let Ok(Ok(_connection)) = connection else { return Answer::Busy };
+        if self.is_away() {
+            return Answer::Away;
+        }
+        count(&self.counts.queries);
+        match self.store().find(&self.settings, user, realm).await {
             Ok(found) => {
-                self.is_there();
+                self.came_back();
                 let calculate = self.settings.calculate_ha1;
                 found.map_or(Answer::Nobody, |row| {
                     Answer::User(Arc::new(Hashes::of_row(row, user, realm, calculate)))
@@ -282,44 +256,83 @@ impl Inner {
                 debug!(%error, "the database does not take a user name");
                 Answer::Nobody
             }
+            // One that fails may be that one alone; who sends it shall not take the database away from others.
+            Err(error) if !matches!(error, DatabaseError::Timeout) && self.ask_for_nobody().await.is_ok() => {
+                debug!(%error, "a query of the database of users has failed; others do not");
+                Answer::Failed
+            }
             Err(error) => {
-                self.failures.fetch_add(1, Ordering::Relaxed);
-                self.is_away(&error);
+                self.went_away(&error);
                 Answer::Failed
             }
         }
     }
 
-    async fn find(&self, user: &str, realm: &str) -> Result<Option<Row>, DatabaseError> {
-        let find = self.store().find(&self.settings, user, realm);
-        tokio::time::timeout(self.settings.timeout, find).await.unwrap_or(Err(DatabaseError::Timeout))
+    fn is_away(&self) -> bool {
+        self.away.load(Ordering::Relaxed)
     }
 
-    fn is_there(&self) {
+    fn came_back(&self) {
         if self.away.swap(false, Ordering::Relaxed) {
             info!(database = %self.settings.url, "the database of users is back");
         }
     }
 
-    fn is_away(self: &Arc<Self>, error: &DatabaseError) {
-        if self.away.swap(true, Ordering::Relaxed) {
+    fn went_away(self: &Arc<Self>, error: &DatabaseError) {
+        if !self.away.swap(true, Ordering::Relaxed) {
+            warn!(database = %self.settings.url, %error, "the database of users is away: AUTH is answered 408, but for users that a source before it knows");
+        }
+        self.begin_probing();
+    }
+
+    /// One task that asks now and then whether the database is there, until nobody has the database any more.
+    fn begin_probing(self: &Arc<Self>) {
+        if self.probing.swap(true, Ordering::Relaxed) {
             return;
         }
-        warn!(database = %self.settings.url, %error, "the database of users is away: AUTH is answered 408 for users who are not in its cache");
         let inner = Arc::downgrade(self);
         tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(PROBE_INTERVAL).await;
-                let Some(inner) = inner.upgrade() else { return };
-                // Nobody's name; the table and its columns are asked for all the same.
-                if inner.find("", "").await.is_ok() {
-                    inner.is_there();
-                }
-                if !inner.away.load(Ordering::Relaxed) {
-                    return;
-                }
+            while let Some(inner) = inner.upgrade() {
+                inner.probe().await;
+                let pause = inner.pause();
+                drop(inner);
+                tokio::time::sleep(pause).await;
             }
         });
+    }
+
+    /// How long until the next probe.
+    fn pause(&self) -> Duration {
+        let interval = self.settings.probe_interval;
+        if self.is_away() { interval.min(AWAY_PROBE_INTERVAL) } else { interval }
+    }
+
+    async fn probe(self: &Arc<Self>) {
+        // Where all connections are in use, those who use them notice.
+        let connection = tokio::time::timeout(self.settings.timeout, self.connections.acquire()).await;
+        let Ok(Ok(_connection)) = connection else { return };
+        match self.ask_for_nobody().await {
+            Ok(_) => self.came_back(),
+            Err(error) => self.went_away(&error),
+        }
+    }
+
+    /// Nobody's name; the table and its columns are asked for all the same.
+    async fn ask_for_nobody(&self) -> Result<Option<Row>, DatabaseError> {
+        self.store().find(&self.settings, "", "").await
+    }
+}
+
+impl Cached {
+    fn lookup(&self, wants: Wants) -> Lookup {
+        let answer = self.row.as_ref().map_or(Lookup::Unknown, |row| row.lookup(wants));
+        match answer {
+            Lookup::Found(mut entry) => {
+                entry.remembered = true;
+                Lookup::Found(entry)
+            }
+            answer => answer,
+        }
     }
 }
 
@@ -337,33 +350,42 @@ fn is_about_characters(error: &sqlx::Error) -> bool {
 
 impl Credentials for Database {
     fn lookup(&self, query: &Query) -> Lookup {
+        let inner = &*self.0;
+        if query.wants == Wants::Limits && inner.settings.limit_columns().iter().all(Option::is_none) {
+            return Lookup::Unknown;
+        }
+        if inner.is_away() {
+            return inner.while_away(query);
+        }
         if !is_name(&query.user) {
             return Lookup::Unknown;
         }
-        if let Some(answer) = self.0.cached(query) {
-            self.0.hits.fetch_add(1, Ordering::Relaxed);
-            return answer;
+        let cached = inner.cached(query);
+        if cached.is_some() {
+            count(&inner.counts.cached);
         }
-        if self.0.away.load(Ordering::Relaxed) {
-            self.0.unanswered.fetch_add(1, Ordering::Relaxed);
-            return Lookup::Unavailable;
-        }
-        Lookup::Later
+        cached.unwrap_or(Lookup::Later)
     }
 
     fn fetch<'a>(&'a self, query: &'a Query) -> Fetch<'a> {
         Box::pin(async move {
-            let answer = match self.0.ask(query) {
-                Some(mut answer) => {
-                    answer.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone())
-                }
-                None => None,
+            let inner = &*self.0;
+            let counts = &inner.counts;
+            let Some(mut answer) = self.0.ask(query) else {
+                count(&counts.busy);
+                return Lookup::Unanswered;
             };
-            let answer = answer.map_or(Lookup::Unavailable, |answer| answer.lookup(query.algorithm));
-            if matches!(answer, Lookup::Unavailable) {
-                self.0.unanswered.fetch_add(1, Ordering::Relaxed);
-            }
-            answer
+            let answer = answer.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone());
+            let (counter, lookup) = match answer {
+                Some(Answer::User(row)) => (&counts.queried, row.lookup(query.wants)),
+                Some(Answer::Nobody) => (&counts.queried, Lookup::Unknown),
+                Some(Answer::Busy) => (&counts.busy, Lookup::Unanswered),
+                Some(Answer::Away) => return inner.while_away(query),
+                Some(Answer::Failed) if inner.is_away() => (&counts.failed, Lookup::Unavailable),
+                Some(Answer::Failed) | None => (&counts.failed, Lookup::Unanswered),
+            };
+            count(counter);
+            lookup
         })
     }
 
@@ -377,24 +399,16 @@ impl Credentials for Database {
     }
 
     fn begin(&self) {
-        let inner = Arc::clone(&self.0);
-        tokio::spawn(async move {
-            if let Err(error) = inner.find("", "").await {
-                inner.is_away(&error);
-            }
-        });
+        self.0.begin_probing();
     }
 
     fn stats(&self) -> Option<CredentialStats> {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Some(CredentialStats {
-            available: !self.0.away.load(Ordering::Relaxed),
-            cached: self.0.cache.lock().len(),
-            hits: count(&self.0.hits),
-            queries: count(&self.0.asked),
-            failures: count(&self.0.failures),
-            unanswered: count(&self.0.unanswered),
-        })
+        let Counts { cached, queried, busy, failed, away, queries } = &self.0.counts;
+        let [cached, queried, busy, failed, away, queries] =
+            [cached, queried, busy, failed, away, queries].map(|counter| counter.load(Ordering::Relaxed));
+        let users = self.0.cache.lock().len();
+        let available = !self.0.is_away();
+        Some(CredentialStats { available, users, cached, queried, busy, failed, away, queries })
     }
 }
 

@@ -12,7 +12,7 @@ use msrp_proto::digest::{Algorithm, Ha1};
 use sha1::Sha1;
 use sha2::Sha256;
 
-use super::{Credentials, Entry, Lookup, Query};
+use super::{Credentials, Entry, Lookup, Query, Wants};
 use crate::config::Secret;
 
 /// The longest user name.
@@ -75,10 +75,11 @@ fn parse(username: &str) -> Option<(u64, &str)> {
 
 impl Credentials for Ephemeral {
     fn lookup(&self, query: &Query) -> Lookup {
+        let Wants::Hash(algorithm) = query.wants else { return Lookup::Unknown };
         let Some((expires, user)) = parse(&query.user) else { return Lookup::Unknown };
         let ha1 = |secret: &Secret| {
             let password = self.password_with(secret, &query.user);
-            Ha1::from_password(query.algorithm, &query.user, &query.realm, &password)
+            Ha1::from_password(algorithm, &query.user, &query.realm, &password)
         };
         let other = self.other.as_ref().map(ha1);
         let entry = Entry::new(ha1(&self.secret));
@@ -131,7 +132,8 @@ mod tests {
         let algorithm = EphemeralAlgorithm::Sha1;
         let both = Ephemeral::new(algorithm, Secret::new("new"), Some(Secret::new("north")));
         let (user, realm) = ("1700000000:alice".to_owned(), "r".to_owned());
-        let query = Query { user, realm, algorithm: Algorithm::Md5, now: Instant::now(), again: false };
+        let wants = Wants::Hash(Algorithm::Md5);
+        let query = Query { user, realm, wants, now: Instant::now(), again: false };
         let hashes = |source: &Ephemeral| match source.lookup(&query) {
             Lookup::Found(entry) => {
                 assert_eq!((entry.user.as_deref(), entry.expires), (Some("alice"), Some(1_700_000_000_000)));

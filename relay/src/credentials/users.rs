@@ -5,7 +5,7 @@ use std::fmt;
 
 use msrp_proto::digest::{Algorithm, Ha1};
 
-use super::{Credentials, Entry, Lookup, Query};
+use super::{Credentials, Entry, Lookup, Query, Wants};
 use crate::config::UserLimits;
 
 pub(super) const ALGORITHMS: [Algorithm; 3] = [Algorithm::Md5, Algorithm::Sha256, Algorithm::Sha512_256];
@@ -33,6 +33,15 @@ impl Hashes {
             Algorithm::Md5 => self.md5.as_ref(),
             Algorithm::Sha256 => self.sha256.as_ref(),
             Algorithm::Sha512_256 => self.sha512_256.as_ref(),
+        }
+    }
+
+    pub(super) fn lookup(&self, wants: Wants) -> Lookup {
+        match wants {
+            Wants::Hash(algorithm) => self.of(algorithm).map_or(Lookup::Unknown, |ha1| {
+                Lookup::found(Entry { limits: self.limits.clone(), ..Entry::new(ha1.clone()) })
+            }),
+            Wants::Limits => Lookup::Limits(Box::new(self.limits.clone())),
         }
     }
 
@@ -81,15 +90,7 @@ impl UserTable {
 impl Credentials for UserTable {
     fn lookup(&self, query: &Query) -> Lookup {
         let found = self.realms.get(&*query.realm).and_then(|users| users.get(&*query.user));
-        let entry = found.and_then(|hashes| {
-            let ha1 = hashes.of(query.algorithm)?.clone();
-            Some(Entry { limits: hashes.limits.clone(), ..Entry::new(ha1) })
-        });
-        entry.map_or(Lookup::Unknown, Lookup::found)
-    }
-
-    fn limits(&self, user: &str, realm: &str) -> Option<UserLimits> {
-        Some(self.realms.get(realm)?.get(user)?.limits.clone())
+        found.map_or(Lookup::Unknown, |hashes| hashes.lookup(query.wants))
     }
 
     fn supports(&self, algorithm: Algorithm) -> bool {

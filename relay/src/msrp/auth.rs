@@ -8,9 +8,14 @@
 //! like any other.
 //!
 //! Two things take time: a user and address that keep failing wait before they are looked at (see `throttle`), and a
-//! database has to be asked. The AUTH comes to [`AuthOutcome::Later`] then, is put aside (see `inbound::aside`), and is
-//! looked at again from the beginning with what is known by then. If the database is away it is answered with 408,
-//! which a client takes as an answer that did not come (RFC 4975 §10.4): it tries again, and has not been let in.
+//! database has to be asked, for a hash or for the limits of a user known by other means. The AUTH comes to
+//! [`AuthOutcome::Later`] then, is put aside (see `inbound::aside`), and is looked at again from the beginning with what
+//! is known by then ([`Attempt`]). If the database is away, or has too much to do, it is answered with 408, which a
+//! client takes as an answer that did not come (RFC 4975 §10.4): it tries again, and has not been let in.
+//!
+//! What nobody could say counts against nobody. What is wrong by what is at hand does, though it is answered 408 too
+//! ([`Denial::Unproved`]): else passwords could be tried at will while the database is busy, and those of the file while
+//! it is away.
 //!
 //! Credentials that are good until some time, and the sessions obtained with them, end then: a client that asks for
 //! longer gets that, and `Expires` says so.
@@ -35,12 +40,13 @@ use tracing::{debug, info, warn};
 
 use self::identity::Identity;
 use super::counters::Count;
+use super::drain::NotNow;
 use super::link::{Link, LinkKind};
 use super::session::{self, Owner};
+use super::throttle::{NoPlace, Place};
 use super::user::TooManySessions;
 use super::{Advertised, Relay};
-use crate::config::UserLimits;
-use crate::credentials::{Credentials as _, Entry, Lookup, Query};
+use crate::credentials::{Credentials as _, Entry, Lookup, Query, Wants};
 
 mod http;
 mod identity;
@@ -75,10 +81,38 @@ pub enum Later {
 /// What there is of credentials that were put aside.
 #[derive(Debug, Default)]
 pub struct Attempt {
+    /// How much has been tried over the connection before: failures, and what waits.
+    tried: u32,
     /// They have waited as long as they had to.
-    pub waited: bool,
-    /// What the source said.
-    pub found: Option<Lookup>,
+    waited: bool,
+    /// Where they wait.
+    place: Option<Place>,
+    /// What was at hand, and was not what the client knows, if they were asked for it again.
+    at_hand: Option<Lookup>,
+    /// What the sources said of the user's password.
+    found: Option<Lookup>,
+    /// What they said of the user's limits.
+    limits: Option<Lookup>,
+}
+
+impl Attempt {
+    /// Over a connection over which so much has been tried.
+    pub(crate) fn after(tried: u32) -> Self {
+        Self { tried, ..Self::default() }
+    }
+
+    /// The time has come. What was known before may not be true any more.
+    pub fn has_waited(&mut self) {
+        *self = Self { tried: self.tried, waited: true, place: self.place.take(), ..Self::default() };
+    }
+
+    /// The sources have said what was asked.
+    pub fn answered(&mut self, wants: Wants, found: Lookup) {
+        match wants {
+            Wants::Hash(_) => self.found = Some(found),
+            Wants::Limits => self.limits = Some(found),
+        }
+    }
 }
 
 /// Why an AUTH is answered with something else than 200.
@@ -93,12 +127,22 @@ enum Denial {
     Status(StatusCode, String),
     /// 423 with Min-Expires or Max-Expires.
     Expires(Name, Duration),
-    /// 408: whoever knows is away.
+    /// 408: whoever knows is away, or did not answer.
     Unavailable,
-    /// 408 too: whoever knows is away, and by what is remembered the password is wrong.
-    Unproved,
+    /// 408 too, as for a user nobody could say anything of; but the password is wrong by what is at hand.
+    Unproved(&'static str),
+    /// 408: so many others of this user wait that it was not looked at.
+    Throttled,
+    /// 408: the relay drains.
+    Draining,
     /// No answer yet.
     Later(Later),
+}
+
+impl From<NotNow> for Denial {
+    fn from(_: NotNow) -> Self {
+        Self::Draining
+    }
 }
 
 /// What the confirmed credentials were.
@@ -118,6 +162,9 @@ struct Claim<'a> {
     address: &'a str,
     now: Instant,
 }
+
+/// What was proved: the hash, and the user's entry; or why nothing was.
+type Proved = Result<(Ha1, Entry), &'static str>;
 
 /// What shows who the user is.
 enum Proof<'a> {
@@ -143,7 +190,7 @@ impl Relay {
         &self,
         head: &Head,
         link: &Arc<Link>,
-        attempt: Attempt,
+        attempt: &mut Attempt,
         now: Instant,
     ) -> AuthOutcome {
         match self.try_authenticate(head, link, attempt, now) {
@@ -152,7 +199,8 @@ impl Relay {
             Err(denial) => {
                 let outcome = match &denial {
                     Denial::Challenge | Denial::Stale => AuthOutcome::Challenged,
-                    Denial::Unavailable => AuthOutcome::Unanswered,
+                    // A connection that is closed for one of them would tell them apart.
+                    Denial::Unavailable | Denial::Unproved(_) | Denial::Draining => AuthOutcome::Unanswered,
                     _ => AuthOutcome::Refused,
                 };
                 self.deny(head, link, &denial);
@@ -165,10 +213,11 @@ impl Relay {
         &self,
         head: &Head,
         link: &Arc<Link>,
-        attempt: Attempt,
+        attempt: &mut Attempt,
         now: Instant,
     ) -> Result<(), Denial> {
         let relay = self.asking_relay(head, link)?;
+        let until = self.grants_until(relay.is_some())?;
         let secure = link.peer().is_some_and(|peer| peer.secure);
         if !secure && !self.current().auth.allow_auth_without_tls {
             let reason = "AUTH over plain TCP is not allowed (`allow_auth_without_tls`)";
@@ -178,7 +227,8 @@ impl Relay {
         let proof = match principal {
             // Of the connection's own client only: of whom a relay asks for, its handshake says nothing.
             Some(user) if relay.is_none() && head.value(Name::Authorization).is_none() => {
-                Proof::Handshake(Identity::of_principal(user))
+                let identity = Identity::of_principal(user);
+                Proof::Handshake(self.with_limits(identity, attempt, now)?)
             }
             _ => {
                 let address = link.address().unwrap_or_default();
@@ -187,6 +237,13 @@ impl Relay {
         };
         let lifetime = self.lifetime(head)?;
         let lifetime = self.time_left(proof.identity()).map_or(lifetime, |left| lifetime.min(left));
+        let lifetime = match until {
+            None => lifetime,
+            Some(until) => match until.saturating_duration_since(now).as_secs() {
+                0 => return Err(Denial::Draining),
+                left => lifetime.min(Duration::from_secs(left)),
+            },
+        };
         if lifetime.is_zero() {
             let reason = "the credentials of the WebSocket handshake have expired";
             return Err(Denial::Status(StatusCode::FORBIDDEN, reason.into()));
@@ -215,7 +272,7 @@ impl Relay {
         &self,
         head: &'h Head,
         address: &str,
-        attempt: Attempt,
+        attempt: &mut Attempt,
         now: Instant,
     ) -> Result<Confirmed<'h>, Denial> {
         let Some(value) = head.value(Name::Authorization) else { return Err(Denial::Challenge) };
@@ -230,7 +287,7 @@ impl Relay {
     }
 
     /// Whether the credentials are right; gives the hash they prove, and who it is.
-    fn confirm(&self, claim: &Claim<'_>, attempt: Attempt) -> Result<(Ha1, Identity), Denial> {
+    fn confirm(&self, claim: &Claim<'_>, attempt: &mut Attempt) -> Result<(Ha1, Identity), Denial> {
         let current = self.current();
         let auth = &current.auth;
         let Claim { authorization, address, now, .. } = *claim;
@@ -246,22 +303,21 @@ impl Relay {
         if matches!(nonce, NonceState::Forged) {
             return Err(Denial::WrongCredentials("a nonce that is not ours"));
         }
-        if !attempt.waited
-            && let Some(delay) = self.throttle.delay(address, user, now)
-        {
-            return Err(Denial::Later(Later::Until(now + delay)));
+        if !attempt.waited {
+            let entered = self.throttle.enter(address, user, attempt.tried, &*self.random, now);
+            if let Some((until, place)) = entered.map_err(|NoPlace| Denial::Throttled)? {
+                attempt.place = Some(place);
+                return Err(Denial::Later(Later::Until(until)));
+            }
         }
-        let proved = match self.prove(claim, attempt.found) {
-            Err(Denial::Unproved) => {
-                // Answered as for all who cannot be asked for, and counted as what it is.
+        if attempt.place.take().is_some_and(|place| !place.is_kept()) {
+            return Err(Denial::Throttled);
+        }
+        let proved = match self.prove(claim, attempt) {
+            Err(Denial::Unproved(reason)) => {
                 self.throttle.failed(address, user, now);
-                warn!(
-                    peer = address,
-                    user,
-                    reason = "wrong password, by what was known before the database went away",
-                    "AUTH failed"
-                );
-                return Err(Denial::Unproved);
+                warn!(peer = address, user, reason, "AUTH failed");
+                return Err(Denial::Unproved(reason));
             }
             other => other?,
         };
@@ -278,67 +334,111 @@ impl Relay {
         };
         // Only who knows the password learns that the nonce was the trouble (RFC 7616 §3.3).
         let NonceState::Fresh(nonce) = nonce else { return Err(Denial::Stale) };
+        let identity = self.with_limits(Identity::of_entry(user, &entry), attempt, now)?;
         let replayed = self.replay.lock().check_and_store(nonce, authorization.nc(), unix_millis);
         match replayed {
             Ok(()) => {
                 self.throttle.succeeded(address, user);
-                Ok((ha1, Identity::of_entry(user, &entry)))
+                Ok((ha1, identity))
             }
             Err(Replayed::Count) => Err(Denial::WrongCredentials("a replayed nonce count")),
             Err(_) => Err(Denial::Stale),
         }
     }
 
-    /// Whether who sent it knows the password: the hash and the user's entry, or why not.
-    fn prove(
-        &self,
-        claim: &Claim<'_>,
-        found: Option<Lookup>,
-    ) -> Result<Result<(Ha1, Entry), &'static str>, Denial> {
+    /// Whether who sent it knows the password. As much is computed for a user nobody knows.
+    fn prove(&self, claim: &Claim<'_>, attempt: &mut Attempt) -> Result<Proved, Denial> {
         let Claim { authorization, method, digest_uri, now, .. } = *claim;
         let current = self.current();
         let auth = &current.auth;
         let query = |again| Query {
             user: authorization.username().to_owned(),
             realm: auth.realm.clone(),
-            algorithm: authorization.algorithm(),
+            wants: Wants::Hash(authorization.algorithm()),
             now,
             again,
         };
-        let verify = |lookup: Lookup, again: bool| match lookup {
-            Lookup::Found(entry) => {
-                let right = |ha1: &&Ha1| authorization.verify(ha1, method, digest_uri);
-                // Both are looked at, whichever is right.
-                let (first, other) = (Some(&entry.ha1).filter(right), entry.other.as_ref().filter(right));
-                match first.or(other).cloned() {
-                    Some(ha1) => Ok(Ok((ha1, *entry))),
-                    None => Ok(Err("wrong password")),
-                }
-            }
-            Lookup::Unknown => {
-                // An unknown user costs the same time as a known one.
-                let _ = authorization.verify(&decoy(authorization.algorithm()), method, digest_uri);
-                Ok(Err("unknown user"))
-            }
-            Lookup::Later => Err(Denial::Later(Later::Lookup(query(again)))),
-            Lookup::Unavailable => Err(Denial::Unavailable),
+        let verify = |entry: &Entry| -> Proved {
+            let right = |ha1: &&Ha1| authorization.verify(ha1, method, digest_uri);
+            // Both are looked at, whichever is right.
+            let (first, other) = (Some(&entry.ha1).filter(right), entry.other.as_ref().filter(right));
+            first.or(other).cloned().map(|ha1| (ha1, entry.clone())).ok_or("wrong password")
         };
-        if let Some(found) = found {
-            // Nobody is asked twice.
-            return if matches!(found, Lookup::Later) {
-                Err(Denial::Unavailable)
-            } else {
-                verify(found, false)
+        let unknown = || {
+            let _ = authorization.verify(&decoy(authorization.algorithm()), method, digest_uri);
+            "unknown user"
+        };
+        // What is wrong by what is at hand, when nobody else can say more.
+        let unproved = |at_hand: Option<&Lookup>, away: bool| {
+            // For all of them as much is computed.
+            unknown();
+            match at_hand {
+                Some(Lookup::Found(entry)) if !entry.remembered => Denial::Unproved("wrong password"),
+                Some(Lookup::Found(_)) if !away => Denial::Unproved("wrong password, by what is remembered"),
+                _ => Denial::Unavailable,
+            }
+        };
+        if let Some(found) = &attempt.found {
+            return match found {
+                Lookup::Found(entry) => Ok(verify(entry)),
+                Lookup::Unknown | Lookup::Limits(_) => Ok(Err(unknown())),
+                Lookup::Unanswered => Err(unproved(attempt.at_hand.as_ref(), false)),
+                // Nobody is asked twice.
+                Lookup::Unavailable | Lookup::Later => Err(unproved(attempt.at_hand.as_ref(), true)),
             };
         }
-        match verify(auth.credentials.lookup(&query(false)), false)? {
-            // Unknown users too: what is done for both must take the same time.
-            Err(reason) => match verify(auth.credentials.lookup(&query(true)), true) {
-                Err(Denial::Unavailable) if reason == "wrong password" => Err(Denial::Unproved),
-                other => other,
-            },
-            proved => Ok(proved),
+        let at_hand = auth.credentials.lookup(&query(false));
+        match &at_hand {
+            Lookup::Found(entry) => {
+                if let Ok(proved) = verify(entry) {
+                    return Ok(Ok(proved));
+                }
+            }
+            Lookup::Unknown | Lookup::Limits(_) => drop(unknown()),
+            Lookup::Later => return Err(Denial::Later(Later::Lookup(query(false)))),
+            Lookup::Unavailable | Lookup::Unanswered => return Err(unproved(None, true)),
         }
+        // Unknown users too: what is done for both must take the same time.
+        match auth.credentials.lookup(&query(true)) {
+            Lookup::Found(entry) => Ok(verify(&entry)),
+            Lookup::Unknown | Lookup::Limits(_) => Ok(Err(unknown())),
+            Lookup::Later => {
+                attempt.at_hand = Some(at_hand);
+                Err(Denial::Later(Later::Lookup(query(true))))
+            }
+            Lookup::Unavailable => Err(unproved(Some(&at_hand), true)),
+            Lookup::Unanswered => Err(unproved(Some(&at_hand), false)),
+        }
+    }
+
+    /// With the user's own limits, if who the user is was not proved by the entry that has them. Where nobody can say
+    /// what they are, those of all users count: who it is has been proved.
+    fn with_limits(&self, identity: Identity, attempt: &Attempt, now: Instant) -> Result<Identity, Denial> {
+        if identity.limits.is_some() {
+            return Ok(identity);
+        }
+        let current = self.current();
+        let auth = &current.auth;
+        let found = attempt.limits.clone().map_or_else(
+            || {
+                let (user, realm) = (identity.user.to_string(), auth.realm.clone());
+                let query = Query { user, realm, wants: Wants::Limits, now, again: false };
+                match auth.credentials.lookup(&query) {
+                    Lookup::Later => Err(Denial::Later(Later::Lookup(query))),
+                    found => Ok(found),
+                }
+            },
+            Ok,
+        )?;
+        let limits = match found {
+            Lookup::Limits(limits) => Some(*limits),
+            Lookup::Unavailable | Lookup::Unanswered => {
+                debug!(user = &*identity.user, "the user's own limits are not known now: those of all count");
+                None
+            }
+            _ => None,
+        };
+        Ok(Identity { limits, ..identity })
     }
 
     /// How long what the user has proved is good for, in whole seconds, if it ends at all.
@@ -383,7 +483,8 @@ impl Relay {
         };
         let id = session::new_id(&*self.random);
         let (uri, used) = self.session_uri(link, id).ok_or_else(|| internal("no listener to name".into()))?;
-        let user = self.users.enter(&identity.user, self.limits_of(identity), now);
+        let own = identity.limits.clone().unwrap_or_default();
+        let user = self.users.enter(&identity.user, own.over(&self.current().limits.user), now);
         let user =
             user.map_err(|TooManySessions(most)| internal(format!("the user has {most} sessions already")))?;
         let owner = match relay {
@@ -426,14 +527,6 @@ impl Relay {
         Ok(())
     }
 
-    /// The limits of a user: its own, and where those say nothing everybody's.
-    fn limits_of(&self, identity: &Identity) -> UserLimits {
-        let current = self.current();
-        let auth = &current.auth;
-        let own = identity.limits.clone().or_else(|| auth.credentials.limits(&identity.user, &auth.realm));
-        own.unwrap_or_default().over(&current.limits.user)
-    }
-
     /// Our URI for a session: as the listener calls itself over which the client came, if it is still there. Over a
     /// connection that we opened, the first listener of the same scheme. Over a WebSocket, the first one
     /// for TLS, else for TCP: the peer has to be able to open a connection there (RFC 7977 §5.2.2).
@@ -450,7 +543,9 @@ impl Relay {
             .or_else(|| reachable().find(|own| own.advertised.scheme == Scheme::Msrps))
             .or_else(|| reachable().next())?;
         let Advertised { scheme, host, port, .. } = &own.advertised;
-        let uri = format!("{scheme}://{host}:{port}/{};tcp", session::write_id(id)).parse().ok()?;
+        let uri = format!("{scheme}://{host}:{port}/{};tcp", session::write_id(self.sessions.tag(), id))
+            .parse()
+            .ok()?;
         Some((uri, Arc::clone(&own.used)))
     }
 
@@ -458,6 +553,11 @@ impl Relay {
         let mut bits = [0; 8];
         self.random.fill(&mut bits);
         self.current().issue(self.wall_clock.unix_millis(), bits)
+    }
+
+    /// Refuses an AUTH that would have to wait, where no more can.
+    pub(crate) fn refuse_to_wait(&self, head: &Head, link: &Link) {
+        self.deny(head, link, &Denial::Throttled);
     }
 
     fn deny(&self, head: &Head, link: &Link, denial: &Denial) {
@@ -471,11 +571,14 @@ impl Relay {
                 warn!(link = link.id(), peer, user, reason, "AUTH failed");
             }
             Denial::Status(status, reason) => warn!(link = link.id(), peer, %status, reason, "AUTH refused"),
-            // The log says it once, when that begins.
-            Denial::Unproved => {}
-            Denial::Unavailable => {
-                debug!(link = link.id(), peer, "AUTH answered with 408: the database is away");
+            // The log has it already.
+            Denial::Unproved(_) => {}
+            // Of the database being away the log says it once, when that begins.
+            Denial::Unavailable => debug!(link = link.id(), peer, "AUTH answered with 408: nobody can say"),
+            Denial::Throttled => {
+                debug!(link = link.id(), peer, "AUTH answered with 408: others of the user wait");
             }
+            Denial::Draining => debug!(link = link.id(), peer, "AUTH answered with 408: the relay drains"),
             Denial::Later(_) => return,
             Denial::Expires(bound, value) => {
                 debug!(
@@ -494,7 +597,9 @@ impl Relay {
             Denial::Status(status, _) => (Count::AuthsRefused, *status),
             Denial::Expires(..) => (Count::AuthsRefused, StatusCode::OUT_OF_BOUNDS),
             Denial::Unavailable => (Count::AuthsUndecided, StatusCode::REQUEST_TIMEOUT),
-            Denial::Unproved => (Count::AuthsFailed, StatusCode::REQUEST_TIMEOUT),
+            Denial::Unproved(_) => (Count::AuthsFailed, StatusCode::REQUEST_TIMEOUT),
+            Denial::Throttled => (Count::AuthsRefused, StatusCode::REQUEST_TIMEOUT),
+            Denial::Draining => (Count::AuthsRefused, StatusCode::REQUEST_TIMEOUT),
             Denial::Later(_) => return,
         };
         link.count(count, 1);
@@ -504,7 +609,7 @@ impl Relay {
             Denial::Challenge | Denial::WrongCredentials(_) => self.challenge(out, head, false),
             Denial::Stale => self.challenge(out, head, true),
             Denial::Status(status, _) => answer(out, head, *status).end(Flag::Complete),
-            Denial::Unavailable | Denial::Unproved => {
+            Denial::Unavailable | Denial::Unproved(_) | Denial::Throttled | Denial::Draining => {
                 answer(out, head, StatusCode::REQUEST_TIMEOUT).end(Flag::Complete);
             }
             Denial::Later(_) => {}

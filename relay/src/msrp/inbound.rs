@@ -114,7 +114,8 @@ impl Inbound {
             other_body: limits.non_send_body_size,
         });
         let probation = link.target().is_none().then(|| now + current.timeouts.probation);
-        let watch = link.tap().map(|tap| Watch::new(tap, SentBy::Peer));
+        let tag = relay.sessions.tag();
+        let watch = link.tap().map(|tap| Watch::new(tap, SentBy::Peer, tag));
         Self {
             relay,
             link,

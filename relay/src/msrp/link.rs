@@ -535,6 +535,11 @@ impl Link {
         self.failed_auths.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// How many AUTHs at this relay have failed on this connection.
+    pub(crate) fn failed_auths(&self) -> u32 {
+        self.failed_auths.load(Ordering::Relaxed)
+    }
+
     /// One more AUTH at another relay has failed; gives how many have there since one succeeded, or
     /// at how many relays some have, whichever is more.
     pub(crate) fn auth_failed_at(&self, relay: &str) -> u32 {

@@ -50,9 +50,11 @@ pub(crate) use self::auth::user_of_principal;
 pub use self::auth::{Attempt, HandshakeDenial, Later};
 pub use self::counters::{Count, Counters};
 pub use self::current::{Current, Prepared};
+pub use self::drain::Drains;
 pub use self::inbound::Inbound;
 pub use self::link::{Flushed, Link, LinkKind, Peer, Target};
 pub use self::session::{Owner, Session, SessionEnd, Sessions, Traffic};
+pub use self::tag::{NoTag, ProcessTag};
 pub use self::tap::Tap;
 pub use self::user::User;
 pub use self::wire::{Dialer, Random, Resolver, SessionObserver, WallClock, Wire};
@@ -60,6 +62,7 @@ pub use self::wire::{Dialer, Random, Resolver, SessionObserver, WallClock, Wire}
 mod auth;
 mod counters;
 mod current;
+mod drain;
 mod inbound;
 mod link;
 mod origin;
@@ -67,6 +70,7 @@ mod outbound;
 mod response;
 mod route;
 mod session;
+mod tag;
 mod tap;
 #[cfg(test)]
 mod tests;
@@ -162,6 +166,7 @@ pub struct Relay {
     users: Users,
     throttle: Throttle,
     replay: Mutex<ReplayGuard>,
+    draining: drain::Draining,
 }
 
 impl Relay {
@@ -174,6 +179,19 @@ impl Relay {
         random: Arc<dyn Random>,
         wall_clock: Box<dyn WallClock>,
     ) -> Result<Arc<Self>, SettingsError> {
+        Self::beside(&[], settings, random, wall_clock)
+    }
+
+    /// As [`new`](Self::new), while the processes with these tags still have sessions at the same addresses.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn beside(
+        taken: &[ProcessTag],
+        settings: Settings,
+        random: Arc<dyn Random>,
+        wall_clock: Box<dyn WallClock>,
+    ) -> Result<Arc<Self>, SettingsError> {
         let current = Current::new(settings, &*random)?;
         let mut replay = current::replay_guard(&current.auth);
         if current.auth.nonce_secret.is_some() {
@@ -181,9 +199,10 @@ impl Relay {
             replay = replay.with_floor(wall_clock.unix_millis());
         }
         let throttle = Throttle::new(current.auth.throttle.clone(), &*random);
+        let tag = ProcessTag::draw(&*random, taken);
         Ok(Arc::new(Self {
             current: ArcSwap::from_pointee(current),
-            sessions: Sessions::default(),
+            sessions: Sessions::new(tag),
             routes: Routes::default(),
             next_link: AtomicU64::new(1),
             random,
@@ -195,6 +214,7 @@ impl Relay {
             users: Users::default(),
             throttle,
             replay: Mutex::new(replay),
+            draining: drain::Draining::default(),
         }))
     }
 
@@ -315,6 +335,7 @@ impl Relay {
                 interrupt_size: interrupt_size as u64,
                 response_timeout: current.timeouts.response_timeout,
                 chunk_size: websocket.map(|websocket| websocket.chunk_size.max(1) as u64),
+                tag: self.sessions.tag(),
             },
             send_timeout: current.timeouts.send_timeout,
         };
@@ -330,7 +351,7 @@ impl Relay {
     /// The session that a message belongs to whose path begins with these URIs: see [`tap`].
     fn session_of<'a>(&self, path: impl Iterator<Item = UriRef<'a>>) -> Option<u128> {
         let ours = path.take_while(|uri| self.is_us(uri));
-        tap::correlation(ours.filter_map(|uri| session::parse_id(uri.session_id()?)))
+        tap::correlation(ours.filter_map(|uri| session::parse_id(self.sessions.tag(), uri.session_id()?)))
     }
 
     /// Whether an AUTH for this URI is for us: one of our listeners, or our domain, without a port or

@@ -60,6 +60,7 @@ use self::message::Frames;
 use self::segments::Segments;
 use super::link::Link;
 use super::origin::Origin;
+use super::tag::ProcessTag;
 use super::tap::{Tap, Watch};
 use super::transactions::{Failure, Transaction, Transactions};
 use super::wire::Random;
@@ -107,6 +108,8 @@ pub(crate) struct QueueSettings {
     pub(crate) response_timeout: Duration,
     /// The connection is a WebSocket, and a fragment has at most so many body bytes (RFC 7977 §5.1).
     pub(crate) chunk_size: Option<u64>,
+    /// The process in the session-ids that messages are traced with.
+    pub(crate) tag: ProcessTag,
 }
 
 impl QueueSettings {
@@ -159,7 +162,7 @@ impl Outbound {
 
     /// The connection is up, and its messages are seen from now on.
     pub(crate) fn watch(&mut self, tap: Option<Arc<dyn Tap>>) {
-        self.watch = tap.map(|tap| Watch::new(tap, SentBy::Us));
+        self.watch = tap.map(|tap| Watch::new(tap, SentBy::Us, self.settings.tag));
     }
 
     /// An object to fill for the next request.

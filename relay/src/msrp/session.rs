@@ -9,10 +9,10 @@ use msrp_proto::flag::Flag;
 use msrp_proto::uri::{MsrpUri, UriRef};
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
-use uuid::Uuid;
 
 use super::counters::Count;
 use super::link::Link;
+use super::tag::ProcessTag;
 use super::user::User;
 use super::wire::Random;
 
@@ -371,23 +371,28 @@ pub(crate) struct Granted {
 /// All sessions of the process.
 #[derive(Debug)]
 pub struct Sessions {
+    tag: ProcessTag,
     shards: [RwLock<HashMap<u128, Arc<Session>>>; SHARDS],
 }
 
-impl Default for Sessions {
-    fn default() -> Self {
-        Self { shards: std::array::from_fn(|_| RwLock::default()) }
-    }
-}
-
 impl Sessions {
+    /// None yet, of the process with this tag.
+    pub(crate) fn new(tag: ProcessTag) -> Self {
+        Self { tag, shards: std::array::from_fn(|_| RwLock::default()) }
+    }
+
+    /// The process in their session-ids.
+    pub fn tag(&self) -> ProcessTag {
+        self.tag
+    }
+
     fn shard(&self, id: u128) -> &RwLock<HashMap<u128, Arc<Session>>> {
         &self.shards[id as usize % SHARDS]
     }
 
     /// The session this URI names, if it was handed out and has not expired.
     pub fn find(&self, uri: &UriRef<'_>, now: Instant) -> Option<Arc<Session>> {
-        let id = parse_id(uri.session_id()?)?;
+        let id = parse_id(self.tag, uri.session_id()?)?;
         let session = self.shard(id).read().get(&id).cloned()?;
         (session.expires > now && session.uri.as_ref() == *uri).then_some(session)
     }
@@ -472,20 +477,36 @@ pub(crate) fn new_id(random: &dyn Random) -> u128 {
     u128::from_be_bytes(bits)
 }
 
-/// The session-id as it stands in the URI: 32 hexadecimal digits.
-pub(crate) fn write_id(id: u128) -> String {
-    Uuid::from_u128(id).simple().to_string()
+/// The session-id as it stands in the URI: the process' tag, then 32 hexadecimal digits.
+pub(crate) fn write_id(tag: ProcessTag, id: u128) -> String {
+    format!("{tag}{id:032x}")
 }
 
-/// Reads it back; only the form we write is a valid one.
-pub(crate) fn parse_id(text: &str) -> Option<u128> {
-    let canonical = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    canonical.then(|| u128::from_str_radix(text, 16).ok()).flatten()
+/// Reads it back; only the form that this process writes is a valid one.
+pub(crate) fn parse_id(tag: ProcessTag, text: &str) -> Option<u128> {
+    let digits = text.strip_prefix(tag.as_str())?;
+    let canonical =
+        digits.len() == 32 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    canonical.then(|| u128::from_str_radix(digits, 16).ok()).flatten()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_session_ids_of_this_process_are_read() {
+        let (tag, other): (ProcessTag, ProcessTag) = ("kmzxg".parse().unwrap(), "ggggg".parse().unwrap());
+        let id = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
+        let text = write_id(tag, id);
+        assert_eq!((text.as_str(), text.len()), ("kmzxg0123456789abcdef0123456789abcdef", 37));
+        assert_eq!(parse_id(tag, &text), Some(id));
+        assert_eq!(parse_id(other, &text), None);
+        for wrong in [&text[5..], &text[..36], &text.to_uppercase(), &format!("{text}0"), ""] {
+            assert_eq!(parse_id(tag, wrong), None, "{wrong}");
+        }
+        assert_eq!(write_id(tag, 1).len(), 37);
+    }
 
     #[test]
     fn peers_are_remembered_once_each_up_to_the_limit() {

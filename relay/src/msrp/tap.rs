@@ -35,6 +35,7 @@ use std::time::SystemTime;
 use tcp_transport::hep::trace::SentBy;
 
 use super::session;
+use super::tag::ProcessTag;
 
 /// Whoever sees the messages of one connection.
 pub trait Tap: Send + Sync {
@@ -64,6 +65,7 @@ pub trait Tap: Send + Sync {
 pub(super) struct Watch {
     tap: Arc<dyn Tap>,
     by: SentBy,
+    tag: ProcessTag,
     /// A message of whose body more is to be traced.
     open: Option<Open>,
     /// Messages not told yet.
@@ -80,8 +82,8 @@ struct Open {
 }
 
 impl Watch {
-    pub(super) fn new(tap: Arc<dyn Tap>, by: SentBy) -> Self {
-        Self { tap, by, open: None, counted: 0 }
+    pub(super) fn new(tap: Arc<dyn Tap>, by: SentBy, tag: ProcessTag) -> Self {
+        Self { tap, by, tag, open: None, counted: 0 }
     }
 
     pub(super) fn tap(&self) -> &dyn Tap {
@@ -148,7 +150,7 @@ impl Watch {
     }
 
     fn send(&self, time: SystemTime, session: Option<u128>, head: &[u8], body: &[u8]) {
-        let session = session.map(session::write_id).unwrap_or_default();
+        let session = session.map(|id| session::write_id(self.tag, id)).unwrap_or_default();
         self.tap.message(self.by, time, &session, head, body);
     }
 

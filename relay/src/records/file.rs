@@ -6,11 +6,14 @@
 //! A line is written whole or not at all: where a write ends within one (the disk is full), the file is cut back to the
 //! line's begin, and the line is written again later. Where it cannot be cut, or where the relay was killed in the middle
 //! of a write, the next line begins on a line of its own, and the torn one stays: it is no JSON.
+//!
+//! With `fsync`, a record counts as written once the disk has it under the file's name: a file that was made is of no use
+//! after a crash unless its directory is on the disk too.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::record::SessionRecord;
@@ -30,6 +33,10 @@ pub(super) struct FileSink {
     torn: bool,
     /// What is written at once.
     buffer: Vec<u8>,
+    /// The file was made, and the disk may not know its name.
+    is_new: bool,
+    /// Brings a directory to the disk.
+    sync_directory: fn(&Path) -> io::Result<()>,
 }
 
 #[derive(Debug)]
@@ -50,6 +57,8 @@ impl FileSink {
             open: None,
             torn: false,
             buffer: Vec::new(),
+            is_new: false,
+            sync_directory,
         };
         sink.ready()?;
         Ok(sink)
@@ -62,7 +71,7 @@ impl FileSink {
         {
             return Ok(open);
         }
-        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(&self.path)?;
+        let mut file = self.open_or_create()?;
         let there = file.metadata()?;
         let is_regular = there.is_file();
         if is_regular {
@@ -74,6 +83,30 @@ impl FileSink {
             };
         }
         Ok(Open { file, id: (there.dev(), there.ino()), is_regular })
+    }
+
+    fn open_or_create(&mut self) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).append(true);
+        match options.open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Somebody else may make it meanwhile.
+                let file = options.create(true).mode(MODE).open(&self.path)?;
+                self.is_new = true;
+                Ok(file)
+            }
+            opened => opened,
+        }
+    }
+
+    /// Brings what was written to the disk, and the name of a new file.
+    fn sync(&mut self, file: &File) -> io::Result<()> {
+        file.sync_data()?;
+        if self.is_new {
+            (self.sync_directory)(directory(&self.path))?;
+            self.is_new = false;
+        }
+        Ok(())
     }
 
     fn append(&mut self, batch: &[Arc<SessionRecord>]) -> Taken {
@@ -101,7 +134,7 @@ impl FileSink {
         };
         if self.fsync
             && records > 0
-            && let Err(error) = open.file.sync_data()
+            && let Err(error) = self.sync(&open.file)
         {
             // What the disk has of it is not known: it is written again. What cannot be cut off stands there twice.
             let _ = !self.torn && cut_back(&open, whole - begin);
@@ -115,6 +148,19 @@ impl FileSink {
             // It is opened again for the next attempt.
             Err(error) => Taken::failed(records, &error),
         }
+    }
+}
+
+/// The directory that a file is in; of a bare name it is the one that this process is in.
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    match File::open(directory)?.sync_all() {
+        // Some file systems know no such thing (EINVAL), and need none.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
     }
 }
 
@@ -153,15 +199,17 @@ impl Sink for FileSink {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::super::record::tests::ended;
     use super::super::writer::Failure;
     use super::*;
 
-    fn sink(path: &std::path::Path, fsync: bool) -> FileSink {
+    fn sink(path: &Path, fsync: bool) -> FileSink {
         FileSink::open(&RecordFile { path: path.into(), fsync }).unwrap()
     }
 
-    fn ids(path: &std::path::Path) -> Vec<String> {
+    fn ids(path: &Path) -> Vec<String> {
         let text = fs::read_to_string(path).unwrap();
         text.lines()
             .map(|line| {
@@ -223,9 +271,45 @@ mod tests {
     #[test]
     fn with_fsync_only_what_the_disk_has_is_taken() {
         // It takes every byte, and has no disk.
-        let path = std::path::Path::new("/dev/null");
+        let path = Path::new("/dev/null");
         assert_eq!(sink(path, false).append(&[ended("a")]).records, 1);
         let taken = sink(path, true).append(&[ended("a")]);
         assert!(matches!(taken, Taken { records: 0, failure: Some(Failure::Away(_)) }), "{taken:?}");
+    }
+
+    #[test]
+    fn with_fsync_a_new_file_is_written_once_the_disk_knows_its_name() {
+        thread_local! {
+            static SYNCED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+        }
+        fn fails(_: &Path) -> io::Result<()> {
+            Err(io::ErrorKind::Other.into())
+        }
+        fn noted(directory: &Path) -> io::Result<()> {
+            SYNCED.with_borrow_mut(|synced| synced.push(directory.to_owned()));
+            sync_directory(directory)
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.jsonl");
+        let mut sink = FileSink { sync_directory: fails, ..sink(&path, true) };
+        let taken = sink.append(&[ended("a")]);
+        assert!(matches!(taken, Taken { records: 0, failure: Some(Failure::Away(_)) }), "{taken:?}");
+        // It is tried again, though the file is there by now; once is enough.
+        sink.sync_directory = noted;
+        assert_eq!(sink.append(&[ended("a")]).records, 1);
+        assert_eq!(sink.append(&[ended("b")]).records, 1);
+        assert_eq!(SYNCED.take(), [dir.path()]);
+        assert_eq!(ids(&path), ["a", "b"]);
+        // After it was moved away there is a new one.
+        fs::rename(&path, dir.path().join("s.jsonl.1")).unwrap();
+        assert_eq!(sink.append(&[ended("c")]).records, 1);
+        assert_eq!(SYNCED.take(), [dir.path()]);
+
+        // One that was there needs nothing; nor does one that need not be on the disk.
+        let mut there = FileSink { sync_directory: fails, ..self::sink(&path, true) };
+        assert_eq!(there.append(&[ended("d")]).records, 1);
+        let mut lazy = FileSink { sync_directory: fails, ..self::sink(&dir.path().join("t.jsonl"), false) };
+        assert_eq!(lazy.append(&[ended("e")]).records, 1);
+        assert_eq!(directory(Path::new("s.jsonl")), Path::new("."));
     }
 }

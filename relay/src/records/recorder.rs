@@ -148,3 +148,51 @@ impl SessionObserver for Recorder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::super::record::tests::{ended, interim};
+    use super::*;
+
+    fn recorder() -> (Recorder, Arc<Outbox>) {
+        let outbox = Arc::new(Outbox::new("a", 10));
+        let facts = Facts { domain: "a".into(), realm: "a".into(), listeners: HashMap::new() };
+        (Recorder::new(facts, vec![Arc::clone(&outbox)]), outbox)
+    }
+
+    fn reasons(outbox: &Outbox) -> Vec<&'static str> {
+        outbox.oldest(10).iter().map(|record| record.reason).collect()
+    }
+
+    #[test]
+    fn the_last_record_of_a_session_waits_for_an_interim_one_that_is_being_put() {
+        let (recorder, outbox) = recorder();
+        let (begun, begins) = mpsc::channel();
+        let mut last = None;
+        let still_there = || {
+            // The session ends in this very moment.
+            let (other, begun) = (recorder.clone(), begun.clone());
+            last = Some(thread::spawn(move || {
+                begun.send(()).unwrap();
+                other.put((*ended("s")).clone(), || false);
+            }));
+            begins.recv().unwrap();
+            assert!(recorder.0.order.is_locked(), "the last record could come first");
+            false
+        };
+        recorder.put((*interim("s")).clone(), still_there);
+        last.unwrap().join().unwrap();
+        assert_eq!(reasons(&outbox), [INTERIM, "expired"]);
+    }
+
+    #[test]
+    fn a_session_that_has_its_last_record_gets_no_interim_one() {
+        let (recorder, outbox) = recorder();
+        recorder.put((*ended("s")).clone(), || false);
+        recorder.put((*interim("s")).clone(), || true);
+        assert_eq!(reasons(&outbox), ["expired"]);
+    }
+}

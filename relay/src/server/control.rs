@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -12,6 +11,7 @@ use tcp_transport::tls::{ClientDomains, ServerDomains};
 use tcp_transport::{ConnectionId, KeepAlive, Ledger, State};
 
 use super::hep::{Concentrator, HepCounters};
+use super::lifecycle::Lifecycle;
 use super::listeners::Listeners;
 use super::network::{Carried, Network};
 use super::now;
@@ -34,7 +34,7 @@ pub struct Control {
     /// `tls.expiry_warning`.
     pub(super) expiry_warning: Arc<Mutex<Duration>>,
     started: Started,
-    stopping: AtomicBool,
+    pub(super) lifecycle: Lifecycle,
 }
 
 /// What a running relay consists of.
@@ -76,14 +76,14 @@ pub struct ConnectionInfo {
 }
 
 impl Control {
-    pub(super) fn new(parts: Parts) -> Self {
+    pub(super) fn new(parts: Parts, lifecycle: Lifecycle) -> Self {
         Self {
             expiry_warning: Arc::new(Mutex::new(parts.config.tls.expiry_warning)),
             config: ArcSwap::from_pointee(parts.config.clone()),
             reloading: Mutex::default(),
             parts,
             started: Started { at: now(), time: SystemTime::now() },
-            stopping: AtomicBool::new(false),
+            lifecycle,
         }
     }
 
@@ -135,15 +135,6 @@ impl Control {
     /// The clock of its connections and sessions.
     pub fn now(&self) -> Instant {
         now()
-    }
-
-    /// Whether it takes new connections and sessions: not while it stops.
-    pub fn is_ready(&self) -> bool {
-        !self.stopping.load(Ordering::Acquire)
-    }
-
-    pub(super) fn set_stopping(&self) {
-        self.stopping.store(true, Ordering::Release);
     }
 
     /// The relay itself: its sessions and counters.

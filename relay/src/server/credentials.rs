@@ -33,14 +33,14 @@ pub(super) async fn http_digest(
 ) -> Result<Arc<str>, HandshakeDenial> {
     let mut attempt = Attempt::default();
     loop {
-        match relay.http_digest(method, target, authorization, peer, attempt, now()) {
+        match relay.http_digest(method, target, authorization, peer, &mut attempt, now()) {
             Err(HandshakeDenial::Later(Later::Until(time))) => {
                 tokio::time::sleep_until(time.into()).await;
-                attempt = Attempt { waited: true, found: None };
+                attempt.has_waited();
             }
             Err(HandshakeDenial::Later(Later::Lookup(query))) => {
                 let found = relay.settings().auth.credentials.clone().fetch(&query).await;
-                attempt = Attempt { waited: true, found: Some(found) };
+                attempt.answered(query.wants, found);
             }
             decided => return decided,
         }

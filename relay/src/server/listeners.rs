@@ -10,6 +10,8 @@
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -25,6 +27,10 @@ use super::{StartError, websocket};
 use crate::config::{Config, Host, Listener, ListenerTransport, WebSocket};
 use crate::msrp::{Advertised, WebSocketLink};
 
+mod accepting;
+
+use self::accepting::Closed;
+pub use self::accepting::ReopenError;
 mod change;
 
 /// Sockets that listen already, for listeners that will be there: of the process before this one, or of a service
@@ -33,6 +39,8 @@ mod change;
 pub struct Inherited {
     tcp: Vec<TcpListener>,
     udp: Vec<UdpSocket>,
+    /// Of the admin interface, with their paths.
+    unix: Vec<(UnixListener, PathBuf)>,
 }
 
 impl Inherited {
@@ -46,20 +54,32 @@ impl Inherited {
         self.udp.push(socket);
     }
 
+    /// One more, of a Unix socket at this path.
+    pub fn push_unix(&mut self, socket: UnixListener, path: PathBuf) {
+        self.unix.push((socket, path));
+    }
+
     /// Where those are that nobody has taken.
     #[must_use]
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub fn addresses(&self) -> Vec<String> {
         let tcp = self.tcp.iter().filter_map(|socket| socket.local_addr().ok());
-        tcp.chain(self.udp.iter().filter_map(|socket| socket.local_addr().ok())).collect()
+        let udp = self.udp.iter().filter_map(|socket| socket.local_addr().ok());
+        let unix = self.unix.iter().map(|(_, path)| path.display().to_string());
+        tcp.chain(udp).map(|address| address.to_string()).chain(unix).collect()
+    }
+
+    /// The Unix socket at this path.
+    pub fn take_unix(&mut self, wanted: &Path) -> Option<UnixListener> {
+        self.unix.iter().position(|(_, path)| path == wanted).map(|index| self.unix.remove(index).0)
     }
 
     /// The one of TCP at this address; with port 0, at any port.
-    fn tcp(&mut self, wanted: SocketAddr) -> Option<TcpListener> {
+    pub fn take_tcp(&mut self, wanted: SocketAddr) -> Option<TcpListener> {
         let fits = |socket: &TcpListener| socket.local_addr().is_ok_and(|found| is_at(found, wanted));
         self.tcp.iter().position(fits).map(|index| self.tcp.remove(index))
     }
 
-    /// As [`tcp`](Self::tcp), of UDP.
+    /// As [`take_tcp`](Self::take_tcp), of UDP.
     fn udp(&mut self, wanted: SocketAddr) -> Option<UdpSocket> {
         let fits = |socket: &UdpSocket| socket.local_addr().is_ok_and(|found| is_at(found, wanted));
         self.udp.iter().position(fits).map(|index| self.udp.remove(index))
@@ -131,7 +151,7 @@ impl Opened {
                 }
                 .map(Socket::Datagram)
                 .map_err(|source| BindError::Socket { addr, source }),
-                None => match inherited.tcp(addr) {
+                None => match inherited.take_tcp(addr) {
                     Some(socket) => BoundListener::adopt(socket, settings, domains),
                     None => BoundListener::bind(settings, domains),
                 }
@@ -195,6 +215,10 @@ struct Running {
     serves: Arc<ArcSwap<Serves>>,
     hep: Option<Arc<Dispatch>>,
     sockets: Vec<RunningSocket>,
+    /// Those that were closed, and may be opened again.
+    closed: Vec<Closed>,
+    /// What is left of their tasks: handshakes that were under way.
+    handshakes: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -265,15 +289,30 @@ impl Listeners {
     pub(super) async fn stop(&self) {
         let mut ended = Vec::new();
         // What they have counted is still asked for.
-        self.0.lock().iter_mut().for_each(|running| ended.append(&mut running.sockets));
+        let mut handshakes = Vec::new();
+        for running in &mut *self.0.lock() {
+            ended.append(&mut running.sockets);
+            handshakes.append(&mut running.handshakes);
+        }
         for socket in ended {
             socket.end().await;
+        }
+        for task in handshakes {
+            task.abort();
+            let _ = task.await;
         }
     }
 
     /// As [`stop`](Self::stop), without waiting until it is so.
     pub(super) fn abort(&self) {
-        self.0.lock().iter().flat_map(|running| &running.sockets).for_each(|socket| socket.task.abort());
+        for running in &*self.0.lock() {
+            running
+                .sockets
+                .iter()
+                .map(|socket| &socket.task)
+                .chain(&running.handshakes)
+                .for_each(JoinHandle::abort);
+        }
     }
 }
 
@@ -299,7 +338,8 @@ fn running(opened: Opened, network: &Arc<Network>, msrp: Option<usize>, sip: Opt
     let Opened { listener, sockets, hep } = opened;
     let serves = Arc::new(ArcSwap::from_pointee(serves(&listener, msrp, sip, hep.clone())));
     let sockets = sockets.into_iter().filter_map(|socket| run(socket, &serves, network)).collect();
-    Running { listener, serves, hep, sockets }
+    let (closed, handshakes) = (Vec::new(), Vec::new());
+    Running { listener, serves, hep, sockets, closed, handshakes }
 }
 
 /// Begins to accept on one socket.

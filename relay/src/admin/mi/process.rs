@@ -157,15 +157,35 @@ fn chosen<T>(params: &Params, all: Vec<(String, T)>, shown: impl Fn(T) -> Value)
             })
         })
     };
+    let nearest = wanted.iter().flatten().find_map(|wanted| nearest(wanted, &all));
     let found: Map<_, _> = all
         .into_iter()
         .filter(|(name, _)| is_wanted(name))
         .map(|(name, value)| (name, shown(value)))
         .collect();
     if found.is_empty() {
-        return Err(Error::not_found("Statistics Not Found"));
+        // So OpenSIPS says it.
+        let hint = nearest.map_or_else(
+            || "`list_statistics` (`ctl stats`) has their names".to_owned(),
+            |nearest| format!("did you mean `{nearest}`?"),
+        );
+        return Err(Error::not_found(format!("Statistics Not Found; {hint}")));
     }
     Ok(Value::Object(found))
+}
+
+/// The name, or the group with its colon, that is most like `wanted`. A third of it may be wrong.
+fn nearest<T>(wanted: &str, all: &[(String, T)]) -> Option<String> {
+    let candidates = all.iter().filter_map(|(name, _)| {
+        let (group, short) = name.split_once(':')?;
+        let group = format!("{group}:");
+        let shown = if wanted.ends_with(':') { &group } else { name };
+        // Who leaves the group out means the short name.
+        let compared = if wanted.contains(':') { shown } else { short };
+        Some((strsim::damerau_levenshtein(wanted, compared), shown.clone()))
+    });
+    let (distance, nearest) = candidates.min()?;
+    (distance <= (wanted.chars().count() / 3).max(1)).then_some(nearest)
 }
 
 fn get_statistics(control: &Arc<Control>, params: &Params) -> Answer {

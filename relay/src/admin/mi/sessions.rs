@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{Answer, Command, Error, Params, shown};
-use crate::msrp::Session;
+use crate::msrp::{ProcessTag, Session};
 use crate::server::{Control, SessionFacts};
 
 pub(super) const COMMANDS: &[Command] = &[
@@ -53,32 +53,37 @@ fn facts(control: &Control, session: &Session) -> Value {
     shown::session(&SessionFacts::of(session, control.now()))
 }
 
-/// How many digits of a session-id there are, and how many are enough to name a session.
+/// How many hexadecimal digits of a session-id there are behind the process' tag, and how many characters are enough to
+/// name a session.
 const ID_DIGITS: usize = 32;
-const MIN_DIGITS: usize = 8;
+const MIN_LENGTH: usize = 8;
 
 fn find(control: &Control, params: &Params) -> Result<Arc<Session>, Error> {
     let text = params.text("id")?.unwrap_or_default();
-    let is_id =
-        (MIN_DIGITS..=ID_DIGITS).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let id = u128::from_str_radix(&text, 16).ok().filter(|_| is_id).ok_or_else(|| {
-        let message = format!(
-            "`{text}` is not a session-id: {ID_DIGITS} hexadecimal digits, or the first {MIN_DIGITS} or more of them"
-        );
+    let sessions = control.relay().sessions();
+    let digits = text.strip_prefix(sessions.tag().as_str()).unwrap_or(&text);
+    let is_id = text.len() >= MIN_LENGTH
+        && (1..=ID_DIGITS).contains(&digits.len())
+        && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let none = || Error::not_found(format!("there is no session {text}"));
+    if ProcessTag::of_session_id(&text).is_some_and(|tag| tag != sessions.tag()) {
+        return Err(none());
+    }
+    let id = u128::from_str_radix(digits, 16).ok().filter(|_| is_id).ok_or_else(|| {
+        let message =
+            format!("`{text}` is not a session-id, nor the first {MIN_LENGTH} characters or more of one");
         Error::bad_value(message)
     })?;
-    let none = || Error::not_found(format!("there is no session {text}"));
-    let sessions = control.relay().sessions();
-    if text.len() == ID_DIGITS {
+    if digits.len() == ID_DIGITS {
         return sessions.get(id).ok_or_else(none);
     }
-    let rest = 4 * (ID_DIGITS - text.len());
+    let rest = 4 * (ID_DIGITS - digits.len());
     let mut found = sessions.snapshot();
     found.retain(|session| session.id() >> rest == id);
     match found.len() {
         0 => Err(none()),
         1 => found.pop().ok_or_else(none),
-        count => Err(Error::bad_value(format!("{count} sessions begin with {text}: more digits are needed"))),
+        count => Err(Error::bad_value(format!("{count} sessions begin with {text}: more is needed"))),
     }
 }
 

@@ -142,6 +142,18 @@ async fn statistics_are_found_by_name_group_and_all() {
     assert_eq!(names["msrp:auths_granted"], "incremental");
     let names = run(server.control(), "list_statistics", Some(json!([["sessions", "tls:"]]))).await.unwrap();
     assert_eq!(names, json!({ "msrp:sessions": "non-incremental" }));
+    for (wrong, hint) in [
+        ("msrp:sesions", "did you mean `msrp:sessions`?"),
+        ("sesions", "did you mean `msrp:sessions`?"),
+        ("mrsp:", "did you mean `msrp:`?"),
+        ("msrp:auth_granted", "did you mean `msrp:auths_granted`?"),
+        ("nothing like it", "`list_statistics` (`ctl stats`) has their names"),
+    ] {
+        for method in ["get_statistics", "list_statistics"] {
+            let error = run(server.control(), method, Some(json!([[wrong]]))).await.unwrap_err();
+            assert_eq!((error.code, error.message), (404, format!("Statistics Not Found; {hint}")));
+        }
+    }
     server.stop(std::future::ready(())).await;
 }
 

@@ -6,6 +6,9 @@ use crate::server::Control;
 
 pub(super) fn families(control: &Control) -> Vec<Family> {
     let sinks = control.records().stats();
+    if sinks.is_empty() {
+        return Vec::new();
+    }
     let of = |family: Family, value: fn(&SinkStats) -> u64| {
         sinks.iter().fold(family, |family, sink| {
             family.with(&[("sink", sink.name.as_str()), ("type", sink.kind)], value(sink))

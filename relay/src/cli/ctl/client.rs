@@ -119,6 +119,10 @@ impl Client {
                 "{} does not know itself by this name: use its address, or add the name to `admin.allow_hosts`",
                 self.address()
             ))),
+            StatusCode::SERVICE_UNAVAILABLE => Err(Failure::Refused(format!(
+                "{} has as many streams of events as it takes: end another `ctl events` or `--watch` first",
+                self.address()
+            ))),
             status => Err(self.stranger(&format!("it answers {status}"))),
         }
     }

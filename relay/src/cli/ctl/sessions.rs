@@ -44,12 +44,12 @@ enum SessionsCommand {
     List(ListArgs),
     /// All that is known of one session.
     Show {
-        /// Its session-id, or the first 8 digits or more.
+        /// Its session-id, or the first 8 characters or more.
         id: String,
     },
     /// End sessions: their clients get 481 from then on.
     End {
-        /// Their session-ids, or the first 8 digits or more.
+        /// Their session-ids, or the first 8 characters or more.
         #[arg(required = true)]
         ids: Vec<String>,
     },

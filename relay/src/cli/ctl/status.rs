@@ -19,7 +19,8 @@ pub(super) async fn run(client: &Client, output: &Output) -> Outcome {
         return output.json(&status);
     }
     let (state, tone) =
-        if status["ready"] == true { ("running", Tone::Good) } else { ("stopping", Tone::Warning) };
+        if status["ready"] == true { ("running", Tone::Good) } else { ("draining", Tone::Warning) };
+    let state = super::drain::line(&status["drain"]).unwrap_or_else(|| state.to_owned());
     let mut table = Table::new(&["RELAY", ""]);
     let mut row = |name: &str, value: Cell| table.row([name.into(), value]);
     row("domain", field(&status, "domain").into());

@@ -3,12 +3,20 @@
 use std::time::Duration;
 
 use msrp_proto::digest::Algorithm;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::Check;
 use crate::config::database::{DatabaseUrl, Identifier};
 use crate::config::error::KeyPath;
+use crate::config::form;
 use crate::config::value::{FileSecret, count, duration, duration_or_zero};
+
+/// More often, the database would do little else.
+const MIN_PROBE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Less often, users would be let in from the cache for long after the database is gone.
+const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A database of users. Names of keys and defaults are those of `auth_db` in OpenSIPS and Kamailio.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,8 +43,11 @@ pub struct DatabaseSettings {
     pub use_domain: bool,
     /// The most connections to it. Default 4.
     pub pool_size: usize,
-    /// How long an answer may take, connecting included; then the database is away. Default 3 s.
+    /// How long an answer may take, connecting included; then the database is away. As long a lookup waits for one of
+    /// the connections to be free; then it has no answer, and the database is not away. Default 3 s.
     pub timeout: Duration,
+    /// How often the database is asked whether it is there; while it is away, every second at least. Default 5 s.
+    pub probe_interval: Duration,
     /// What is remembered of it.
     pub cache: CredentialCache,
 }
@@ -55,18 +66,21 @@ pub struct LimitColumns {
 }
 
 /// What is remembered of a database.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CredentialCache {
     /// The most users, those included that are not there. Default 10000, about 5 MiB.
     #[serde(deserialize_with = "count")]
+    #[schemars(with = "form::Count")]
     pub size: usize,
-    /// How long a user is good for, and can still get in when the database is away; `0s`: not at all. Default 60 s. A
-    /// user who has been removed can get in for so long.
+    /// How long a user is good for while the database is there; `0s`: not at all. Default 60 s. A user who has been
+    /// removed can get in for so long.
     #[serde(deserialize_with = "duration_or_zero")]
+    #[schemars(with = "form::DurationOrZero")]
     pub expire: Duration,
     /// How long it counts that there is no such user; `0s`: not at all. Default 5 s.
     #[serde(deserialize_with = "duration_or_zero")]
+    #[schemars(with = "form::DurationOrZero")]
     pub negative_expire: Duration,
 }
 
@@ -94,38 +108,73 @@ impl DatabaseSettings {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct FileDatabase {
+    /// Where it is. A file of SQLite is relative to the configuration.
+    #[schemars(with = "form::DatabaseUrl")]
     url: FileSecret,
+    /// The table.
     #[serde(default)]
+    #[schemars(with = "form::Identifier", extend("default" = "subscriber"))]
     table: Option<Identifier>,
+    /// The column with the user name.
     #[serde(default)]
+    #[schemars(with = "form::Identifier", extend("default" = "username"))]
     user_column: Option<Identifier>,
+    /// The column with the domain, which is the realm here.
     #[serde(default)]
+    #[schemars(with = "form::Identifier", extend("default" = "domain"))]
     domain_column: Option<Identifier>,
+    /// The column with the MD5 hash; with `calculate_ha1` the one with the password. Default: `ha1`, or `password`.
     #[serde(default)]
+    #[schemars(with = "form::Identifier")]
     password_column: Option<Identifier>,
+    /// The column with the SHA-256 hash. Default: `ha1_sha256` if `algorithms` has SHA-256, else none.
     #[serde(default)]
+    #[schemars(with = "form::Identifier")]
     hash_column_sha256: Option<Identifier>,
+    /// The column with the SHA-512-256 hash. Default: `ha1_sha512t256` if `algorithms` has it, else none.
     #[serde(default)]
+    #[schemars(with = "form::Identifier")]
     hash_column_sha512: Option<Identifier>,
+    /// The column with the user's own `sessions` of [`limits.user`](#limitsuser), a number. Default: none.
     #[serde(default)]
+    #[schemars(with = "form::Identifier")]
     sessions_column: Option<Identifier>,
+    /// The column with the user's own `message_size`, in bytes. Default: none.
     #[serde(default)]
+    #[schemars(with = "form::Identifier")]
     message_size_column: Option<Identifier>,
+    /// The column with the user's own `messages_per_second`. Default: none.
     #[serde(default)]
+    #[schemars(with = "form::Identifier")]
     messages_per_second_column: Option<Identifier>,
+    /// The column with the user's own `bytes_per_second`, in bytes. Default: none.
     #[serde(default)]
+    #[schemars(with = "form::Identifier")]
     bytes_per_second_column: Option<Identifier>,
+    /// Whether the table has passwords, of which the hashes are made here, for every algorithm.
     #[serde(default)]
     calculate_ha1: bool,
+    /// Whether the domain column has to be the realm.
     #[serde(default)]
     use_domain: bool,
+    /// The most connections to it, up to 1000.
     #[serde(default = "pool_size", deserialize_with = "count")]
+    #[schemars(with = "form::Count")]
     pool_size: usize,
+    /// How long an answer may take, connecting included, up to 20 s; then the database is away until it answers
+    /// again.
     #[serde(default = "timeout", deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
     timeout: Duration,
+    /// How often the database is asked whether it is there, 100 ms to 60 s: that it is away is known before somebody
+    /// asks for a user.
+    #[serde(default = "probe_interval", deserialize_with = "duration")]
+    #[schemars(with = "form::Duration")]
+    probe_interval: Duration,
+    /// What is remembered of it.
     #[serde(default)]
     cache: CredentialCache,
 }
@@ -136,6 +185,10 @@ fn pool_size() -> usize {
 
 fn timeout() -> Duration {
     Duration::from_secs(3)
+}
+
+fn probe_interval() -> Duration {
+    Duration::from_secs(5)
 }
 
 impl FileDatabase {
@@ -153,6 +206,9 @@ impl FileDatabase {
                 path.clone().key("timeout"),
                 "is longer than 20s: a client does not wait for an AUTH much longer",
             );
+        }
+        if self.probe_interval < MIN_PROBE_INTERVAL || self.probe_interval > MAX_PROBE_INTERVAL {
+            check.error(path.clone().key("probe_interval"), "goes from 100ms to 1m");
         }
         if self.cache.size > 100_000_000 || self.cache.size < 2 {
             check.error(path.clone().key("cache").key("size"), "goes from 2 to 100000000");
@@ -200,6 +256,7 @@ impl FileDatabase {
             use_domain: self.use_domain,
             pool_size: self.pool_size,
             timeout: self.timeout,
+            probe_interval: self.probe_interval,
             cache: self.cache,
         })
     }

@@ -2,23 +2,31 @@
 
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 use crate::config::Check;
 use crate::config::error::KeyPath;
+use crate::config::form;
 use crate::config::value::{FileSecret, from_text};
 use crate::credentials::{Ephemeral, EphemeralAlgorithm};
 
 /// The shortest secret. Whoever guesses it is every user.
 const MIN_SECRET: usize = 16;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct FileEphemeral {
+    /// What the web application and the relay share, 16 bytes or more.
+    #[schemars(with = "form::Secret")]
     secret: FileSecret,
+    /// Good too, while one is replaced by the other.
     #[serde(default)]
+    #[schemars(with = "form::Secret")]
     other_secret: Option<FileSecret>,
+    /// The hash of the HMAC.
     #[serde(default)]
+    #[schemars(with = "form::HmacAlgorithm", extend("default" = "sha1"))]
     algorithm: FileAlgorithm,
 }
 

@@ -23,6 +23,7 @@ fn a_database_has_the_names_of_auth_db_unless_told_otherwise() {
         (None, None)
     );
     assert_eq!((database.pool_size, database.timeout), (4, Duration::from_secs(3)));
+    assert_eq!(database.probe_interval, Duration::from_secs(5));
     let cache = &database.cache;
     assert_eq!((cache.size, cache.expire.as_secs(), cache.negative_expire.as_secs()), (10_000, 60, 5));
     assert!(!database.use_domain && !database.calculate_ha1);
@@ -51,6 +52,11 @@ fn a_wrong_database_is_located_and_its_url_never_quoted() {
         ("{ url: 'sqlite:x', pool_size: 0 }", "auth.database.pool_size: expected a count"),
         ("{ url: 'sqlite:x', pool_size: 1001 }", "auth.database.pool_size: goes from 1 to 1000"),
         ("{ url: 'sqlite:x', timeout: 21s }", "auth.database.timeout: is longer than 20s"),
+        ("{ url: 'sqlite:x', probe_interval: 99ms }", "auth.database.probe_interval: goes from 100ms to 1m"),
+        (
+            "{ url: 'sqlite:x', probe_interval: 60001ms }",
+            "auth.database.probe_interval: goes from 100ms to 1m",
+        ),
         ("{ url: 'sqlite:x', cache: { size: 1 } }", "auth.database.cache.size: goes from 2 to 100000000"),
         (
             "{ url: 'sqlite:x', calculate_ha1: true, hash_column_sha256: x }",
@@ -66,9 +72,26 @@ fn a_wrong_database_is_located_and_its_url_never_quoted() {
         "pool_size: 1",
         "pool_size: 1000",
         "timeout: 20s",
+        "probe_interval: 100ms",
+        "probe_interval: 1m",
         "cache: { size: 2, expire: 0s, negative_expire: 0s }",
     ] {
         accepted(&auth(&format!("database: {{ url: 'sqlite:x', {good} }}")));
+    }
+}
+
+#[test]
+fn a_database_with_which_the_right_password_takes_too_long_is_a_warning() {
+    for (section, warned) in [
+        ("throttle: { max_delay: 8s }, database: { url: 'sqlite:x', timeout: 11s }", false),
+        ("throttle: { max_delay: 8s }, database: { url: 'sqlite:x', timeout: 11001ms }", true),
+        ("throttle: { enabled: false }, database: { url: 'sqlite:x', timeout: 15s }", false),
+        ("throttle: { enabled: false }, database: { url: 'sqlite:x', timeout: 15001ms }", true),
+    ] {
+        let found = warnings(&accepted(&auth(section)));
+        let about =
+            found.iter().any(|warning| warning.contains("auth.database.timeout: twice, for a connection"));
+        assert_eq!(about, warned, "{section}: {found:?}");
     }
 }
 
@@ -98,7 +121,16 @@ fn ephemeral_credentials_have_one_secret_or_two() {
 #[test]
 fn throttling_has_its_ranges() {
     assert_eq!(accepted(&minimal("")).auth.throttle, Throttle::default());
-    for good in ["enabled: false", "free: 1", "max_delay: 20s", "delay: 8s", "forget: 1s", "entries: 2"] {
+    for good in [
+        "enabled: false",
+        "free: 1",
+        "max_delay: 20s",
+        "delay: 8s",
+        "forget: 1s",
+        "waiting: 1",
+        "waiting: 65536",
+        "entries: 2",
+    ] {
         accepted(&auth(&format!("throttle: {{ {good} }}")));
     }
     for (section, expected) in [
@@ -107,6 +139,8 @@ fn throttling_has_its_ranges() {
         ("delay: 8001ms", "auth.throttle.delay: is longer than `max_delay`"),
         ("delay: 0s", "auth.throttle.delay: must be longer than zero"),
         ("forget: 0s", "auth.throttle.forget: must be longer than zero"),
+        ("waiting: 0", "auth.throttle.waiting: expected a count of at least 1"),
+        ("waiting: 65537", "auth.throttle.waiting: goes from 1 to 65536"),
         ("entries: 1", "auth.throttle.entries: goes from 2 to 16777216"),
         ("entries: 16777217", "auth.throttle.entries: goes from 2 to 16777216"),
     ] {

@@ -62,12 +62,12 @@ pub(super) fn select(settings: &DatabaseSettings) -> String {
     )
 }
 
-/// The columns of a new password, with its values in the order of [`secrets`].
+/// The columns of a new user's password, with its values in the order of [`secrets`].
 fn written(settings: &DatabaseSettings) -> impl Iterator<Item = &str> {
     secrets(settings).into_iter().flatten()
 }
 
-/// A new user: binds the name, the realm, and what is [`written`].
+/// A new user: binds the name, the domain, and what is [`written`].
 pub(super) fn insert(settings: &DatabaseSettings) -> String {
     let kind = settings.url.kind();
     let columns: Vec<_> = [&*settings.user_column, &*settings.domain_column]
@@ -84,20 +84,59 @@ pub(super) fn insert(settings: &DatabaseSettings) -> String {
     )
 }
 
-/// Another password: binds what is [`written`], then the user.
-pub(super) fn update(settings: &DatabaseSettings) -> String {
+/// The names and domains of the rows that may be a user's: binds the name.
+pub(super) fn rows(settings: &DatabaseSettings) -> String {
     let kind = settings.url.kind();
-    let columns = written(settings).enumerate();
-    let columns: Vec<_> = columns
-        .map(|(index, column)| format!("{} = {}", kind.quoted(column), kind.place(index + 1)))
-        .collect();
-    let table = kind.quoted(&settings.table);
-    format!("UPDATE {table} SET {}{}", columns.join(", "), of_user(settings, columns.len() + 1))
+    format!(
+        "SELECT {}, {} FROM {} WHERE {} = {} LIMIT {MAX_ROWS}",
+        kind.text(&settings.user_column),
+        kind.text(&settings.domain_column),
+        kind.quoted(&settings.table),
+        kind.quoted(&settings.user_column),
+        kind.place(1)
+    )
 }
 
-/// Removes a user: binds it.
+/// `WHERE` for one row: binds the name and the domain, which is empty where there is none.
+fn of_row(settings: &DatabaseSettings, first: usize) -> String {
+    let kind = settings.url.kind();
+    format!(
+        " WHERE {} = {} AND COALESCE({}, '') = {}",
+        kind.quoted(&settings.user_column),
+        kind.place(first),
+        kind.quoted(&settings.domain_column),
+        kind.place(first + 1)
+    )
+}
+
+/// All columns of a row, for their names: binds it as [`of_row`] does.
+pub(super) fn columns(settings: &DatabaseSettings) -> String {
+    format!("SELECT * FROM {}{} LIMIT 1", settings.url.kind().quoted(&settings.table), of_row(settings, 1))
+}
+
+/// Another password: binds its values for `columns`, each of which is written always or where it is not empty, then the
+/// row as [`of_row`] does.
+pub(super) fn update(settings: &DatabaseSettings, columns: &[(&str, bool)]) -> String {
+    let kind = settings.url.kind();
+    let sets: Vec<_> = columns
+        .iter()
+        .enumerate()
+        .map(|(index, (column, always))| {
+            let (column, place) = (kind.quoted(column), kind.place(index + 1));
+            if *always {
+                format!("{column} = {place}")
+            } else {
+                format!("{column} = CASE WHEN COALESCE({column}, '') = '' THEN {column} ELSE {place} END")
+            }
+        })
+        .collect();
+    let table = kind.quoted(&settings.table);
+    format!("UPDATE {table} SET {}{}", sets.join(", "), of_row(settings, columns.len() + 1))
+}
+
+/// Removes a user: binds its row as [`of_row`] does.
 pub(super) fn delete(settings: &DatabaseSettings) -> String {
-    format!("DELETE FROM {}{}", settings.url.kind().quoted(&settings.table), of_user(settings, 1))
+    format!("DELETE FROM {}{}", settings.url.kind().quoted(&settings.table), of_row(settings, 1))
 }
 
 /// All users; with `use_domain` it binds the realm.

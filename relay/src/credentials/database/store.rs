@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use msrp_proto::digest::{Algorithm, Ha1};
 use sqlx::mysql::{MySqlPool, MySqlPoolOptions};
 use sqlx::pool::PoolOptions;
 use sqlx::postgres::{PgPool, PgPoolOptions};
@@ -31,6 +30,15 @@ pub enum DatabaseError {
     /// There is no such user.
     #[error("there is no such user")]
     Unknown,
+    /// Several rows have that name; in these domains.
+    #[error("several rows have that user name, in the domains {}: `--domain` says which one is meant", .0.join(", "))]
+    Several(Vec<String>),
+    /// Several rows have that name and domain, or that are the same to the database.
+    #[error("several rows have that user name and domain; nothing was changed")]
+    Alike,
+    /// With `use_domain` there is only this one.
+    #[error("with `auth.database.use_domain` there are only users of the domain {0}")]
+    OtherDomain(String),
     /// Nobody can have that name.
     #[error("a user name has at most 256 bytes, and no `:`, quotes, backslashes or control characters")]
     Name,
@@ -39,30 +47,11 @@ pub enum DatabaseError {
 impl From<sqlx::Error> for DatabaseError {
     fn from(error: sqlx::Error) -> Self {
         match error {
+            // It could not be connected to in time: `Database` asks the pool for no more than it has.
             sqlx::Error::PoolTimedOut => Self::Timeout,
             error @ sqlx::Error::Database(_) => Self::Query(Arc::new(error)),
             error => Self::Connection(Arc::new(error)),
         }
-    }
-}
-
-/// A user to be written.
-#[derive(Clone, Copy)]
-pub struct NewUser<'a> {
-    /// The user name.
-    pub name: &'a str,
-    /// The realm, which goes into the hashes and the domain column.
-    pub realm: &'a str,
-    /// The password.
-    pub password: &'a str,
-}
-
-impl std::fmt::Debug for NewUser<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NewUser")
-            .field("name", &self.name)
-            .field("realm", &self.realm)
-            .finish_non_exhaustive()
     }
 }
 
@@ -86,12 +75,14 @@ pub(super) enum Store {
 macro_rules! on_pool {
     ($store:expr, $pool:ident => $action:expr) => {
         match $store {
-            Store::Sqlite($pool) => $action,
-            Store::Postgres($pool) => $action,
-            Store::MySql($pool) => $action,
+            $crate::credentials::database::store::Store::Sqlite($pool) => $action,
+            $crate::credentials::database::store::Store::Postgres($pool) => $action,
+            $crate::credentials::database::store::Store::MySql($pool) => $action,
         }
     };
 }
+
+pub(super) use on_pool;
 
 impl Store {
     /// Opens nothing yet: connections are made when they are needed. It needs a tokio runtime.
@@ -109,7 +100,7 @@ impl Store {
         }
     }
 
-    /// The row of exactly this user, if there is one.
+    /// The row of exactly this user, if there is one. It takes `timeout`, connecting included.
     pub(super) async fn find(
         &self,
         settings: &DatabaseSettings,
@@ -117,12 +108,19 @@ impl Store {
         realm: &str,
     ) -> Result<Option<Row>, DatabaseError> {
         let text = sql::select(settings);
+        let end = tokio::time::Instant::now() + settings.timeout;
         on_pool!(self, pool => {
+            let mut connection = pool.acquire().await?;
             let mut query = sqlx::query(&text).bind(user);
             if settings.use_domain {
                 query = query.bind(realm);
             }
-            for row in query.fetch_all(pool).await? {
+            let Ok(rows) = tokio::time::timeout_at(end, query.fetch_all(&mut *connection)).await else {
+                // Closed without a farewell, for which the pool would wait as long as the database is silent.
+                drop(connection.detach());
+                return Err(DatabaseError::Timeout);
+            };
+            for row in rows? {
                 let column = |index: usize| row.try_get::<Option<String>, _>(index);
                 if column(0)?.as_deref() != Some(user) {
                     continue;
@@ -138,94 +136,6 @@ impl Store {
             Ok(None)
         })
     }
-
-    pub(super) async fn create(&self, settings: &DatabaseSettings) -> Result<(), DatabaseError> {
-        if let Self::Sqlite(pool) = self {
-            sqlx::query(&sql::create(settings)).execute(pool).await?;
-        }
-        Ok(())
-    }
-
-    pub(super) async fn add(
-        &self,
-        settings: &DatabaseSettings,
-        user: &NewUser<'_>,
-    ) -> Result<(), DatabaseError> {
-        let text = sql::insert(settings);
-        on_pool!(self, pool => {
-            let mut query = sqlx::query(&text).bind(user.name).bind(user.realm);
-            for value in secrets(settings, user) {
-                query = query.bind(value);
-            }
-            query.execute(pool).await?;
-        });
-        Ok(())
-    }
-
-    pub(super) async fn set_password(
-        &self,
-        settings: &DatabaseSettings,
-        user: &NewUser<'_>,
-    ) -> Result<(), DatabaseError> {
-        let text = sql::update(settings);
-        on_pool!(self, pool => {
-            let mut query = sqlx::query(&text);
-            for value in secrets(settings, user) {
-                query = query.bind(value);
-            }
-            query = query.bind(user.name);
-            if settings.use_domain {
-                query = query.bind(user.realm);
-            }
-            query.execute(pool).await?;
-        });
-        Ok(())
-    }
-
-    pub(super) async fn remove(
-        &self,
-        settings: &DatabaseSettings,
-        user: &str,
-        realm: &str,
-    ) -> Result<(), DatabaseError> {
-        let text = sql::delete(settings);
-        on_pool!(self, pool => {
-            let mut query = sqlx::query(&text).bind(user);
-            if settings.use_domain {
-                query = query.bind(realm);
-            }
-            query.execute(pool).await?;
-        });
-        Ok(())
-    }
-
-    pub(super) async fn list(
-        &self,
-        settings: &DatabaseSettings,
-        realm: &str,
-    ) -> Result<Vec<String>, DatabaseError> {
-        let text = sql::list(settings);
-        on_pool!(self, pool => {
-            let mut query = sqlx::query(&text);
-            if settings.use_domain {
-                query = query.bind(realm);
-            }
-            let rows = query.fetch_all(pool).await?;
-            Ok(rows.iter().map(|row| row.try_get::<String, _>(0)).collect::<Result<_, _>>()?)
-        })
-    }
-}
-
-/// What is written of a password, in the order of its columns.
-fn secrets(settings: &DatabaseSettings, user: &NewUser<'_>) -> Vec<String> {
-    let hash =
-        |algorithm| Ha1::from_password(algorithm, user.name, user.realm, user.password).as_hex().to_owned();
-    if settings.calculate_ha1 {
-        return vec![user.password.to_owned()];
-    }
-    let sha256 = settings.hash_column_sha256.is_some().then(|| hash(Algorithm::Sha256));
-    let sha512 = settings.hash_column_sha512.is_some().then(|| hash(Algorithm::Sha512_256));
-    [Some(hash(Algorithm::Md5)), sha256, sha512].into_iter().flatten().collect()
 }
 
 fn with<D: Database>(settings: &DatabaseSettings, options: PoolOptions<D>) -> PoolOptions<D> {

@@ -14,7 +14,7 @@ use crate::msrp::Relay;
 pub enum HandshakeDenial {
     /// 401, with these challenges: each the value of a WWW-Authenticate field.
     Challenge(Vec<String>),
-    /// 503: whoever knows is away.
+    /// 503: whoever knows is away, or so many others of this user wait that it was not looked at.
     Unavailable,
     /// It is not decided yet; to be asked again with what it waits for.
     Later(Later),
@@ -32,7 +32,7 @@ impl Relay {
         target: &str,
         authorization: Option<&str>,
         peer: &str,
-        attempt: Attempt,
+        attempt: &mut Attempt,
         now: Instant,
     ) -> Result<Arc<str>, HandshakeDenial> {
         let challenges = |stale| {
@@ -55,8 +55,8 @@ impl Relay {
         match confirmed {
             Ok(principal) => Ok(principal),
             Err(Denial::Later(later)) => Err(HandshakeDenial::Later(later)),
-            Err(Denial::Unavailable | Denial::Unproved) => {
-                debug!(peer, "WebSocket handshake answered with 503: the database is away");
+            Err(Denial::Unavailable | Denial::Unproved(_) | Denial::Throttled) => {
+                debug!(peer, "WebSocket handshake answered with 503: nobody can say, or too many wait");
                 Err(HandshakeDenial::Unavailable)
             }
             Err(Denial::Stale) => {

@@ -12,7 +12,6 @@ use tcp_transport::connection::CloseReason;
 use tracing::{debug, info};
 
 use super::{Inbound, Waiting, WaitingOn, foreign, lost, touch};
-use crate::msrp::auth::Attempt;
 use crate::msrp::counters::Count;
 use crate::msrp::link::Closed;
 use crate::msrp::route::Refusal;
@@ -30,7 +29,7 @@ impl Inbound {
         touch(&mut self.touched, &self.link);
         let Kind::Request(method) = head.kind() else { return Ok(()) };
         if method == Method::Auth && head.to_path().len() == 1 {
-            return self.auth(head, Attempt::default(), now);
+            return self.auth(head, now);
         }
         let route = self.relay.route(head, &self.link, now).map_err(|refusal| match (refusal, method) {
             // Our domain, but none of our listeners: for us, and no session.

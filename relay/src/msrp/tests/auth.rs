@@ -10,7 +10,7 @@ use tcp_transport::tls::PeerCertificate;
 use super::harness::*;
 use crate::config::Secret;
 use crate::credentials::{CredentialChain, UserTable};
-use crate::msrp::Owner;
+use crate::msrp::{Owner, ProcessTag};
 
 /// Sends an AUTH without credentials, and gives the challenge.
 fn challenge(world: &mut World, client: ClientId, to: &str) -> Challenge {
@@ -88,7 +88,8 @@ fn success_brings_use_path_expires_and_authentication_info() {
 
     let use_path = response.field("Use-Path");
     let id = use_path.strip_prefix("msrps://relay.test:2855/").unwrap().strip_suffix(";tcp").unwrap();
-    assert_eq!(id.len(), 32);
+    assert_eq!(id.len(), 37);
+    assert_eq!(ProcessTag::of_session_id(id), Some(world.relay(0).sessions().tag()));
 
     let info = response.field("Authentication-Info");
     for part in ["rspauth=\"", "cnonce=\"c0ffee\"", "nc=00000001", "qop=auth", "nextnonce=\""] {

@@ -100,7 +100,7 @@ fn a_handshake_with_them_gives_sessions_until_they_end() {
     let password = source().password(&user);
     let http = |authorization: Option<&str>| {
         let relay = world.relay(0);
-        relay.http_digest("GET", "/msrp", authorization, "192.0.2.1:1", Attempt::default(), world.now)
+        relay.http_digest("GET", "/msrp", authorization, "192.0.2.1:1", &mut Attempt::default(), world.now)
     };
     let crate::msrp::HandshakeDenial::Challenge(challenges) = http(None).unwrap_err() else { panic!() };
     let challenge = Challenge::parse(&challenges[0]).unwrap();

@@ -116,6 +116,7 @@ impl Harness {
             interrupt_size: INTERRUPT_SIZE,
             response_timeout: Duration::from_secs(30),
             chunk_size,
+            tag: "ggggg".parse().unwrap(),
         };
         let settings = LinkSettings { queue, send_timeout: Duration::from_secs(30) };
         let source = Link::new(

@@ -4,27 +4,28 @@
 //! keys, then stops with an error in the value, and does so again for the next one: no list is kept by hand.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, forward_to_deserialize_any};
 
-/// The paths of `T`'s keys, such as `tls.server_domains.*.certificate`.
-pub(in crate::config) fn of<'de, T: Deserialize<'de>>() -> BTreeSet<String> {
+/// The paths of `T`'s keys, such as `tls.server_domains.*.certificate`, and after each those within it, in the order in
+/// which they are declared.
+pub(super) fn of<'de, T: Deserialize<'de>>() -> Vec<String> {
     explore::<T>().0
 }
 
 /// The paths of those of them that hold secrets: that take `{ file: PATH }` in the place of text.
-pub(in crate::config) fn secrets_of<'de, T: Deserialize<'de>>() -> BTreeSet<String> {
-    explore::<T>().1
+#[cfg(test)]
+pub(super) fn secrets_of<'de, T: Deserialize<'de>>() -> std::collections::BTreeSet<String> {
+    explore::<T>().1.into_iter().collect()
 }
 
-fn explore<'de, T: Deserialize<'de>>() -> (BTreeSet<String>, BTreeSet<String>) {
-    let found = RefCell::new(BTreeSet::new());
-    let secrets = RefCell::new(BTreeSet::new());
-    let mut explored = BTreeSet::new();
+fn explore<'de, T: Deserialize<'de>>() -> (Vec<String>, Vec<String>) {
+    let found = RefCell::new(Vec::new());
+    let secrets = RefCell::new(Vec::new());
+    let mut explored: usize = 0;
     // Each round goes down to one path found in a round before.
     let mut next = Some(String::new());
     while let Some(target) = next {
@@ -34,8 +35,8 @@ fn explore<'de, T: Deserialize<'de>>() -> (BTreeSet<String>, BTreeSet<String>) {
             found: &found,
             secrets: &secrets,
         });
-        explored.insert(target);
-        next = found.borrow().difference(&explored).next().cloned();
+        next = found.borrow().get(explored).cloned();
+        explored += 1;
     }
     (found.into_inner(), secrets.into_inner())
 }
@@ -44,8 +45,8 @@ fn explore<'de, T: Deserialize<'de>>() -> (BTreeSet<String>, BTreeSet<String>) {
 struct Explorer<'a> {
     here: String,
     target: &'a str,
-    found: &'a RefCell<BTreeSet<String>>,
-    secrets: &'a RefCell<BTreeSet<String>>,
+    found: &'a RefCell<Vec<String>>,
+    secrets: &'a RefCell<Vec<String>>,
 }
 
 impl Explorer<'_> {
@@ -55,6 +56,13 @@ impl Explorer<'_> {
 
     fn leads_to_target(&self, path: &str) -> bool {
         self.target == path || self.target.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'))
+    }
+}
+
+fn add(paths: &RefCell<Vec<String>>, path: String) {
+    let mut paths = paths.borrow_mut();
+    if !paths.contains(&path) {
+        paths.push(path);
     }
 }
 
@@ -80,7 +88,7 @@ impl<'de> de::Deserializer<'de> for Explorer<'_> {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
         if (&visitor as &dyn de::Expected).to_string().contains("{ file: PATH }") {
-            self.secrets.borrow_mut().insert(self.here);
+            add(self.secrets, self.here);
         }
         Err(Stop)
     }
@@ -91,7 +99,9 @@ impl<'de> de::Deserializer<'de> for Explorer<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Stop> {
-        self.found.borrow_mut().extend(fields.iter().map(|field| self.child(field)));
+        for field in fields {
+            add(self.found, self.child(field));
+        }
         let key = fields.iter().find(|field| self.leads_to_target(&self.child(field)));
         visitor.visit_map(One { key: key.ok_or(Stop)?, explorer: self })
     }

@@ -1,0 +1,142 @@
+//! `msrp-relay run`: the relay as a process, and what it does when it is told something: signals, orders of the admin
+//! interface.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::logging;
+use crate::server::notify::{self, Notifier};
+use crate::server::{Drain, DrainCause, Inherited, Order, Server};
+
+/// The options of `msrp-relay run`.
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// The YAML configuration.
+    #[arg(long, short, value_name = "FILE")]
+    config: PathBuf,
+}
+
+pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    // There is one thread yet.
+    let inherited = Inherited::from_env();
+    let config = Config::load(&args.config)?;
+    logging::install(&config.log)?;
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) => info!(limit, "open files"),
+        Err(error) => warn!(%error, "the limit of open files stays as it was"),
+    }
+    let inherited = inherited.take();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(config, inherited))
+}
+
+/// The signals by which it is told to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next one.
+    async fn stop(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+async fn serve(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut server = Server::start_with(config, inherited).await?;
+    let mut orders = server.take_orders();
+    let control = Arc::clone(server.control());
+    let notifier = Arc::new(Notifier::default());
+    let addresses: Vec<_> =
+        server.addresses().iter().map(|(scheme, address)| format!("{scheme}://{address}")).collect();
+    let listening = addresses.join(" ");
+    info!(listening, "ready");
+    notifier.ready(&format!("serving at {listening}"));
+    let telling = tokio::spawn(notify::drains(Arc::clone(&control), Arc::clone(&notifier)));
+    let watchdog = tokio::spawn(notify::watchdog(Arc::clone(&control), Arc::clone(&notifier)));
+    loop {
+        tokio::select! {
+            signal = signals.stop() => {
+                info!(signal, "stopping");
+                break;
+            }
+            _ = hangup.recv() => reload(&server, &notifier),
+            Some(order) = orders.recv() => follow(&server, order),
+            () = server.drained() => {
+                info!("stopping: the drain is over");
+                break;
+            }
+        }
+    }
+    // Nobody is answered any more.
+    drop(orders);
+    notifier.stopping();
+    let again = async {
+        signals.stop().await;
+    };
+    server.stop(again).await;
+    telling.abort();
+    watchdog.abort();
+    info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does what somebody wants, and answers.
+fn follow(server: &Server, order: Order) {
+    let before = server.control().drain();
+    let (reply, answer) = match order {
+        Order::Drain(timeout, reply) => {
+            let answer = match before {
+                Some(Drain { cause: DrainCause::Signal | DrainCause::Upgrade, .. }) => {
+                    Err("the relay stops already".to_owned())
+                }
+                _ => {
+                    server.drain(Drain::now(DrainCause::Operator, timeout));
+                    Ok("draining".to_owned())
+                }
+            };
+            (reply, answer)
+        }
+        Order::CancelDrain(reply) => {
+            let answer = match before {
+                Some(Drain { cause: DrainCause::Operator, .. }) => match server.cancel_drain() {
+                    Ok(()) => Ok("serving".to_owned()),
+                    Err(error) => Err(format!("{:#}", anyhow::Error::new(error))),
+                },
+                Some(_) => Err("the relay stops, which cannot be taken back".to_owned()),
+                None => Err("the relay does not drain".to_owned()),
+            };
+            (reply, answer)
+        }
+        Order::Upgrade(reply) => (reply, Err("the configuration has no `upgrade`".to_owned())),
+    };
+    // Who has asked may have gone.
+    let _ = reply.send(answer);
+}
+
+/// Reads the configuration again and takes over what can be taken over while running.
+fn reload(server: &Server, notifier: &Notifier) {
+    notifier.reloading();
+    // It tells the log what came of it.
+    let status = match server.control().reload() {
+        Ok(_) => "serving, reloaded",
+        Err(_) => "serving; the last reload was refused",
+    };
+    notifier.ready(status);
+}

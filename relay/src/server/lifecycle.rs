@@ -1,0 +1,146 @@
+//! What a running relay is about to become, and who wants it to.
+//!
+//! # States
+//!
+//! *serving* → *draining* (nothing new begins: [`Drain`]) → *stopped*, when it is empty or its time is over.
+//! An operator may take a drain back that an operator has begun; one that a signal or an upgrade has begun ends in any
+//! case. What is done in each state is in `server::stop`; who does it is the one task that holds the
+//! [`Server`](super::Server), so nothing happens twice at once. Whoever else wants something gives an [`Order`].
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Control, now};
+
+/// How many orders wait at most; one more is refused.
+const ORDERS: usize = 16;
+
+/// Who has begun it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrainCause {
+    /// SIGTERM or SIGINT.
+    Signal,
+    /// An operator, by the admin interface.
+    Operator,
+    /// A process that has taken over.
+    Upgrade,
+}
+
+impl DrainCause {
+    /// One word, for people and programs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Signal => "signal",
+            Self::Operator => "operator",
+            Self::Upgrade => "upgrade",
+        }
+    }
+}
+
+/// What there is goes on, and nothing new begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    /// Who has begun it.
+    pub cause: DrainCause,
+    /// When.
+    pub since: Instant,
+    /// When what is left ends; `None`: by itself alone, which is when the last session expires.
+    pub until: Option<Instant>,
+}
+
+impl Drain {
+    /// One that begins now.
+    #[must_use]
+    pub fn now(cause: DrainCause, timeout: Option<Duration>) -> Self {
+        let since = now();
+        // What is too far away to be a time is never.
+        Self { cause, since, until: timeout.and_then(|timeout| since.checked_add(timeout)) }
+    }
+
+    /// How long is left.
+    #[must_use]
+    pub fn left(&self) -> Option<Duration> {
+        self.until.map(|until| until.saturating_duration_since(now()))
+    }
+}
+
+/// How a drain is going.
+#[derive(Debug, Clone, Copy)]
+pub struct DrainStatus {
+    /// Who has begun it, when, and until when.
+    pub drain: Drain,
+    /// Sessions that there are.
+    pub sessions: usize,
+    /// Connections with something under way.
+    pub busy: usize,
+}
+
+/// What somebody wants of the task that holds the server.
+#[derive(Debug)]
+pub enum Order {
+    /// To begin a drain.
+    Drain(Option<Duration>, Reply),
+    /// To take it back.
+    CancelDrain(Reply),
+    /// To start a process that takes over.
+    Upgrade(Reply),
+}
+
+/// Who is told what came of it, in words.
+pub type Reply = oneshot::Sender<Result<String, String>>;
+
+/// Where the state is kept, and where orders come in.
+#[derive(Debug)]
+pub(super) struct Lifecycle {
+    drain: watch::Sender<Option<Drain>>,
+    orders: mpsc::Sender<Order>,
+}
+
+impl Lifecycle {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Order>) {
+        let (orders, receiver) = mpsc::channel(ORDERS);
+        (Self { drain: watch::Sender::new(None), orders }, receiver)
+    }
+
+    pub(super) fn set(&self, drain: Option<Drain>) {
+        self.drain.send_replace(drain);
+    }
+}
+
+impl Control {
+    /// Whether it takes new connections and sessions: not while it drains or stops.
+    pub fn is_ready(&self) -> bool {
+        self.drain().is_none()
+    }
+
+    /// The drain, while there is one.
+    pub fn drain(&self) -> Option<Drain> {
+        *self.lifecycle.drain.borrow()
+    }
+
+    /// The drain, and each that comes or goes.
+    pub fn drains(&self) -> watch::Receiver<Option<Drain>> {
+        self.lifecycle.drain.subscribe()
+    }
+
+    /// The drain with what is left, while there is one. It looks at every connection.
+    pub fn drain_status(&self) -> Option<DrainStatus> {
+        let drain = self.drain()?;
+        let carried = self.network().connections.snapshot();
+        let busy = carried.iter().filter(|(_, carried)| !carried.is_idle()).count();
+        Some(DrainStatus { drain, sessions: self.relay().sessions().len(), busy })
+    }
+
+    /// Gives an order, and waits for what comes of it. Not to be called from a task.
+    ///
+    /// # Errors
+    /// Why it is not followed.
+    pub fn order(&self, order: impl FnOnce(Reply) -> Order) -> Result<String, String> {
+        let (reply, answer) = oneshot::channel();
+        let refused = |_| "the relay is about to stop, or has too much to do".to_owned();
+        self.lifecycle.orders.try_send(order(reply)).map_err(refused)?;
+        answer.blocking_recv().unwrap_or_else(|_| Err("the relay stops".to_owned()))
+    }
+}

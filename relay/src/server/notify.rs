@@ -1,0 +1,128 @@
+//! What the service manager is told (sd_notify(3)): systemd, or whoever else has set `NOTIFY_SOCKET`. Without that,
+//! nothing.
+//!
+//! | when | what |
+//! |---|---|
+//! | every listener accepts | `READY=1`, `MAINPID` |
+//! | a reload begins, ends | `RELOADING=1` with `MONOTONIC_USEC`, then `READY=1` (`Type=notify-reload`) |
+//! | it stops | `STOPPING=1`, and while it drains `EXTEND_TIMEOUT_USEC` every second |
+//! | it drains | `STATUS=` with what is left, every second |
+//! | every half of `WATCHDOG_USEC` | `WATCHDOG=1`, by [`watchdog`] |
+//! | the next process has taken over | `MAINPID=` with its number, and nothing any more |
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tracing::{debug, warn};
+
+use super::{Control, DrainCause, DrainStatus};
+
+/// How often what is left is told while the relay drains, and by how much more than that the time to stop is extended.
+const TICK: Duration = Duration::from_secs(1);
+const EXTENSION: Duration = Duration::from_secs(30);
+
+/// Who tells it.
+#[derive(Debug, Default)]
+pub struct Notifier {
+    silent: AtomicBool,
+}
+
+impl Notifier {
+    /// It serves.
+    pub fn ready(&self, status: &str) {
+        // Whoever was started by the process before it is not known to the service manager yet.
+        let pid = std::process::id();
+        self.tell(&[NotifyState::MainPid(pid), NotifyState::Ready, NotifyState::Status(status)]);
+    }
+
+    /// It reads its configuration again.
+    pub fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
+            Err(error) => debug!(%error, "no monotonic time"),
+        }
+    }
+
+    /// How it is, in a line for people.
+    pub fn status(&self, status: &str) {
+        self.tell(&[NotifyState::Status(status)]);
+    }
+
+    /// It stops.
+    pub fn stopping(&self) {
+        self.tell(&[NotifyState::Stopping]);
+    }
+
+    /// Another process is the service from now on: nothing more is told by this one.
+    pub fn hand_over(&self, pid: u32) {
+        self.tell(&[NotifyState::MainPid(pid)]);
+        self.silent.store(true, Ordering::Release);
+    }
+
+    fn tell(&self, states: &[NotifyState<'_>]) {
+        if self.silent.load(Ordering::Acquire) {
+            return;
+        }
+        if let Err(error) = sd_notify::notify(states) {
+            warn!(%error, "the service manager cannot be told");
+        }
+    }
+}
+
+/// One line for people: what is left.
+#[must_use]
+pub fn drain_line(status: &DrainStatus) -> String {
+    let DrainStatus { drain, sessions, busy } = status;
+    let left = drain.left().map(|left| format!(", {} s at most", left.as_secs())).unwrap_or_default();
+    format!("draining: {sessions} sessions, {busy} busy connections{left}")
+}
+
+/// Tells how a drain is going, whenever there is one, until it is dropped.
+pub async fn drains(control: Arc<Control>, notifier: Arc<Notifier>) {
+    let mut drains = control.drains();
+    loop {
+        let drain = *drains.borrow_and_update();
+        match drain {
+            Some(drain) => {
+                if let Some(status) = control.drain_status() {
+                    let line = drain_line(&status);
+                    if drain.cause == DrainCause::Signal {
+                        let micros = u32::try_from((TICK + EXTENSION).as_micros()).unwrap_or(u32::MAX);
+                        notifier.tell(&[NotifyState::ExtendTimeoutUsec(micros), NotifyState::Status(&line)]);
+                    } else {
+                        notifier.status(&line);
+                    }
+                }
+                let _ = tokio::time::timeout(TICK, drains.changed()).await;
+            }
+            None => {
+                if drains.changed().await.is_err() {
+                    return;
+                }
+                if drains.borrow().is_none() {
+                    notifier.status("serving");
+                }
+            }
+        }
+    }
+}
+
+/// Feeds the service manager's watchdog, if it has one for this process, until it is dropped.
+///
+/// What it proves: the runtime runs tasks, on some other thread than this one as it comes, and no lock around the
+/// sessions is held for ever. Traffic that is slow for want of processors does not keep it from that.
+pub async fn watchdog(control: Arc<Control>, notifier: Arc<Notifier>) {
+    let Some(timeout) = sd_notify::watchdog_enabled() else { return };
+    let mut ticks = tokio::time::interval(timeout / 2);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let control = Arc::clone(&control);
+        let alive = tokio::spawn(async move { control.relay().sessions().len() }).await;
+        if alive.is_ok() {
+            notifier.tell(&[NotifyState::Watchdog]);
+        }
+    }
+}

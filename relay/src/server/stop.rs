@@ -1,0 +1,175 @@
+//! How a relay ends: it drains, and then stops.
+//!
+//! | | SIGTERM, SIGINT | `ctl drain` | an upgrade |
+//! |---|---|---|---|
+//! | listeners | closed | closed | the next process has them |
+//! | a new AUTH | 408 | 408 | 408; of a verified relay: granted until the drain ends |
+//! | sessions and messages | go on | go on | go on, and their peers still get there (`server::handover`) |
+//! | connections without a session | closed when idle | closed when idle | closed when idle, those of SIP and HEP too |
+//! | how long | `timeouts.drain_timeout` | until the last session ends; `--timeout` | `upgrade.drain_timeout` |
+//! | what ends it at once | a second signal | a signal hurries as on the left | likewise |
+//!
+//! When no session is left and nothing is under way, or the time is over, [`Server::stop`] ends the rest: what is under
+//! way with `#`, sessions, connections in order, and then everything that tells others of it.
+//!
+//! SIP clients and HEP agents hold connections for as long as they live, so nobody waits for them: they come back, to
+//! whoever listens then.
+
+use std::time::Duration;
+
+use tcp_transport::connection::CloseReason;
+use tokio::sync::mpsc;
+use tracing::info;
+
+use super::lifecycle::{Drain, DrainCause};
+use super::listeners::ReopenError;
+use super::network::Carried;
+use super::{Order, Server, hep, now};
+use crate::msrp::Drains;
+
+/// How often a draining relay looks whether it is empty.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// How often it looks for connections that have no session any more.
+const LEAVERS_POLL: Duration = Duration::from_millis(500);
+
+/// How old a connection is before that. Who has just come may have its first request on the way.
+const LEAVER_AGE: Duration = Duration::from_secs(1);
+
+/// How long connections have to close in order once nothing is under way any more.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl Server {
+    /// What others want of whoever holds the server ([`Control::order`](super::Control::order)). It is given away once;
+    /// whoever asks again gets none.
+    pub fn take_orders(&mut self) -> mpsc::Receiver<Order> {
+        std::mem::replace(&mut self.orders, mpsc::channel(1).1)
+    }
+
+    /// Begins to drain, or goes on with another end. Handshakes under way are finished.
+    pub fn drain(&self, drain: Drain) {
+        let control = &self.control;
+        let relays_until = if drain.cause == DrainCause::Upgrade { drain.until } else { None };
+        control.relay().set_draining(Some(Drains { relays_until }));
+        control.lifecycle.set(Some(drain));
+        control.listeners().close();
+        let (sessions, cause) = (control.relay().sessions().len(), drain.cause.as_str());
+        let seconds = drain.left().map(|left| left.as_secs());
+        info!(cause, sessions, seconds, "draining: nothing new is taken");
+    }
+
+    /// Takes a drain back: listens again where it did.
+    ///
+    /// # Errors
+    /// An address cannot be listened on any more. It goes on draining then.
+    pub fn cancel_drain(&self) -> Result<(), ReopenError> {
+        let control = &self.control;
+        control.listeners().reopen(control.network())?;
+        control.relay().set_draining(None);
+        control.lifecycle.set(None);
+        info!("not draining any more");
+        Ok(())
+    }
+
+    /// Waits until a drain is over: nothing is left, or its time has passed. Never completes without one.
+    pub async fn drained(&self) {
+        let mut drains = self.control.drains();
+        loop {
+            let drain = *drains.borrow_and_update();
+            let over = async {
+                match drain {
+                    None => std::future::pending().await,
+                    Some(Drain { until: None, cause, .. }) => self.empty(cause).await,
+                    Some(Drain { until: Some(until), cause, .. }) => {
+                        let _ = tokio::time::timeout_at(until.into(), self.empty(cause)).await;
+                    }
+                }
+            };
+            tokio::select! {
+                () = over => return,
+                // It is there for as long as we are.
+                _ = drains.changed() => {}
+            }
+        }
+    }
+
+    /// Waits until no session is left and nothing is under way.
+    async fn empty(&self, cause: DrainCause) {
+        let relay = self.control.relay();
+        let connections = &self.control.network().connections;
+        let mut looked = None;
+        loop {
+            let now = now();
+            if looked.is_none_or(|at| now >= at + LEAVERS_POLL) {
+                self.let_leavers_go(cause);
+                looked = Some(now);
+            }
+            let idle = || connections.snapshot().iter().all(|(_, carried)| carried.is_idle());
+            if relay.sessions().is_empty() && idle() {
+                return;
+            }
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    }
+
+    /// Closes the connections that nobody needs here any more: their clients come back, where there is something new
+    /// to be had.
+    fn let_leavers_go(&self, cause: DrainCause) {
+        for (handle, carried) in self.control.network().connections.snapshot() {
+            let leaves = match &carried {
+                Carried::Msrp(link) => link.sessions() == 0,
+                Carried::Sip(_) | Carried::Hep => cause == DrainCause::Upgrade,
+            };
+            if leaves && carried.is_idle() && handle.entry().age() >= LEAVER_AGE {
+                handle.close(CloseReason::Local("draining".into()));
+            }
+        }
+    }
+
+    /// Stops: drains for up to `timeouts.drain_timeout` (or what is left of a drain that ends earlier) or until `hurry`
+    /// is ready, ends what is left with `#`, and closes every connection in order. Then session
+    /// records get the time that `records.flush_timeout` gives them, or until `hurry` is ready.
+    pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
+        let mut drain = Drain::now(DrainCause::Signal, Some(self.control.config().timeouts.drain_timeout));
+        if let Some(before) = self.control.drain() {
+            drain.until = before.until.into_iter().chain(drain.until).min();
+        }
+        self.drain(drain);
+        let mut hurry = std::pin::pin!(hurry);
+        let hurried = tokio::select! {
+            biased;
+            () = self.drained() => false,
+            () = &mut hurry => true,
+        };
+        self.control.listeners().stop().await;
+        self.tasks.shutdown().await;
+        let connections = &self.control.network().connections;
+        for (_, carried) in connections.snapshot() {
+            carried.wind_up();
+        }
+        // Before their connections end, so that their end says why.
+        self.control.records().set_stopping();
+        self.control.relay().end_all_sessions();
+        let left = connections.close_all(CloseReason::Local("shutdown".into()), CLOSE_TIMEOUT).await;
+        if left > 0 {
+            info!(left, "connections did not close in time");
+        }
+        if let Some(counters) = self.control.hep_counters() {
+            hep::log_end(&counters);
+        }
+        if let Some(tracing) = self.control.take_tracing() {
+            tracing.stop().await;
+        }
+        // Asked to hurry before, it has done so.
+        let hurry = async {
+            match hurried {
+                true => std::future::pending().await,
+                false => hurry.await,
+            }
+        };
+        self.control.records().stop(hurry).await;
+        if let Some(admin) = self.admin.take() {
+            admin.stop().await;
+        }
+    }
+}

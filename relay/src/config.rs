@@ -47,7 +47,7 @@ pub use self::outbound::{Denied, Network, OutboundPolicy};
 pub use self::records::{
     Facility, RecordDatabase, RecordFile, RecordSink, RecordSyslog, RecordTarget, Records, SyslogAddress,
 };
-pub use self::reference::markdown as reference;
+pub use self::reference::markdown as markdown_reference;
 pub use self::schema::json_schema;
 pub use self::sip::{Sip, SipUpstream, UpstreamUri};
 pub use self::tls::{ClientCertificates, ClientDomain, Identity, Negotiation, ServerDomain, Tls, Trust};
@@ -325,7 +325,7 @@ struct FileConfig {
     /// `trace.destinations`.
     #[serde(default)]
     hep: Option<FileHep>,
-    /// The log, on standard error.
+    /// The log.
     #[serde(default)]
     log: Log,
 }

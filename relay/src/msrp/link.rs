@@ -38,6 +38,7 @@ use tracing::debug;
 use super::counters::{Count, Counters};
 use super::origin::Origin;
 use super::outbound::{Outbound, Pushed, QueueSettings};
+use super::tag::ProcessTag;
 use super::tap::Tap;
 use super::transactions::{Failure, Transaction};
 use super::wire::{Random, Wire};
@@ -57,6 +58,8 @@ pub struct Target {
     pub explicit_port: bool,
     /// What it must have in common with another connection there besides: see [`Dialer::reuse_key`](super::Dialer::reuse_key).
     pub reuse_key: Option<Box<str>>,
+    /// It is the process of this relay that has the sessions of this tag.
+    pub process: Option<ProcessTag>,
 }
 
 impl fmt::Display for Target {

@@ -27,7 +27,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use msrp_proto::digest::{AuthenticationInfo, Authorization, Challenge, Ha1};
+use msrp_proto::digest::{Algorithm, AuthenticationInfo, Authorization, Challenge, Ha1};
 use msrp_proto::encoder::HeadWriter;
 use msrp_proto::flag::Flag;
 use msrp_proto::head::Head;
@@ -38,13 +38,13 @@ use tracing::{debug, info, warn};
 
 use self::confirm::Claim;
 use self::identity::Identity;
+use super::Advertised;
 use super::Relay;
 use super::counters::Count;
 use super::drain::NotNow;
 use super::link::{Link, LinkKind};
 use super::session::{self, Owner};
 use super::user::TooManySessions;
-use super::Advertised;
 
 mod confirm;
 mod http;

@@ -9,7 +9,7 @@ use super::Denial;
 use super::identity::Identity;
 use crate::credentials::{Credentials as _, Entry, Lookup, Query, Wants};
 use crate::msrp::throttle::{NoPlace, Place};
-use crate::msrp::{Relay, millis};
+use crate::msrp::Relay;
 
 /// Why credentials are not decided about yet.
 #[derive(Debug)]

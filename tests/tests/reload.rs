@@ -311,8 +311,10 @@ async fn a_mistake_anywhere_leaves_all_as_it_was() {
     running.site.write("broken.crt", "nonsense");
     running.site.write("broken.key", "nonsense");
     let before = running.daemon.log().with(&["not reloaded"]).len();
-    running.refuse(&Settings { identity: "broken".into(), ..tls.clone() }, &["broken.crt"]).await;
+    running.write(&Settings { identity: "broken".into(), ..tls.clone() });
+    running.daemon.signal(Signal::HUP);
     let told = running.daemon.log().wait_for_lines(&["not reloaded"], before + 2).await;
+    assert!(told[before].contains("broken.crt"), "{told:?}");
     assert!(told[before + 1].contains("in use"), "{told:?}");
 
     assert_eq!(auth(&running, "new").await, 401, "not even the users have changed");

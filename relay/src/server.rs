@@ -38,7 +38,7 @@ mod listeners;
 mod network;
 pub mod notify;
 mod observer;
-mod occasion;
+pub(crate) mod occasion;
 mod pace;
 mod reload;
 mod sip;

@@ -128,8 +128,6 @@ pub struct Link {
     id: u64,
     kind: LinkKind,
     settings: LinkSettings,
-    /// Keeps the listener known that it came in by.
-    _used: Option<Arc<()>>,
     random: Arc<dyn Random>,
     counters: Arc<Counters>,
     peer: OnceLock<Peer>,
@@ -160,6 +158,8 @@ struct State {
     broken: Option<io::Error>,
     /// The earliest deadline that the link's own task knows of.
     announced: Option<Instant>,
+    /// Keeps the listener known that it came in by, while it is open.
+    used: Option<Arc<()>>,
 }
 
 /// What [`Link::write`] came to.
@@ -182,7 +182,6 @@ impl Link {
             id,
             kind,
             settings,
-            _used: used,
             random,
             counters,
             peer: OnceLock::new(),
@@ -194,6 +193,7 @@ impl Link {
                 stuck_since: None,
                 broken: None,
                 announced: None,
+                used,
             }),
             sessions: Mutex::default(),
             owned: Mutex::default(),
@@ -438,6 +438,7 @@ impl Link {
             state.wire = None;
             state.stuck_since = None;
             state.announced = None;
+            state.used = None;
             state.queue.close()
         };
         if !lost.is_empty() {

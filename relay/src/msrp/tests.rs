@@ -13,6 +13,7 @@ mod failure;
 mod forwarding;
 mod pressure;
 mod queue;
+mod reload;
 mod reuse;
 mod reuse_towards_owner;
 mod simulation;

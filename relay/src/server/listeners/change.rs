@@ -17,14 +17,12 @@ use tcp_transport::ListenerSettings;
 use tcp_transport::hep::Dispatch;
 use tcp_transport::tls::ServerDomains;
 
-use super::{
-    Inherited, Listeners, Opened, Running, Shared, advertised_msrp, advertised_sip, listener_settings, serves,
-};
+use super::{Listeners, Opened, Running, Shared, advertised_msrp, advertised_sip, listener_settings, serves};
 use crate::config::{Config, Listener, ListenerTransport};
 use crate::msrp::Advertised;
-use crate::server::StartError;
 use crate::server::hep::Concentrator;
 use crate::server::network::Network;
+use crate::server::{Inherited, StartError};
 
 /// Where each listener of another configuration comes from, in its order.
 #[derive(Debug)]

@@ -1,10 +1,13 @@
-//! The documentation holds together: chapters, links, configurations that are read, and log lines that there are.
+//! The documentation holds together: chapters, links, configurations that are read, commands and log lines that there are.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
+use relay::cli::Cli;
 use relay::config::Config;
 use serde_json::Value;
 
@@ -242,6 +245,72 @@ fn every_configuration_in_the_documentation_is_read_by_the_relay() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     assert!(read_blocks > 12, "{read_blocks}");
+}
+
+/// The commands of ours in a page: in its blocks for shells, and quoted within text, there as well without our name.
+fn commands(page: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let blocks = blocks(page, "sh").into_iter().chain(blocks(page, "console"));
+    for (_, block) in blocks {
+        let lines = block.replace("\\\n", " ");
+        for line in lines.lines() {
+            // What is before it: a prompt, sudo, another command.
+            let Some(at) = line.find("msrp-relay ") else { continue };
+            let before = &line[..at];
+            let is_command = before.is_empty()
+                || ["$ ", "sudo ", "&& ", "-- ", "/"].iter().any(|end| before.ends_with(end));
+            let ends = [" #", " >", " |", " <", " &&", ";", ")"];
+            let end = ends.iter().filter_map(|end| line[at..].find(end)).min().unwrap_or(line.len() - at);
+            if is_command || before.ends_with("msrp-relay ") {
+                found.push(line[at..at + end].to_owned());
+            }
+        }
+    }
+    let mut in_code = false;
+    for line in page.lines() {
+        in_code ^= line.trim_start().starts_with("```");
+        if !in_code {
+            let quoted = line.split('`').skip(1).step_by(2);
+            found.extend(quoted.clone().filter(|text| text.starts_with("msrp-relay ")).map(str::to_owned));
+            found.extend(
+                quoted.filter(|text| text.starts_with("ctl ")).map(|text| format!("msrp-relay {text}")),
+            );
+        }
+    }
+    found
+}
+
+#[test]
+fn every_command_in_the_documentation_is_one_there_is() {
+    let mut tried = 0;
+    let mut wrong = Vec::new();
+    for page in pages().iter().filter(|page| !page.ends_with("CHANGELOG.md")) {
+        for command in commands(&read(page)) {
+            // Where `…` or a bar stands for what one likes.
+            let command = command.split(['…', '|', '[']).next().unwrap();
+            let words = command.split_whitespace().map(|word| word.trim_matches(['"', '\'']));
+            tried += 1;
+            // A word that one chooses is often left out in text.
+            let left_out = [
+                ErrorKind::MissingRequiredArgument,
+                ErrorKind::MissingSubcommand,
+                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+                ErrorKind::DisplayHelp,
+                ErrorKind::DisplayVersion,
+            ];
+            if let Err(error) = Cli::command().try_get_matches_from(words)
+                && !left_out.contains(&error.kind())
+            {
+                wrong.push(format!("{}: `{command}`: {error}", page.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(tried > 40, "{tried}");
+    let readme = read(&root().join("README.md"));
+    for command in ["cargo run --release -p relay -- demo ", "cargo test --workspace "] {
+        assert!(readme.lines().any(|line| line.starts_with(command)), "README.md has lost `{command}`");
+    }
 }
 
 /// All of the program's text, white space as one space.

@@ -144,18 +144,27 @@ test('as installed it does not start, and says what it lacks', () => {
   assert.match(said, /relay\.crt/);
 });
 
-test('with the steps of its configuration it starts as the unit says', async () => {
+/** The second block of commands in docs/packages.md: what to do after the installation. */
+const steps = readFileSync(join(ROOT, 'docs/packages.md'), 'utf8').match(/```sh\n[^`]*```/g)[1]
+  .split('\n').slice(1, -1).map((line) => line.replace(/^sudo /, ''));
+
+test('its configuration and docs/packages.md have the same steps', () => {
+  const text = readFileSync(CONFIG, 'utf8');
+  for (const step of steps.slice(1)) assert.ok(text.includes(`${step}\n`), step);
+});
+
+test('with these steps it starts as the unit says', async () => {
   const openssl = (...args) => must('openssl', args);
   const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2'];
   const [ca, caKey] = [join(folder, 'ca.pem'), join(folder, 'ca.key')];
   openssl('req', '-x509', ...key, '-subj', '/CN=Test CA', '-addext', 'keyUsage=critical,keyCertSign,cRLSign', '-keyout', caKey, '-out', ca);
   openssl('req', '-x509', ...key, '-subj', '/CN=relay.example.com', '-addext', 'subjectAltName=DNS:relay.example.com',
     '-addext', 'basicConstraints=critical,CA:FALSE', '-CA', ca, '-CAkey', caKey, '-keyout', join(folder, 'privkey.pem'), '-out', join(folder, 'fullchain.pem'));
-  must('install', ['-m', '0644', join(folder, 'fullchain.pem'), '/etc/msrp-relay/relay.crt']);
-  must('install', ['-m', '0640', '-g', 'msrp-relay', join(folder, 'privkey.pem'), '/etc/msrp-relay/relay.key']);
-  for (const user of ['alice', 'bob']) {
-    must('runuser', asRelay('msrp-relay', 'user', 'add', user, '--config', CONFIG), { input: `${user}pw\n` });
+  for (const step of steps) {
+    if (step.startsWith('systemctl ')) continue;
+    must('sh', ['-c', step], { cwd: folder, input: 'alicepw\n' });
   }
+  must('runuser', asRelay('msrp-relay', 'user', 'add', 'bob', '--config', CONFIG), { input: 'bobpw\n' });
   // What the file has as a comment: records, to see them rotated.
   const text = readFileSync(CONFIG, 'utf8');
   const commented = /^# (records:)\n# ( {2}sinks:)\n# ( {4}file: .*)$/m;

@@ -123,7 +123,7 @@ mod tests {
         assert!(ask("/readyz").await.starts_with("HTTP/1.1 200 "));
         interface.server.stop(std::future::ready(())).await;
         let answer = ask("/readyz").await;
-        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("stopping\n"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("draining\n"), "{answer}");
         // It lives on until it has stopped.
         assert!(ask("/healthz").await.starts_with("HTTP/1.1 200 "));
     }

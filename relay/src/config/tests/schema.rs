@@ -57,6 +57,7 @@ fn full() -> Value {
             },
         },
         "admin": { "listen": ["unix:admin.sock"] },
+        "upgrade": { "socket": "upgrade.sock" },
         "hep": { "filter": [{ "forward": ["none"] }] },
         "log": {},
         "upgrade": { "socket": "upgrade.sock" },

@@ -254,15 +254,18 @@ fn commands(page: &str) -> Vec<String> {
     for (_, block) in blocks {
         let lines = block.replace("\\\n", " ");
         for line in lines.lines() {
-            // What is before it: a prompt, sudo, another command.
-            let Some(at) = line.find("msrp-relay ") else { continue };
-            let before = &line[..at];
-            let is_command = before.is_empty()
-                || ["$ ", "sudo ", "&& ", "-- ", "/"].iter().any(|end| before.ends_with(end));
-            let ends = [" #", " >", " |", " <", " &&", ";", ")"];
-            let end = ends.iter().filter_map(|end| line[at..].find(end)).min().unwrap_or(line.len() - at);
-            if is_command || before.ends_with("msrp-relay ") {
-                found.push(line[at..at + end].to_owned());
+            for (at, _) in line.match_indices("msrp-relay ") {
+                // What is before it: nothing, a prompt, another command, a folder.
+                let before = &line[..at];
+                let is_command = before.is_empty()
+                    || ["$ ", "sudo ", "-u msrp-relay ", "&& ", "-- ", "target/release/"]
+                        .iter()
+                        .any(|end| before.ends_with(end));
+                let ends = [" #", " >", " |", " <", " &&", ";", ")"];
+                let end = ends.iter().filter_map(|end| line[at..].find(end)).min().unwrap_or(line.len() - at);
+                if is_command {
+                    found.push(line[at..at + end].to_owned());
+                }
             }
         }
     }
@@ -352,6 +355,48 @@ fn level(sources: &str, literal: &str) -> BTreeSet<&'static str> {
         }
     }
     levels
+}
+
+/// The texts of all warnings and errors, as they are written: with `{…}`.
+fn warnings(sources: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for call in ["warn!(", "error!("] {
+        for (at, _) in sources.match_indices(call) {
+            let (mut depth, mut text, mut literals) = (1, String::new(), Vec::new());
+            let mut quoted = false;
+            for c in sources[at + call.len()..].chars() {
+                match c {
+                    '"' if quoted => literals.push(std::mem::take(&mut text)),
+                    '(' if !quoted => depth += 1,
+                    ')' if !quoted => depth -= 1,
+                    c if quoted => text.push(c),
+                    _ => {}
+                }
+                quoted ^= c == '"';
+                if depth == 0 {
+                    break;
+                }
+            }
+            // What stands last is the text; what is nothing but a value has its row elsewhere.
+            found.extend(literals.pop().filter(|text| !text.starts_with('{')));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_warning_and_error_is_explained() {
+    let page = read(&root().join("docs/troubleshooting.md")).replace("\\`", "`");
+    let warnings = warnings(&sources());
+    assert!(warnings.len() > 50, "{warnings:?}");
+    let missing: Vec<_> = warnings
+        .iter()
+        .filter(|text| {
+            let start = text.split('{').next().unwrap();
+            !page.contains(&format!("`{start}"))
+        })
+        .collect();
+    assert!(missing.is_empty(), "docs/troubleshooting.md does not say what these mean: {missing:#?}");
 }
 
 #[test]

@@ -21,6 +21,7 @@
 //! `/readyz` tell nothing, and want no token.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -36,7 +37,7 @@ use tracing::{info, warn};
 
 use self::history::History;
 use crate::config::{Admin, AdminAddress};
-use crate::server::Control;
+use crate::server::{Control, Inherited};
 
 mod connection;
 pub mod events;
@@ -92,6 +93,8 @@ pub struct AdminError {
 pub struct AdminServer {
     addresses: Vec<AdminAddress>,
     sockets: Vec<PathBuf>,
+    /// Each address' socket once more, for the process that comes after this one.
+    held: Vec<(AdminAddress, OwnedFd)>,
     stop: watch::Sender<bool>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -107,21 +110,42 @@ impl AdminServer {
     /// # Errors
     /// [`AdminError`] for the first address that cannot be listened on; nothing is left open then.
     pub fn start(settings: &Admin, control: Arc<Control>) -> Result<Self, AdminError> {
+        Self::start_with(settings, control, &mut Inherited::default())
+    }
+
+    /// As [`start`](Self::start), with sockets that somebody else has opened.
+    ///
+    /// # Errors
+    /// [`AdminError`] for the first address that cannot be listened on; nothing is left open then.
+    pub fn start_with(
+        settings: &Admin,
+        control: Arc<Control>,
+        inherited: &mut Inherited,
+    ) -> Result<Self, AdminError> {
         let mut bound = Vec::new();
+        let mut held = Vec::new();
         let mut addresses = Vec::new();
         let mut sockets = Vec::new();
         for address in &settings.listen {
             let failed = |source| AdminError { address: address.clone(), source };
             match address {
                 AdminAddress::Http(socket) => {
-                    let listener = std::net::TcpListener::bind(socket).map_err(failed)?;
+                    let inherited = inherited.take_tcp(*socket).map(Ok);
+                    let listener = inherited.unwrap_or_else(|| std::net::TcpListener::bind(socket));
+                    let listener = listener.map_err(failed)?;
                     listener.set_nonblocking(true).map_err(failed)?;
-                    addresses.push(AdminAddress::Http(listener.local_addr().map_err(failed)?));
+                    let own = AdminAddress::Http(listener.local_addr().map_err(failed)?);
+                    held.push((own.clone(), listener.try_clone().map_err(failed)?.into()));
+                    addresses.push(own);
                     bound.push(Bound::Tcp(listener));
                 }
                 AdminAddress::Unix(path) => {
-                    let listener = unix_socket::bind(path, settings.socket_mode).map_err(failed)?;
+                    let listener = match inherited.take_unix(path) {
+                        Some(listener) => listener,
+                        None => unix_socket::bind(path, settings.socket_mode).map_err(failed)?,
+                    };
                     listener.set_nonblocking(true).map_err(failed)?;
+                    held.push((address.clone(), listener.try_clone().map_err(failed)?.into()));
                     addresses.push(address.clone());
                     sockets.push(path.clone());
                     bound.push(Bound::Unix(listener));
@@ -143,13 +167,23 @@ impl AdminServer {
         let thread = spawned.map_err(failed)?;
         let told: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         info!(listening = told.join(" "), "admin interface");
-        Ok(Self { addresses, sockets, stop, thread: Some(thread) })
+        Ok(Self { addresses, sockets, held, stop, thread: Some(thread) })
     }
 
     /// Where it listens, in the order of the configuration.
     #[must_use]
     pub fn addresses(&self) -> &[AdminAddress] {
         &self.addresses
+    }
+
+    /// Its sockets once more, for the process that comes after this one. They are not to be held for longer than this.
+    pub(crate) fn take_held(&mut self) -> Vec<(AdminAddress, OwnedFd)> {
+        std::mem::take(&mut self.held)
+    }
+
+    /// These Unix sockets are another process' now: they are not taken away when this ends.
+    pub(crate) fn disown(&mut self, taken: &[PathBuf]) {
+        self.sockets.retain(|socket| !taken.contains(socket));
     }
 
     /// Ends it: answers under way have a second.

@@ -32,8 +32,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the relay until SIGTERM or SIGINT; SIGHUP reads the TLS domains and certificates again, and opens files
-    /// with session records again. SIGUSR2 starts the program again, which takes over without a gap.
+    /// Run the relay until SIGTERM or SIGINT; SIGHUP reads the configuration again, and opens the files of the log and of
+    /// session records again. SIGUSR2 starts the program again, which takes over without a gap.
     Run(RunArgs),
     /// Check a configuration and the files it names: exit code 0 if the relay would start with it.
     Check {

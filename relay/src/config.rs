@@ -23,7 +23,7 @@
 //! YAML text → `document` (a tree, no duplicate keys) → `read` (serde, the `File…` types: no unknown keys,
 //! values that parse) → `validate` (what concerns several keys, or other files) → [`Config`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
@@ -47,7 +47,7 @@ pub use self::outbound::{Denied, Network, OutboundPolicy};
 pub use self::records::{
     Facility, RecordDatabase, RecordFile, RecordSink, RecordSyslog, RecordTarget, Records, SyslogAddress,
 };
-pub use self::reference::markdown as reference;
+pub use self::reference::markdown as markdown_reference;
 pub use self::schema::json_schema;
 pub use self::sip::{Sip, SipUpstream, UpstreamUri};
 pub use self::tls::{ClientCertificates, ClientDomain, Identity, Negotiation, ServerDomain, Tls, Trust};
@@ -103,6 +103,9 @@ mod websocket;
 
 /// The largest configuration file. Some ten thousand users; more belong in an htdigest file.
 const MAX_FILE: u64 = 1024 * 1024;
+
+/// How often a file is read again for the mistakes behind a wrong value.
+const MAX_READS: usize = 50;
 
 /// A configuration that can be run.
 #[derive(Debug, Clone)]
@@ -325,37 +328,41 @@ struct FileConfig {
     /// `trace.destinations`.
     #[serde(default)]
     hep: Option<FileHep>,
-    /// The log, on standard error.
+    /// The log.
     #[serde(default)]
     log: Log,
 }
 
 impl FileConfig {
-    /// Reads all sections. One that is wrong is taken out of `document`, so that the others tell their mistakes too:
-    /// the first of each section, and all unknown keys.
+    /// Reads all of it. A value that is wrong is taken out of `document`, so that what comes after it tells its mistakes
+    /// too.
     fn read(document: &mut document::Node) -> Result<Self, Vec<Problem>> {
-        let mut problems = Vec::new();
-        let mut removed = Vec::new();
+        let (mut problems, mut known) = (Vec::new(), HashSet::new());
+        let mut removed: Vec<KeyPath> = Vec::new();
         loop {
             let mut found = match read::read(document) {
                 Ok(file) if problems.is_empty() => return Ok(file),
                 Ok(_) => return Err(problems),
                 Err(found) => found,
             };
+            // Unknown keys are told each time, and one wrong value.
             let error = found.pop_if(|problem| problem.spot == Spot::Value);
-            found.retain(|problem| !problems.contains(problem));
+            found.retain(|problem| known.insert(problem.path.to_string()));
             problems.extend(found);
             let Some(error) = error else { return Err(problems) };
-            let section = error.path.segments().first().cloned();
             // What was taken out is missing since.
-            if !removed.iter().any(|key| error.message == format!("missing key `{key}`")) {
+            let is_missing = |path: &KeyPath| match path.segments().split_last() {
+                Some((Segment::Key(key), parent)) => {
+                    parent == error.path.segments() && error.message == read::missing_key(key)
+                }
+                _ => false,
+            };
+            let path = document.remove(&error.path);
+            if !removed.iter().any(is_missing) {
                 problems.push(error);
             }
-            match (section, &mut *document) {
-                (Some(Segment::Key(section)), document::Node::Map(sections)) => {
-                    sections.retain(|(key, _)| *key != section);
-                    removed.push(section);
-                }
+            match path {
+                Some(path) if removed.len() < MAX_READS => removed.push(path),
                 _ => return Err(problems),
             }
         }

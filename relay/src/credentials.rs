@@ -23,6 +23,8 @@
 //! for again ([`Query::again`]), of every source, also of those after one that knows the user: so a wrong password
 //! takes as long as an unknown user does, whichever source has it, and while a source is away both are answered in the
 //! same way. The database's cache answers that only within `negative_expire`, so a changed password counts at once.
+//! What is left: while a source is away, who tries passwords is slowed down for users of sources before it, and not for
+//! others, of whom nobody can say that they are wrong.
 //!
 //! # Limits
 //!

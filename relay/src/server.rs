@@ -8,6 +8,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,10 +18,10 @@ use tcp_transport::hep::SenderError;
 use tcp_transport::{BindError, Ledger};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::admin::{AdminError, AdminServer};
-use crate::config::{AdminAddress, Config, ConfigErrors};
+use crate::config::{AdminAddress, Config, ConfigErrors, Upgrade};
 use crate::credentials::Credentials as _;
 use crate::msrp::{Random, Relay, SettingsError, WallClock};
 use crate::records::{Records, RecordsError};
@@ -29,6 +30,7 @@ use crate::sip::ShortSecret;
 mod connection;
 mod control;
 mod credentials;
+pub mod handover;
 mod hep;
 mod inherit;
 pub mod lifecycle;
@@ -36,7 +38,7 @@ mod listeners;
 mod network;
 pub mod notify;
 mod observer;
-mod occasion;
+pub(crate) mod occasion;
 mod pace;
 mod reload;
 mod sip;
@@ -48,6 +50,8 @@ mod websocket;
 use self::control::Parts;
 pub use self::control::{ConnectionInfo, Control, Started};
 use self::credentials::ChainResolver;
+use self::handover::{Endpoint, Generations};
+pub use self::handover::{HandOver, OlderProcess, Takeover, TakeoverError};
 use self::hep::Concentrator;
 pub use self::hep::HepCounters;
 use self::lifecycle::Lifecycle;
@@ -94,6 +98,17 @@ pub enum StartError {
     /// Session records cannot be written.
     #[error(transparent)]
     Records(#[from] RecordsError),
+    /// Another process cannot find this one.
+    #[error("cannot listen for the next process at {path} (`upgrade.socket`)")]
+    Upgrade {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The process that runs does not let this one take over.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
     /// `sip.flow_secret` is too short.
     #[error(transparent)]
     FlowSecret(#[from] ShortSecret),
@@ -107,6 +122,10 @@ pub struct Server {
     orders: mpsc::Receiver<Order>,
     /// How it is managed, if that is configured.
     admin: Option<AdminServer>,
+    /// How another process takes over, if one may.
+    upgrade: Option<Upgrade>,
+    /// Where that finds this one, until it waits for it.
+    endpoint: Option<Endpoint>,
 }
 
 impl Server {
@@ -123,6 +142,67 @@ impl Server {
     /// # Errors
     /// [`StartError`]; nothing is left open then.
     pub async fn start_with(config: Config, mut inherited: Inherited) -> Result<Self, StartError> {
+        let mut server = Self::begin(config, &mut inherited, None).await?;
+        server.wait_for_successor();
+        Ok(server)
+    }
+
+    /// As [`start`](Self::start), with what another process gives away, which drains from then on.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left open then, and the other process goes on as before.
+    pub async fn start_after(config: Config, mut before: Takeover) -> Result<Self, StartError> {
+        let mut inherited = std::mem::take(&mut before.inherited);
+        let mut server = Self::begin(config, &mut inherited, Some(&mut before)).await?;
+        let generations = Arc::clone(&server.control.network().generations);
+        let mut taken = inherited.taken().to_vec();
+        drop(inherited);
+        taken.extend(server.endpoint.as_ref().map(|endpoint| endpoint.path().to_owned()));
+        let control = Arc::clone(&server.control);
+        let accept = || {
+            control.relay().set_has_kin(true);
+            control.listeners().set_accepting(true);
+        };
+        let all = before.finish(taken, &generations, accept).await?;
+        let last = all.last().cloned();
+        for generation in all {
+            let network = Arc::clone(server.control.network());
+            server.tasks.spawn(Generations::watch(network, generation));
+        }
+        if let Some(last) = last {
+            last.told().await;
+        }
+        server.wait_for_successor();
+        Ok(server)
+    }
+
+    /// Lets another process take over.
+    fn wait_for_successor(&mut self) {
+        let admin = self.admin.as_mut().map(AdminServer::take_held).unwrap_or_default();
+        if let (Some(endpoint), Some(upgrade)) = (self.endpoint.take(), self.upgrade.clone()) {
+            self.tasks.spawn(handover::offer(endpoint, upgrade, Arc::clone(&self.control), admin));
+        }
+    }
+
+    /// Everything but waiting for the next process; after another one, nothing is accepted yet.
+    async fn begin(
+        config: Config,
+        inherited: &mut Inherited,
+        mut before: Option<&mut Takeover>,
+    ) -> Result<Self, StartError> {
+        let upgrade = config.upgrade.clone();
+        let endpoint = match &upgrade {
+            None => None,
+            Some(settings) => {
+                let failed = |source| StartError::Upgrade { path: settings.socket.clone(), source };
+                let taken = before.as_mut().map(|before| before.take_endpoint(settings)).transpose();
+                match taken.map_err(failed)?.flatten() {
+                    Some(endpoint) => Some(endpoint),
+                    None => Some(Endpoint::bind(&settings.socket).map_err(failed)?),
+                }
+            }
+        };
+        let tags = before.as_ref().map(|before| before.tags()).unwrap_or_default();
         for warning in &config.warnings {
             warn!("{warning}");
         }
@@ -133,16 +213,20 @@ impl Server {
         let concentrator = Concentrator::new(config.hep.clone());
         let mut opened = Vec::new();
         for listener in &config.listeners {
-            opened.push(Opened::open(listener, &config, &domains, &concentrator, &mut inherited)?);
+            let opened_one = Opened::open(listener, &config, &domains, &concentrator, inherited)?;
+            if before.is_some() {
+                opened_one.pause();
+            }
+            opened.push(opened_one);
         }
-        for address in inherited.addresses() {
-            warn!(%address, "no listener is for this socket, which was handed over to us: it is closed");
-        }
-        drop(inherited);
         let advertised: Vec<_> = opened.iter().filter_map(|opened| opened.msrp(&config.domain)).collect();
         let sip_advertised = opened.iter().filter_map(|opened| opened.sip(&config.domain)).collect();
-        let relay =
-            Relay::new(reload::settings(&config, advertised), Arc::new(SystemRandom), Box::new(SystemClock))?;
+        let relay = Relay::beside(
+            &tags,
+            reload::settings(&config, advertised),
+            Arc::new(SystemRandom),
+            Box::new(SystemClock),
+        )?;
         let network =
             Arc::new(Network::new(relay, &config, Arc::clone(&domains), client_domains, sip_advertised)?);
         network.relay.set_dialer(Box::new(RelayDialer::new(&network)));
@@ -188,8 +272,12 @@ impl Server {
         tasks.spawn(remind_of_expiry(Arc::clone(&control)));
         let config = control.config();
         let admin = config.admin.as_ref();
-        let admin = admin.map(|admin| AdminServer::start(admin, Arc::clone(&control))).transpose()?;
-        Ok(Self { control, tasks, orders, admin })
+        let admin =
+            admin.map(|admin| AdminServer::start_with(admin, Arc::clone(&control), inherited)).transpose()?;
+        for address in inherited.addresses() {
+            error!(address, "no listener is for this socket, which was handed over to us: it is closed");
+        }
+        Ok(Self { control, tasks, orders, admin, upgrade, endpoint })
     }
 
     /// Where it listens, with the scheme of the listener's URI, in the order of the configuration.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the reference texts have, by section.
-const THEIRS: [(&str, &[&str]); 10] = [
+const THEIRS: [(&str, &[&str]); 11] = [
     (
         "auth_db",
         &[
@@ -68,6 +68,27 @@ const THEIRS: [(&str, &[&str]); 10] = [
             "trace_on",
             "trace_filter_route",
             "msrp_trace",
+        ],
+    ),
+    (
+        "msrp_relay",
+        &[
+            "hash_size",
+            "cleanup_interval",
+            "auth_route",
+            "username_var",
+            "realm_var",
+            "password_var",
+            "calculate_ha1",
+            "socket_route",
+            "dst_schema_var",
+            "dst_host_var",
+            "auth_realm",
+            "auth_expires",
+            "auth_min_expires",
+            "auth_max_expires",
+            "nonce_expire",
+            "my_uri",
         ],
     ),
     (

@@ -2,8 +2,11 @@
 
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
+import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import puppeteer from 'puppeteer-core';
@@ -16,20 +19,29 @@ const TOKEN = '0123456789abcdef';
 const DESKTOP = { width: 1280, height: 900 };
 const PHONE = { width: 360, height: 740, isMobile: true, hasTouch: true, deviceScaleFactor: 2 };
 const FILE_SIZE = 3_000_000;
+const REBOUND = 'evil.example';
 
 let fixture;
 let guarded;
 let browser;
 let address;
 let receiver;
+let collector;
+/** What the collector was sent. */
+const packets = [];
 
 before(async () => {
   mkdirSync(ARTEFACTS, { recursive: true });
   const [port, other] = await freePorts(2);
   address = `http://127.0.0.1:${port}`;
-  fixture = await start({ extra: `admin: { listen: '${address}' }\n` });
+  collector = createSocket('udp4');
+  collector.on('message', (packet) => packets.push(packet));
+  await new Promise((done) => { collector.bind(0, '127.0.0.1', done); });
+  const trace = `trace: { destinations: { homer: { uri: 'hep_udp://127.0.0.1:${collector.address().port}' } } }\n`;
+  fixture = await start({ extra: `admin: { listen: '${address}' }\n${trace}` });
   guarded = { address: `http://127.0.0.1:${other}`, ...await start({ extra: `admin: { listen: 'http://127.0.0.1:${other}', token: ${TOKEN} }\n` }) };
-  const args = ['--disable-dev-shm-usage', '--disable-gpu'];
+  // A name that somebody else has made to lead here.
+  const args = ['--disable-dev-shm-usage', '--disable-gpu', `--host-resolver-rules=MAP ${REBOUND} 127.0.0.1`];
   if (process.getuid() === 0) args.push('--no-sandbox');
   browser = await puppeteer.launch({ executablePath: CHROMIUM, headless: true, userDataDir: join(fixture.folder, 'chromium'), args });
   // Bob stays, waiting; a file goes from alice to another bob.
@@ -47,6 +59,7 @@ before(async () => {
 
 after(async () => {
   await browser?.close();
+  collector?.close();
   await fixture?.stop();
   await guarded?.stop();
 });
@@ -57,6 +70,14 @@ const mi = async (method, params = []) => {
   const answer = await get('/mi', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body });
   return (await answer.json()).result;
 };
+
+/** That a screenshot is a picture of this width, with something on it: an even one takes next to nothing as PNG. */
+function isPicture(png, { width, deviceScaleFactor = 1 }) {
+  assert.equal(Buffer.from(png.subarray(0, 8)).toString('latin1'), '\x89PNG\r\n\x1a\n');
+  const view = new DataView(png.buffer, png.byteOffset, png.byteLength);
+  assert.equal(view.getUint32(16), width * deviceScaleFactor);
+  assert.ok(view.getUint32(20) >= 600 && png.byteLength > 20_000, `${png.byteLength} bytes, ${view.getUint32(20)} high`);
+}
 
 /** A program of the system or the virtual environment, to its end. */
 function run(name, args, options = {}) {
@@ -101,7 +122,7 @@ test('the status page shows what is there, on a desktop, in the dark and on a ph
     // Two samples at least make a line.
     await page.waitForFunction(() => document.querySelectorAll('#charts path').length === 8);
     const text = await page.$eval('body', (body) => body.innerText);
-    for (const wanted of ['running', 'Sessions', `msrps://127.0.0.1:${fixture.ports.msrps}`, 'local (server)', 'Messages per second']) {
+    for (const wanted of ['running', 'Sessions', `msrps://127.0.0.1:${fixture.ports.msrps}`, 'local (server)', 'Listeners', 'Messages per second', 'Bytes per second', 'Sessions and connections', 'Errors', 'days left']) {
       assert.ok(text.includes(wanted), `${name}: ${wanted} in ${text}`);
     }
     const version = (await mi('version')).Server.split(/[( ]+/)[1];
@@ -118,7 +139,7 @@ test('the status page shows what is there, on a desktop, in the dark and on a ph
     assert.equal(await page.$eval('html', (html) => html.lang), 'en');
     assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= window.innerWidth), `${name} is too wide`);
     await page.$$eval('details', (all) => all.forEach((details) => { details.open = true; }));
-    await page.screenshot({ path: join(ARTEFACTS, `status-${name}.png`), fullPage: true });
+    isPicture(await page.screenshot({ path: join(ARTEFACTS, `status-${name}.png`), fullPage: true }), viewport);
     assert.deepEqual(problems, []);
     await close();
   }
@@ -167,7 +188,7 @@ test('it shows a quarter of an hour, ends that come near, and what it does not k
     }).length);
     assert.equal(outside, 0);
     assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= window.innerWidth), `${name} is too wide`);
-    await page.screenshot({ path: join(ARTEFACTS, `status-${name}.png`), fullPage: viewport === PHONE });
+    isPicture(await page.screenshot({ path: join(ARTEFACTS, `status-${name}.png`), fullPage: viewport === PHONE }), viewport);
     assert.deepEqual(problems, []);
     await close();
   }
@@ -223,6 +244,84 @@ test('the page runs nothing but its own script, and says when the relay is away'
   await page.setOfflineMode(false);
   await page.waitForSelector('#state.good');
   await close();
+});
+
+test('a page of somebody else, or under another name, does nothing and reads nothing', async () => {
+  const { deepEqual, equal, ok, match } = assert;
+  const foreign = createServer((_, response) => response.writeHead(200, { 'Content-Type': 'text/html' }).end('<!doctype html><title>x</title>'));
+  await new Promise((done) => { foreign.listen(0, '127.0.0.1', done); });
+  const at = `127.0.0.1:${foreign.address().port}`;
+  const context = await browser.createBrowserContext();
+  try {
+    // Another site, and another port of this machine, which browsers call the same site.
+    for (const origin of [`http://localhost:${foreign.address().port}`, `http://${at}`]) {
+      const page = await context.newPage();
+      page.setDefaultTimeout(PATIENCE);
+      await page.goto(origin);
+      const came = await page.evaluate(async (admin) => {
+        const body = JSON.stringify({ jsonrpc: '2.0', method: 'log_level', params: ['debug'], id: 1 });
+        const json = { 'Content-Type': 'application/json' };
+        const tried = async (path, init) => fetch(`${admin}${path}`, init).then((answer) => `${answer.type} ${answer.status}`, () => 'refused');
+        const found = {
+          asJson: await tried('/mi', { method: 'POST', headers: json, body }),
+          asText: await tried('/mi', { method: 'POST', mode: 'no-cors', body }),
+          metrics: await tried('/metrics', {}),
+          events: await new Promise((done) => {
+            const events = new EventSource(`${admin}/events`);
+            events.onopen = () => done('open');
+            events.onerror = () => { events.close(); done('refused'); };
+          }),
+          image: await new Promise((done) => {
+            const image = new Image();
+            image.onload = () => done('shown');
+            image.onerror = () => done('refused');
+            image.src = `${admin}/events`;
+          }),
+        };
+        // A form can send what looks like JSON, as text.
+        const frame = document.createElement('iframe');
+        frame.name = 'answer';
+        const form = document.createElement('form');
+        Object.assign(form, { method: 'post', enctype: 'text/plain', action: `${admin}/mi`, target: 'answer' });
+        const input = document.createElement('input');
+        input.name = `${body.slice(0, -1)},"x":"`;
+        input.value = '"}';
+        form.append(input);
+        document.body.append(frame, form);
+        const loaded = new Promise((done) => { frame.onload = done; });
+        form.submit();
+        await loaded;
+        return found;
+      }, address);
+      deepEqual(came, { asJson: 'refused', asText: 'opaque 0', metrics: 'refused', events: 'refused', image: 'refused' }, origin);
+      await page.close();
+    }
+    // DNS rebinding: the page's own origin leads to us.
+    const page = await context.newPage();
+    const answer = await page.goto(`${address.replace('127.0.0.1', REBOUND)}/`);
+    equal(answer.status(), 421);
+    const rebound = await page.evaluate(async () => {
+      const body = JSON.stringify({ jsonrpc: '2.0', method: 'log_level', params: ['debug'], id: 1 });
+      return (await fetch('/mi', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body })).status;
+    });
+    equal(rebound, 421);
+    // A link that somebody follows is no harm.
+    await page.goto(`http://localhost:${foreign.address().port}`);
+    await page.evaluate((to) => {
+      const link = document.createElement('a');
+      link.href = to;
+      document.body.append(link);
+      link.click();
+    }, `${address}/`);
+    await page.waitForFunction(() => document.title.startsWith('msrp-relay'), { timeout: PATIENCE });
+    equal((await mi('log_level'))['Log level'], 'info');
+    match(fixture.relay.stderr, /it comes from a page of another origin/);
+    match(fixture.relay.stderr, /it calls us by a name that is not in/);
+    ok(!fixture.relay.stderr.includes('the log level was changed'));
+  } finally {
+    await context.close();
+    foreign.close();
+  }
 });
 
 test('with a token the browser asks for it', async () => {
@@ -356,6 +455,31 @@ test('opensips-cli manages the relay', async () => {
   for (const name of ['tls_reload', 'tls_mgm:reload']) assert.ok('Reloaded' in cli(name));
   assert.equal(cli('log_level', 'debug')['Log level'], 'debug');
   assert.equal(cli('log_level', 'level=reset')['Log level'], 'info');
+
+  // Tracing, as proto_msrp has it: shown, off, on; and it does what it says.
+  for (const name of ['msrp_trace', 'msrp:trace']) assert.ok(commands.includes(name), name);
+  const traced = async () => {
+    const socket = connect(fixture.ports.msrp, '127.0.0.1');
+    await once(socket, 'connect');
+    const { localPort } = socket;
+    socket.destroy();
+    // Until the relay has done with it, and the collector has what was sent before.
+    await until(async () => !(await mi('connection:list')).Connections.some(({ remote }) => remote.endsWith(`:${localPort}`)), 'the connection to end');
+    await mi('trace:show');
+    return localPort;
+  };
+  // Source and destination ports are chunks 7 and 8 of HEP 3: vendor, type, length, value.
+  const tells = (localPort) => packets.some((packet) => [7, 8].some((type) => packet.includes(Buffer.from([0, 0, 0, type, 0, 8, localPort >> 8, localPort & 255]))));
+  assert.deepEqual(cli('msrp_trace'), { 'MSRP tracing': 'on' });
+  cli('msrp_trace', 'off');
+  assert.deepEqual(cli('msrp_trace'), { 'MSRP tracing': 'off' });
+  const unseen = await traced();
+  cli('msrp_trace', 'trace_mode=on');
+  assert.deepEqual(cli('msrp:trace'), { 'MSRP tracing': 'on' });
+  const seen = await traced();
+  await until(() => tells(seen), 'the connection to be traced');
+  assert.ok(!tells(unseen), 'nothing is told while it is off');
+  refused(/is on or off, not perhaps/, 'msrp_trace', 'perhaps');
 
   const [{ ID }] = cli('tcp:list').Connections;
   assert.equal(cli('connection:keepalive', `id=${ID}`, 'mode=on', 'idle=30'), 'OK');

@@ -177,6 +177,27 @@ impl DatabaseServer {
         process.wait().unwrap();
     }
 
+    /// As when the machine hangs: connections stay, and nobody answers. Only a server that is one process does all of it.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// It goes on where it was frozen.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let number = self.process.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([signal, &number]).status().unwrap().success());
+    }
+
     /// Does something to the relay's database, beside the relay.
     ///
     /// # Panics

@@ -56,6 +56,8 @@ pub struct Settings {
     pub records: String,
     /// `admin`; none: there is no admin interface.
     pub admin: Option<String>,
+    /// `upgrade`; none: no process takes over.
+    pub upgrade: Option<String>,
     /// `log`.
     pub log: String,
 }
@@ -90,6 +92,7 @@ impl Default for Settings {
             trace: String::new(),
             records: String::new(),
             admin: None,
+            upgrade: None,
             log: "level: info, format: text".into(),
         }
     }
@@ -158,6 +161,9 @@ impl Settings {
         }
         if let Some(sip) = &self.sip {
             let _ = writeln!(yaml, "sip: {{ {sip} }}");
+        }
+        if let Some(upgrade) = &self.upgrade {
+            let _ = writeln!(yaml, "upgrade: {{ {upgrade} }}");
         }
         if let Some(admin) = &self.admin {
             let _ = writeln!(yaml, "admin: {{ {admin} }}");

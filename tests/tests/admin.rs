@@ -180,6 +180,10 @@ async fn only_who_may_gets_in() {
         assert_eq!((sized(256 * 1024).await, sized(256 * 1024 + 1).await), (200, 413));
     }
     daemon.log().wait_for(&["admin request refused: wrong token", "path=\"/mi\""]).await;
+    // Each was refused on both addresses: one line a minute.
+    for line in ["wrong token", "by a name that is not in", "from a page of another origin"] {
+        assert_eq!(daemon.log().with(&["admin request refused", line]).len(), 1, "{line}");
+    }
     use std::os::unix::fs::PermissionsExt as _;
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
     daemon.signal(Signal::TERM);

@@ -174,7 +174,7 @@ async fn connections_are_shown_changed_and_closed() {
     let [_, row] = &done.rows()[..] else { panic!("{done:?}") };
     let local = connection["local"].as_str().unwrap();
     assert_eq!(row[..6], [&id, "msrps", "outside", "open", &alice.address(), local]);
-    assert_eq!((row[7], row[11]), ("1h", "1"));
+    assert_eq!((row[7], row[11], row[12]), ("1h", "1", connection["link"].to_string().as_str()));
 
     // From here to the log, and back.
     let shown = relay.ctl(&["connections", "show", &id, "--json"]).await.json();

@@ -133,6 +133,32 @@ async fn life(kind: DatabaseKind, section: &str) {
     daemon.assert_well();
 }
 
+#[tokio::test]
+#[ignore = "needs MariaDB: tests/interop/run"]
+async fn a_database_that_hangs_is_away_until_it_answers() {
+    let server = start(DatabaseKind::MariaDb).await;
+    let site = Site::new();
+    site.write("database.url", &server.url());
+    let auth = "database: { url: { file: database.url }, timeout: 500ms, probe_interval: 200ms }".to_owned();
+    let settings = Settings { auth, ..Settings::default() };
+    site.write("relay.yaml", &settings.to_yaml());
+    user(&site, &["add", "erin"], "erinpw\n");
+    let mut daemon = Daemon::start(RELAY, &site, &settings).await;
+    assert_eq!(status(&daemon, &site, "erin", "erinpw").await, 200);
+    for times in 1..=2 {
+        server.freeze();
+        daemon
+            .log()
+            .wait_for_lines(&["WARN", "the database of users is away", "no answer in time"], times)
+            .await;
+        assert_eq!(status(&daemon, &site, "erin", "erinpw").await, 408);
+        server.thaw();
+        daemon.log().wait_for_lines(&["INFO", "the database of users is back"], times).await;
+        assert_eq!(status(&daemon, &site, "erin", "erinpw").await, 200);
+    }
+    daemon.assert_well();
+}
+
 /// The columns with secrets of a table, and a user of whom two domains have a row.
 async fn rows_of_two_domains(kind: DatabaseKind, columns: &[&str]) {
     let server = start(kind).await;

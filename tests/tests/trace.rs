@@ -2,10 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use clap::Parser as _;
 use rustix::process::Signal;
 use serde_json::Value;
 use tcp_transport::hep::{Packet, PayloadType, TimeOrder, Version};
@@ -16,6 +13,8 @@ use tests::{
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UdpSocket};
 
+#[path = "trace/hep_print.rs"]
+mod hep_print;
 #[path = "trace/switches.rs"]
 mod switches;
 
@@ -586,75 +585,5 @@ async fn the_example_runs_as_it_is() {
     let (accepted, _) = collector.event("ACCEPTED", "MSRP").await;
     assert_eq!(accepted.source().unwrap(), client.local_addr().unwrap());
     assert_eq!((accepted.capture_id, accepted.capture_name.as_deref()), (Some(2001), Some(&b"relay1"[..])));
-    daemon.assert_well();
-}
-
-/// What `hep-print` prints, packet by packet.
-struct Printed(std::sync::mpsc::Receiver<tcp_transport::hep::Received>);
-
-impl Printed {
-    /// Runs it on a free port: it, and where it is.
-    async fn start() -> (Self, String) {
-        let options = ["hep-print", "--udp", "127.0.0.1:0"];
-        let options = examples::hep_print::HepPrintOptions::try_parse_from(options).unwrap();
-        let (sender, packets) = std::sync::mpsc::sync_channel(examples::hep_print::QUEUE);
-        let (found, address) = tokio::sync::oneshot::channel();
-        let found = std::sync::Mutex::new(Some(found));
-        tokio::spawn(async move {
-            let ready = |scheme: &str, address| {
-                found.lock().unwrap().take().unwrap().send(format!("{scheme}://{address}")).unwrap();
-            };
-            examples::hep_print::run(&options, sender, Arc::default(), ready).await.unwrap();
-        });
-        (Self(packets), within("hep-print to be ready", address).await.unwrap())
-    }
-
-    /// The next one that holds all of these.
-    async fn until(&self, wanted: &[&str]) -> String {
-        let found = async {
-            loop {
-                match self.0.try_recv() {
-                    Ok(received) => {
-                        let text = examples::hep_print::text(&received, false);
-                        if wanted.iter().all(|word| text.contains(word)) {
-                            return text;
-                        }
-                    }
-                    Err(_) => tokio::task::yield_now().await,
-                }
-            }
-        };
-        within(format_args!("{wanted:?} to be printed"), found).await
-    }
-}
-
-#[tokio::test]
-async fn hep_print_shows_what_the_example_tells() {
-    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/hep-tracing.yaml");
-    let site = Site::new();
-    let (printed, uri) = Printed::start().await;
-    let text = std::fs::read_to_string(example).unwrap();
-    assert!(text.contains("hep-print -- --udp 127.0.0.1:9060") && text.contains("hep_udp://127.0.0.1:9060"));
-    let text = text.replace("hep_udp://127.0.0.1:9060", &uri).replace("127.0.0.1:2855", "127.0.0.1:0");
-    let mut daemon = Daemon::spawn(std::process::Command::new(RELAY), &site.write("hep-tracing.yaml", &text));
-    let ready = daemon.log().wait_for(&["ready", "msrp://"]).await;
-    let address = ready.split("msrp://").nth(1).unwrap().trim_end_matches('"').to_owned();
-    let mut client = within("a connection", tokio::net::TcpStream::connect(&address)).await.unwrap();
-    let (from, to) = (client.local_addr().unwrap().to_string(), address.as_str());
-    let line = format!("connection event {from} -> {to}");
-    let accepted = printed.until(&[&line, r#""Event":"ACCEPTED""#]).await;
-    assert!(accepted.contains("agent=2001") && accepted.contains(r#""Status":"SUCCESS""#), "{accepted}");
-    let port = address.rsplit(':').next().unwrap();
-    let auth = format!(
-        "MSRP a786hjs2 AUTH\r\nTo-Path: msrp://localhost:{port};tcp\r\n\
-         From-Path: msrp://client.invalid:2855/abc;tcp\r\n-------a786hjs2$\r\n"
-    );
-    client.write_all(auth.as_bytes()).await.unwrap();
-    printed.until(&[&format!("MSRP AUTH {from} -> {to}"), "    MSRP a786hjs2 AUTH"]).await;
-    printed.until(&["MSRP 401 ", &format!("{to} -> {from}"), "WWW-Authenticate"]).await;
-    // One that leaves something unread is reset, not closed.
-    assert!(within("the answer", client.read(&mut [0; 4096])).await.unwrap() > 0);
-    drop(client);
-    printed.until(&[&line, r#""Event":"CLOSED""#, "closed by the peer"]).await;
     daemon.assert_well();
 }

@@ -205,9 +205,10 @@ const SEVERAL_UNREADABLE: &str = r#"domain: relay.test
 listeners:
   - { uri: «"http://127.0.0.1:1" }
 «lisener: []
-timeouts: { idle_timeout: «30 }
-auth: { «realms: a }
-log: { level: «loud }
+timeouts: { idle_timeout: «30, send_timeout: «soon, «conect_timeout: 1s }
+auth: { «realms: a, algorithms: [ MD5, «SHA1 ], nonce_expire: «0s }
+records: { sinks: { a: { file: { path: «[] } }, b: { syslog: { facility: «local9 } } } }
+log: { level: «loud, format: «xml }
 "#;
 
 #[test]

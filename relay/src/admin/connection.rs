@@ -3,7 +3,7 @@
 //! | what | how long | and then |
 //! |---|---|---|
 //! | the head of a request, the first or the next one | [`HEAD_TIMEOUT`] | the connection is closed |
-//! | its body | [`BODY_TIMEOUT`] | 408, and the connection is closed |
+//! | its body | [`BODY_TIMEOUT`](super::BODY_TIMEOUT) | 408, and the connection is closed |
 //! | reading an answer, from where it does not go out at once | [`ANSWER_TIMEOUT`] | the connection is closed |
 //!
 //! So no client keeps one of the [`MAX_CONNECTIONS`](super::MAX_CONNECTIONS) by doing nothing. A stream of events goes on

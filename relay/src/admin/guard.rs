@@ -1,4 +1,5 @@
-//! Who may use the admin interface: see [`super`].
+//! Who may use the admin interface: see [`super`]. Of each kind of refusal there is a line a minute in the log, which says
+//! how many there were: neither a page nor whoever tries tokens fills it.
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -13,11 +14,18 @@ use tracing::warn;
 
 use super::http::App;
 use crate::config::{Admin, Host, HostPort};
+use crate::server::occasion::Occasion;
+
+/// How much of a path is logged.
+const MAX_SHOWN: usize = 100;
 
 /// What is asked of each request.
 pub(super) struct Guard {
     token: Option<Box<str>>,
     hosts: Vec<Host>,
+    wrong_name: Occasion,
+    wrong_origin: Occasion,
+    wrong_token: Occasion,
 }
 
 impl Guard {
@@ -25,6 +33,9 @@ impl Guard {
         Self {
             token: settings.token.as_ref().map(|token| token.reveal().into()),
             hosts: settings.allow_hosts.clone(),
+            wrong_name: Occasion::default(),
+            wrong_origin: Occasion::default(),
+            wrong_token: Occasion::default(),
         }
     }
 
@@ -80,18 +91,33 @@ fn is_same_origin(headers: &HeaderMap) -> bool {
 pub(super) async fn check(State(app): State<App>, request: Request<Body>, next: Next) -> Response {
     let headers = request.headers();
     let path = request.uri().path();
-    if !app.guard.knows(headers) {
-        let host = headers.get(HOST);
-        warn!(path, ?host, "admin request refused: it calls us by a name that is not in `admin.allow_hosts`");
+    let shown = || path.chars().take(MAX_SHOWN).collect::<String>();
+    let guard = &app.guard;
+    let now = app.control.now();
+    if !guard.knows(headers) {
+        if let Some(unsaid) = guard.wrong_name.happens(now) {
+            let (path, host) = (shown(), headers.get(HOST));
+            warn!(
+                path,
+                ?host,
+                unsaid,
+                "admin request refused: it calls us by a name that is not in `admin.allow_hosts`"
+            );
+        }
         return (StatusCode::MISDIRECTED_REQUEST, "not a name of this admin interface\n").into_response();
     }
     if !is_same_origin(headers) {
-        warn!(path, origin = ?headers.get(ORIGIN), "admin request refused: it comes from a page of another origin");
+        if let Some(unsaid) = guard.wrong_origin.happens(now) {
+            let (path, origin) = (shown(), headers.get(ORIGIN));
+            warn!(path, ?origin, unsaid, "admin request refused: it comes from a page of another origin");
+        }
         return (StatusCode::FORBIDDEN, "not from another origin\n").into_response();
     }
-    if !matches!(path, "/healthz" | "/readyz") && !app.guard.admits(headers) {
-        if headers.contains_key(AUTHORIZATION) {
-            warn!(path, "admin request refused: wrong token");
+    if !matches!(path, "/healthz" | "/readyz") && !guard.admits(headers) {
+        if headers.contains_key(AUTHORIZATION)
+            && let Some(unsaid) = guard.wrong_token.happens(now)
+        {
+            warn!(path = shown(), unsaid, "admin request refused: wrong token");
         }
         let challenges = [
             (WWW_AUTHENTICATE, r#"Bearer realm="msrp-relay""#),

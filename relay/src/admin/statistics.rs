@@ -157,6 +157,7 @@ pub fn collect(control: &Control) -> Vec<Family> {
 
 fn core(control: &Control) -> Vec<Family> {
     let (started, drain) = (control.started().time, control.drain_status());
+    let older = control.older_processes();
     vec![
         Family::gauge("core", "build_info", "What runs: always 1.")
             .with(&[("version", env!("CARGO_PKG_VERSION"))], 1_u64),
@@ -177,6 +178,16 @@ fn core(control: &Control) -> Vec<Family> {
             "Connections with something under way, while it drains.",
         )
         .value(drain.map_or(0, |drain| drain.busy) as u64),
+        Family::gauge("core", "older_processes", "Processes before this one that still have sessions.")
+            .value(older.len() as u64),
+        Family::gauge("core", "older_sessions", "Sessions that those have left.")
+            .value(older.iter().map(|older| older.sessions).sum::<u64>()),
+        Family::counter(
+            "core",
+            "handed_connections",
+            "Connections handed to the process whose sessions they are for.",
+        )
+        .value(control.handed_connections()),
     ]
 }
 

@@ -76,6 +76,7 @@ fn status(control: &Control, history: &Value) -> Value {
         "pid": std::process::id(),
         "ready": control.is_ready(),
         "drain": mi::lifecycle::shown(control),
+        "older_processes": mi::lifecycle::older(control),
         "time": unix_seconds(now).round(),
         "started": unix_seconds(started.time).round(),
         "uptime_seconds": control.now().saturating_duration_since(started.at).as_secs(),

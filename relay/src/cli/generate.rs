@@ -41,7 +41,7 @@ pub(super) struct SchemaArgs {
 }
 
 pub(super) fn schema(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
-    let text = if args.markdown { config::reference() } else { config::json_schema() };
+    let text = if args.markdown { config::markdown_reference() } else { config::json_schema() };
     print(text.as_bytes())
 }
 

@@ -1,6 +1,7 @@
 //! `msrp-relay run`: the relay as a process, and what it does when it is told something: signals, orders of the admin
 //! interface.
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,7 +13,11 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::logging;
 use crate::server::notify::{self, Notifier};
-use crate::server::{Drain, DrainCause, Inherited, Order, Server};
+use crate::server::{Drain, DrainCause, Inherited, Order, Server, StartError, Takeover};
+
+mod successor;
+
+use self::successor::{Program, Successor};
 
 /// The options of `msrp-relay run`.
 #[derive(Debug, Args)]
@@ -20,6 +25,9 @@ pub(super) struct RunArgs {
     /// The YAML configuration.
     #[arg(long, short, value_name = "FILE")]
     config: PathBuf,
+    /// Take over from the relay that runs with the same `upgrade.socket`, which drains then. Without one, start as usual.
+    #[arg(long)]
+    upgrade: bool,
 }
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
@@ -33,7 +41,35 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     let inherited = inherited.take();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(config, inherited))
+    runtime.block_on(async {
+        let successor = Program::of_this_process();
+        let server = start(args, config, inherited).await?;
+        serve(server, successor?).await
+    })
+}
+
+/// Starts the relay, in the place of the one that runs if that is wanted.
+async fn start(args: &RunArgs, config: Config, inherited: Inherited) -> anyhow::Result<Server> {
+    let before = match (&config.upgrade, args.upgrade) {
+        (Some(settings), true) => Takeover::ask(settings).await?,
+        (None, true) => anyhow::bail!("--upgrade needs the section `upgrade` in the configuration"),
+        (_, false) => None,
+    };
+    match before {
+        Some(before) => Ok(Server::start_after(config, before).await?),
+        None => {
+            let server = Server::start_with(config, inherited).await;
+            match server {
+                Err(StartError::Upgrade { path, source }) if source.kind() == io::ErrorKind::AddrInUse => {
+                    let path = path.display();
+                    anyhow::bail!(
+                        "a relay runs already, and answers at {path}: `run --upgrade` takes over from it"
+                    )
+                }
+                started => Ok(started?),
+            }
+        }
+    }
 }
 
 /// The signals by which it is told to stop.
@@ -43,7 +79,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    fn new() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
@@ -56,10 +92,11 @@ impl Signals {
     }
 }
 
-async fn serve(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
+async fn serve(mut server: Server, program: Program) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut server = Server::start_with(config, inherited).await?;
+    let mut again = signal(SignalKind::user_defined2())?;
+    let mut successor = Successor::default();
     let mut orders = server.take_orders();
     let control = Arc::clone(server.control());
     let notifier = Arc::new(Notifier::default());
@@ -77,7 +114,17 @@ async fn serve(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode>
                 break;
             }
             _ = hangup.recv() => reload(&server, &notifier),
-            Some(order) = orders.recv() => follow(&server, order),
+            _ = again.recv() => successor.start(&server, &program, None),
+            Some(order) = orders.recv() => match order {
+                Order::Upgrade(reply) => successor.start(&server, &program, Some(reply)),
+                Order::HandOver(handed) => {
+                    notifier.hand_over(handed.pid);
+                    successor.serves(handed.pid);
+                    server.hand_over(handed);
+                }
+                order => follow(&server, order),
+            },
+            why = successor.failed() => successor.fails(&why),
             () = server.drained() => {
                 info!("stopping: the drain is over");
                 break;
@@ -124,7 +171,7 @@ fn follow(server: &Server, order: Order) {
             };
             (reply, answer)
         }
-        Order::Upgrade(reply) => (reply, Err("the configuration has no `upgrade`".to_owned())),
+        Order::Upgrade(_) | Order::HandOver(_) => return,
     };
     // Who has asked may have gone.
     let _ = reply.send(answer);

@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::error::{ConfigError, Position, Segment, Spot};
+use super::error::{ConfigError, KeyPath, Position, Segment, Spot};
 
 /// Values in the tree once aliases are followed. More than a file of the permitted size can hold without
 /// aliases, so that only a file built to explode ("billion laughs") meets it.
@@ -25,6 +25,33 @@ pub(super) enum Node {
     Text(String),
     List(Vec<Node>),
     Map(Vec<(String, Node)>),
+}
+
+impl Node {
+    /// Takes out the value at `path`, or the nearest above it that is the value of a key: its path. An item stays in its
+    /// list, so that the places of those behind it stay right.
+    pub(super) fn remove(&mut self, path: &KeyPath) -> Option<KeyPath> {
+        let segments = path.segments();
+        let last = segments.iter().rposition(|segment| matches!(segment, Segment::Key(_)))?;
+        let mut node = self;
+        for segment in &segments[..last] {
+            node = match (segment, node) {
+                (Segment::Key(wanted), Self::Map(entries)) => {
+                    entries.iter_mut().find(|(key, _)| key == wanted).map(|(_, value)| value)?
+                }
+                (Segment::Index(index), Self::List(items)) => items.get_mut(*index)?,
+                // One that may be alone instead of in a list has no number in the text.
+                _ => return None,
+            };
+        }
+        let (Segment::Key(wanted), Self::Map(entries)) = (&segments[last], node) else { return None };
+        let at = entries.iter().position(|(key, _)| key == wanted)?;
+        entries.remove(at);
+        Some(segments[..=last].iter().fold(KeyPath::default(), |path, segment| match segment {
+            Segment::Key(key) => path.key(key),
+            Segment::Index(index) => path.index(*index),
+        }))
+    }
 }
 
 /// Reads one document; refuses duplicate keys, tags and what is not YAML.

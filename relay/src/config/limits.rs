@@ -177,7 +177,7 @@ pub struct Timeouts {
     #[serde(deserialize_with = "duration")]
     #[schemars(with = "form::Duration")]
     pub idle_timeout: Duration,
-    /// How long a stopping relay lets messages under way finish; `0s` stops at once. Default 10 s.
+    /// How long a stopping relay lets sessions and messages go on; `0s` stops at once. Default 10 s.
     #[serde(deserialize_with = "duration_or_zero")]
     #[schemars(with = "form::DurationOrZero")]
     pub drain_timeout: Duration,

@@ -83,12 +83,17 @@ impl de::Error for ReadError {
     }
 
     fn missing_field(key: &'static str) -> Self {
-        Self::custom(format_args!("missing key `{key}`"))
+        Self::custom(missing_key(key))
     }
 
     fn unknown_field(key: &str, known: &'static [&'static str]) -> Self {
         Self::custom(unknown_key(key, "here", known))
     }
+}
+
+/// What is said of a key that has to be there.
+pub(super) fn missing_key(key: &str) -> String {
+    format!("missing key `{key}`")
 }
 
 /// What serde's own types call what they expect.

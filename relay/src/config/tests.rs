@@ -283,8 +283,7 @@ fn unknown_keys_are_located_and_the_nearest_known_one_named() {
     assert_eq!(
         errors(&minimal("auth: { expires: { defualt: 5m } }\nlog: { colour: always }\n")),
         "relay.yaml:3:20: auth.expires.defualt: unknown key `defualt` in `auth.expires`, did you mean `default`?\n\
-         relay.yaml:4:8: log.colour: unknown key `colour` in `log`, known are `level`, `format`, \
-         `to`, `facility`, `tag`"
+         relay.yaml:4:8: log.colour: unknown key `colour` in `log`, known are `level`, `format`, `to`, `facility`, `tag`"
     );
     assert_eq!(
         errors("domain: a\nlisteners:\n  - uri: msrp://a\n    advertize: b\n"),

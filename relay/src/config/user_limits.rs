@@ -13,7 +13,9 @@ use super::value::{duration, optional_count, size};
 /// How much a user may have and send. What is not set is not limited.
 ///
 /// It counts for all sessions of a user together, whatever connections they are on. A user's own limits come from
-/// `auth.users.*.limits` or the database, and replace those of `limits.user` one by one.
+/// `auth.users.*.limits` or the database, and replace those of `limits.user` one by one; they count however the user logs
+/// in. While the database is away, those of users with ephemeral credentials, a token or a certificate are as it said
+/// last, and where that is not remembered those of `limits.user`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct UserLimits {

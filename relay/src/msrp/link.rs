@@ -38,6 +38,7 @@ use tracing::debug;
 use super::counters::{Count, Counters};
 use super::origin::Origin;
 use super::outbound::{Outbound, Pushed, QueueSettings};
+use super::tag::ProcessTag;
 use super::tap::Tap;
 use super::transactions::{Failure, Transaction};
 use super::wire::{Random, Wire};
@@ -57,6 +58,8 @@ pub struct Target {
     pub explicit_port: bool,
     /// What it must have in common with another connection there besides: see [`Dialer::reuse_key`](super::Dialer::reuse_key).
     pub reuse_key: Option<Box<str>>,
+    /// It is the process of this relay that has the sessions of this tag.
+    pub process: Option<ProcessTag>,
 }
 
 impl fmt::Display for Target {
@@ -125,8 +128,6 @@ pub struct Link {
     id: u64,
     kind: LinkKind,
     settings: LinkSettings,
-    /// Keeps the listener known that it came in by.
-    _used: Option<Arc<()>>,
     random: Arc<dyn Random>,
     counters: Arc<Counters>,
     peer: OnceLock<Peer>,
@@ -157,6 +158,8 @@ struct State {
     broken: Option<io::Error>,
     /// The earliest deadline that the link's own task knows of.
     announced: Option<Instant>,
+    /// Keeps the listener known that it came in by, while it is open.
+    used: Option<Arc<()>>,
 }
 
 /// What [`Link::write`] came to.
@@ -179,7 +182,6 @@ impl Link {
             id,
             kind,
             settings,
-            _used: used,
             random,
             counters,
             peer: OnceLock::new(),
@@ -191,6 +193,7 @@ impl Link {
                 stuck_since: None,
                 broken: None,
                 announced: None,
+                used,
             }),
             sessions: Mutex::default(),
             owned: Mutex::default(),
@@ -435,6 +438,7 @@ impl Link {
             state.wire = None;
             state.stuck_since = None;
             state.announced = None;
+            state.used = None;
             state.queue.close()
         };
         if !lost.is_empty() {

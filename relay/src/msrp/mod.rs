@@ -33,7 +33,7 @@
 //! | response | ends a transaction; an error to a SEND becomes a REPORT |
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -167,6 +167,7 @@ pub struct Relay {
     throttle: Throttle,
     replay: Mutex<ReplayGuard>,
     draining: drain::Draining,
+    has_kin: AtomicBool,
 }
 
 impl Relay {
@@ -215,6 +216,7 @@ impl Relay {
             throttle,
             replay: Mutex::new(replay),
             draining: drain::Draining::default(),
+            has_kin: AtomicBool::new(false),
         }))
     }
 
@@ -346,6 +348,20 @@ impl Relay {
     /// Whether the URI leads to one of our listeners, whatever its session-id.
     fn is_us(&self, uri: &UriRef<'_>) -> bool {
         self.current().is_us(uri)
+    }
+
+    /// The other process of this relay that the session of this URI of ours belongs to, if it does.
+    fn kin_of(&self, uri: &UriRef<'_>) -> Option<ProcessTag> {
+        if !self.has_kin.load(Ordering::Relaxed) {
+            return None;
+        }
+        let tag = ProcessTag::of_session_id(uri.session_id()?).filter(|tag| *tag != self.sessions.tag())?;
+        self.dialer.get().is_some_and(|dialer| dialer.is_kin(tag)).then_some(tag)
+    }
+
+    /// Whether another process of this relay has sessions too ([`Dialer::is_kin`]).
+    pub fn set_has_kin(&self, has_kin: bool) {
+        self.has_kin.store(has_kin, Ordering::Relaxed);
     }
 
     /// The session that a message belongs to whose path begins with these URIs: see [`tap`].

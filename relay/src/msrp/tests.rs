@@ -12,6 +12,7 @@ mod failure;
 mod forwarding;
 mod pressure;
 mod queue;
+mod reload;
 mod reuse;
 mod reuse_towards_owner;
 mod simulation;

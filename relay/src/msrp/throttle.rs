@@ -7,9 +7,9 @@
 //! # How many passwords can be tried
 //!
 //! At most `auth.throttle.waiting` AUTHs of a pair wait at once, over all connections, and so many are looked at in
-//! `max_delay`. One more takes the place of one that waits, or is refused itself: the one whose connection has tried
-//! most by then, failures and waiting AUTHs counted; by lot among those that have tried the same. Who loses its place
-//! is answered 408 without having been looked at.
+//! `max_delay`. One more takes the place of one that waits, or is refused itself: the one whose connection had tried
+//! most when it came, failures and waiting AUTHs counted; by lot among those that had tried the same. Who loses its
+//! place is answered 408 without having been looked at.
 //!
 //! So nobody is locked out: an attacker's connections have tried more than a fresh one has, and the right password
 //! gets in from that after the delay, whatever is tried over others. Only who opens `waiting` fresh connections from the

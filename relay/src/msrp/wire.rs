@@ -10,6 +10,7 @@ use tcp_transport::connection::CloseReason;
 
 use super::link::Link;
 use super::session::{Session, SessionEnd};
+use super::tag::ProcessTag;
 use super::tap::Tap;
 use crate::credentials::Query;
 
@@ -61,6 +62,13 @@ pub trait Dialer: Send + Sync {
     fn reuse_key(&self, scheme: Scheme, host: &str, port: u16, listener: Option<usize>) -> Option<Box<str>> {
         let _ = (scheme, host, port, listener);
         None
+    }
+
+    /// Whether there is another process of this relay, at the same addresses, that has the sessions of this tag. Asked
+    /// only while there is any ([`Relay::set_has_kin`](super::Relay::set_has_kin)).
+    fn is_kin(&self, tag: ProcessTag) -> bool {
+        let _ = tag;
+        false
     }
 }
 

@@ -159,8 +159,7 @@ mod tests {
 
     fn recorder() -> (Recorder, Arc<Outbox>) {
         let outbox = Arc::new(Outbox::new("a", 10));
-        let facts =
-            Facts { domain: "a".into(), realm: "a".into(), listeners: HashMap::new() };
+        let facts = Facts { domain: "a".into(), realm: "a".into(), listeners: HashMap::new() };
         (Recorder::new(facts, vec![Arc::clone(&outbox)]), outbox)
     }
 

@@ -139,7 +139,7 @@ impl MsrpConnection {
     }
 
     pub(super) fn new(network: Arc<Network>, handle: Handle, inbound: Inbound) -> Self {
-        let trusted = handle.stream().tls().is_some_and(|tls| tls.peer().is_verified());
+        let trusted = inbound.link().is_verified();
         let settings = network.relay.settings();
         let pace = Pace::new(&settings.limits, &settings.timeouts, trusted);
         Self { network, handle, inbound, pace, websocket: None }

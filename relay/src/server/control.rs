@@ -10,6 +10,7 @@ use tcp_transport::ledger::{Entry, Phase};
 use tcp_transport::tls::{ClientDomains, ServerDomains};
 use tcp_transport::{ConnectionId, KeepAlive, Ledger, State};
 
+use super::handover::OlderProcess;
 use super::hep::{Concentrator, HepCounters};
 use super::lifecycle::Lifecycle;
 use super::listeners::Listeners;
@@ -180,6 +181,16 @@ impl Control {
     /// What the SIP edge has done, and its upstreams with whether each takes requests; `None`: there is no edge.
     pub fn sip(&self) -> Option<(SipCounters, Vec<(String, bool)>)> {
         self.parts.network.sip.as_ref().map(|sip| (sip.counters(), sip.upstreams_up()))
+    }
+
+    /// The processes before this one that still have sessions.
+    pub fn older_processes(&self) -> Vec<OlderProcess> {
+        self.parts.network.generations.older()
+    }
+
+    /// How many connections were handed to other processes since the start.
+    pub fn handed_connections(&self) -> u64 {
+        self.parts.network.generations.handed().0
     }
 
     /// What is written of sessions.

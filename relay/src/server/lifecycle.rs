@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::handover::HandOver;
 use super::{Control, now};
 
 /// How many orders wait at most; one more is refused.
@@ -86,6 +87,8 @@ pub enum Order {
     CancelDrain(Reply),
     /// To start a process that takes over.
     Upgrade(Reply),
+    /// Nothing, but to know that another process has taken over.
+    HandOver(HandOver),
 }
 
 /// Who is told what came of it, in words.
@@ -131,6 +134,12 @@ impl Control {
         let carried = self.network().connections.snapshot();
         let busy = carried.iter().filter(|(_, carried)| !carried.is_idle()).count();
         Some(DrainStatus { drain, sessions: self.relay().sessions().len(), busy })
+    }
+
+    /// Gives an order that nobody waits for.
+    pub(super) async fn give(&self, order: Order) {
+        // Who holds the server has stopped it, or is about to.
+        let _ = self.lifecycle.orders.send(order).await;
     }
 
     /// Gives an order, and waits for what comes of it. Not to be called from a task.

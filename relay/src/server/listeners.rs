@@ -18,7 +18,9 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tcp_transport::hep::{Dispatch, Receiver};
 use tcp_transport::tls::ServerDomains;
-use tcp_transport::{BindError, BoundListener, ListenerControl, ListenerSettings, Scheme, Transport};
+use tcp_transport::{
+    Accepting, BindError, BoundListener, ListenerControl, ListenerSettings, Scheme, Transport,
+};
 use tokio::task::JoinHandle;
 
 use super::hep::Concentrator;
@@ -41,6 +43,8 @@ pub struct Inherited {
     udp: Vec<UdpSocket>,
     /// Of the admin interface, with their paths.
     unix: Vec<(UnixListener, PathBuf)>,
+    /// The paths of those of Unix that were taken.
+    taken: Vec<PathBuf>,
 }
 
 impl Inherited {
@@ -68,9 +72,17 @@ impl Inherited {
         tcp.chain(udp).map(|address| address.to_string()).chain(unix).collect()
     }
 
+    /// The paths of the Unix sockets that were taken.
+    pub(super) fn taken(&self) -> &[PathBuf] {
+        &self.taken
+    }
+
     /// The Unix socket at this path.
     pub fn take_unix(&mut self, wanted: &Path) -> Option<UnixListener> {
-        self.unix.iter().position(|(_, path)| path == wanted).map(|index| self.unix.remove(index).0)
+        let index = self.unix.iter().position(|(_, path)| path == wanted)?;
+        let (socket, path) = self.unix.remove(index);
+        self.taken.push(path);
+        Some(socket)
     }
 
     /// The one of TCP at this address; with port 0, at any port.
@@ -160,6 +172,15 @@ impl Opened {
         };
         let sockets = addresses.into_iter().map(&mut open).collect::<Result<_, _>>()?;
         Ok(Self { listener: listener.clone(), sockets, hep })
+    }
+
+    /// Accepts nothing until [`Listeners::set_accepting`].
+    pub(super) fn pause(&self) {
+        for socket in &self.sockets {
+            if let Socket::Stream(listener) = socket {
+                listener.control().set_accepting(Accepting::Paused);
+            }
+        }
     }
 
     fn bound_port(&self) -> u16 {
@@ -263,7 +284,6 @@ impl Listeners {
     ///
     /// # Errors
     /// There is no descriptor left.
-    #[expect(dead_code, reason = "for the one who hands over")]
     pub(super) fn duplicates(&self) -> std::io::Result<Vec<(String, SocketAddr, OwnedFd)>> {
         let running = self.0.lock();
         let mut duplicates = Vec::new();

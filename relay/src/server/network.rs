@@ -19,13 +19,14 @@ use tcp_transport::{
 use tracing::{debug, info, warn};
 
 use super::connection::{ConnectionWire, MsrpConnection};
+use super::handover::{self, Arrival, Generations};
 use super::occasion::Occasion;
 use super::sip::SipEdge;
 use super::sip::link::SipLink;
 use super::trace::Traces;
 use super::{credentials, now, sip, websocket};
 use crate::config::{Config, Dial, Listener, Sip, WebSocket};
-use crate::msrp::{Dialer, Inbound, Link, Peer, Relay, user_of_principal};
+use crate::msrp::{Dialer, Inbound, Link, Peer, ProcessTag, Relay, user_of_principal};
 use crate::sip::ShortSecret;
 
 /// What a connection carries.
@@ -77,6 +78,8 @@ pub(super) struct Network {
     pub(super) sip: Option<Arc<SipEdge>>,
     /// Who traces messages.
     pub(super) traces: Arc<Traces>,
+    /// The processes before this one.
+    pub(super) generations: Arc<Generations>,
     connector: ArcSwap<Connector>,
     pub(super) server_domains: Arc<ServerDomains>,
     pub(super) client_domains: Arc<ClientDomains>,
@@ -113,6 +116,7 @@ impl Network {
             connections,
             sip,
             traces,
+            generations: Arc::default(),
             connector: ArcSwap::from_pointee(connector(config).with_ledger(ledger)),
             server_domains,
             client_domains: Arc::new(client_domains),
@@ -146,13 +150,22 @@ impl Network {
         self.connections.ledger()
     }
 
-    fn listener_name(&self, listener: Option<usize>) -> Option<String> {
+    pub(super) fn listener_name(&self, listener: Option<usize>) -> Option<String> {
         self.listeners.load().get(&listener?).map(ToString::to_string)
+    }
+
+    /// The listener of MSRP of that name, or of that scheme, or any, with its number.
+    pub(super) fn listener_like(&self, name: &str, scheme: &str) -> (usize, Option<Listener>) {
+        let listeners = self.listeners.load();
+        let likeness = |listener: &Listener| {
+            (listener.to_string() != name, listener.scheme().as_str() != scheme, listener.websocket.is_some())
+        };
+        let best = listeners.iter().min_by_key(|(id, listener)| (likeness(listener), **id));
+        best.map_or((0, None), |(id, listener)| (*id, Some(listener.clone())))
     }
 
     /// Takes a connection in; with `websocket` one of those.
     fn accept(self: &Arc<Self>, listener: usize, stream: Stream, websocket: Option<(ws::Incoming, Opened)>) {
-        let now = now();
         let mut peer = peer_of(&stream);
         let proxied = stream.entry().proxy().is_some();
         peer.secure |= self.listeners.load().get(&listener).is_some_and(|own| own.is_secure_before(proxied));
@@ -164,6 +177,22 @@ impl Network {
                 (peer, opened.rest, Some(incoming))
             }
         };
+        self.arrive(Arrival { listener, stream, peer, rest, incoming });
+    }
+
+    /// Serves a connection of MSRP here, or has the process serve it whose sessions it is for.
+    pub(super) fn arrive(self: &Arc<Self>, arrival: Arrival) {
+        if self.generations.is_empty() {
+            self.serve(arrival);
+        } else {
+            tokio::spawn(handover::sort(Arc::clone(self), arrival));
+        }
+    }
+
+    /// Serves a connection of MSRP.
+    pub(super) fn serve(self: &Arc<Self>, arrival: Arrival) {
+        let Arrival { listener, stream, peer, rest, incoming } = arrival;
+        let now = now();
         let trace = self.traces.connection(&stream);
         if let (Some(trace), Some(user)) = (&trace, &peer.principal) {
             trace.authenticated(user_of_principal(user));
@@ -207,8 +236,34 @@ impl Network {
         });
     }
 
+    /// A connection that was being opened is up.
+    fn connected(self: &Arc<Self>, link: &Arc<Link>, stream: Stream, peer: Peer, key: Option<ReuseKey>) {
+        let trace = self.traces.connection(&stream);
+        let (handle, driver) = connection::open(stream, DriverSettings::default());
+        let tls = handle.stream().tls().map(tracing::field::display);
+        let target = link.target().map(tracing::field::display);
+        info!(link = link.id(), connection = %handle.id(), target, address = peer.address, tls, "connected");
+        self.connections.insert(handle.clone(), key, Carried::Msrp(Arc::clone(link)));
+        let now = now();
+        let wire = Box::new(ConnectionWire::new(handle.clone(), trace));
+        self.relay.connected(link, peer, wire, now);
+        let inbound = Inbound::new(Arc::clone(&self.relay), Arc::clone(link), now);
+        let protocol = MsrpConnection::new(Arc::clone(self), handle, inbound);
+        tokio::spawn(driver.run(protocol));
+    }
+
     async fn connect(self: Arc<Self>, link: Arc<Link>) {
         let Some(target) = link.target() else { return };
+        if let Some(tag) = target.process {
+            match handover::connect(&self, tag).await {
+                Ok((stream, peer)) => self.connected(&link, stream, peer, None),
+                Err(error) => {
+                    warn!(link = link.id(), %target, %tag, %error, "the other process is not reached");
+                    self.relay.connect_failed(&link, now());
+                }
+            }
+            return;
+        }
         let transport = if target.scheme.is_secure() { Transport::Tls } else { Transport::Tcp };
         let to = Target { host: target.host.to_string(), port: target.port, transport };
         let scheme = transport_scheme(target.scheme);
@@ -218,18 +273,8 @@ impl Network {
         match connector.connect_for(&to, Some(&domains), Some(scheme)).await {
             Ok(stream) => {
                 let peer = peer_of(&stream);
-                let trace = self.traces.connection(&stream);
-                let (handle, driver) = connection::open(stream, DriverSettings::default());
-                let tls = handle.stream().tls().map(tracing::field::display);
-                info!(link = link.id(), connection = %handle.id(), %target, address = peer.address, tls, "connected");
                 let key = ReuseKey::new(target.scheme.as_str(), &target.host, target.port);
-                self.connections.insert(handle.clone(), Some(key), Carried::Msrp(Arc::clone(&link)));
-                let now = now();
-                let wire = Box::new(ConnectionWire::new(handle.clone(), trace));
-                self.relay.connected(&link, peer, wire, now);
-                let inbound = Inbound::new(Arc::clone(&self.relay), link, now);
-                let protocol = MsrpConnection::new(Arc::clone(&self), handle, inbound);
-                tokio::spawn(driver.run(protocol));
+                self.connected(&link, stream, peer, Some(key));
             }
             Err(error) => {
                 warn!(link = link.id(), %target, %error, "connection failed");
@@ -456,6 +501,10 @@ impl RelayDialer {
 }
 
 impl Dialer for RelayDialer {
+    fn is_kin(&self, tag: ProcessTag) -> bool {
+        self.0.upgrade().is_some_and(|network| network.generations.is_reached(tag))
+    }
+
     fn dial(&self, link: Arc<Link>) {
         if let Some(network) = self.0.upgrade() {
             tokio::spawn(network.connect(link));

@@ -9,7 +9,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Something that is worth a line when it happens, and not a line each time. Time is an argument, as everywhere.
 #[derive(Debug, Default)]
-pub(super) struct Occasion(Mutex<State>);
+pub(crate) struct Occasion(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -20,7 +20,7 @@ struct State {
 
 impl Occasion {
     /// It happens: how often it has since the last line, if there is to be another one now.
-    pub(super) fn happens(&self, now: Instant) -> Option<u64> {
+    pub(crate) fn happens(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock();
         if state.logged.is_some_and(|at| now.saturating_duration_since(at) < INTERVAL) {
             state.unsaid += 1;

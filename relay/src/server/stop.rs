@@ -15,12 +15,14 @@
 //! SIP clients and HEP agents hold connections for as long as they live, so nobody waits for them: they come back, to
 //! whoever listens then.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tcp_transport::connection::CloseReason;
 use tokio::sync::mpsc;
 use tracing::info;
 
+use super::handover::{self, HandOver};
 use super::lifecycle::{Drain, DrainCause};
 use super::listeners::ReopenError;
 use super::network::Carried;
@@ -56,6 +58,24 @@ impl Server {
         let (sessions, cause) = (control.relay().sessions().len(), drain.cause.as_str());
         let seconds = drain.left().map(|left| left.as_secs());
         info!(cause, sessions, seconds, "draining: nothing new is taken");
+    }
+
+    /// Another process has taken over: drains what is left here, and lets go of what is that one's now.
+    pub fn hand_over(&mut self, handed: HandOver) {
+        let HandOver { channel, taken, pid } = handed;
+        let channel = Arc::new(channel);
+        let upgrade = self.upgrade.as_ref();
+        let timeout = upgrade
+            .map_or_else(|| self.control.config().timeouts.drain_timeout, |upgrade| upgrade.drain_timeout);
+        self.drain(Drain::now(DrainCause::Upgrade, Some(timeout)));
+        let network = self.control.network();
+        network.generations.follow(pid, Arc::clone(&channel));
+        network.relay.set_has_kin(true);
+        self.tasks.spawn(handover::receive(Arc::clone(network), channel));
+        if let Some(mut admin) = self.admin.take() {
+            admin.disown(&taken);
+            tokio::spawn(admin.stop());
+        }
     }
 
     /// Takes a drain back: listens again where it did.
@@ -105,7 +125,9 @@ impl Server {
                 looked = Some(now);
             }
             let idle = || connections.snapshot().iter().all(|(_, carried)| carried.is_idle());
-            if relay.sessions().is_empty() && idle() {
+            let (_, relayed) = self.control.network().generations.handed();
+            let opening = self.control.listeners().is_opening();
+            if relay.sessions().is_empty() && relayed == 0 && !opening && idle() {
                 return;
             }
             tokio::time::sleep(DRAIN_POLL).await;

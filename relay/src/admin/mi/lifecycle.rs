@@ -47,6 +47,12 @@ fn order(control: &Control, order: impl FnOnce(crate::server::Reply) -> Order) -
     Ok(json!({ "State": state, "Drain": shown(control) }))
 }
 
+/// The processes before this one that still have sessions.
+pub(in crate::admin) fn older(control: &Control) -> Value {
+    let older = control.older_processes();
+    older.iter().map(|older| json!({ "pid": older.pid, "sessions": older.sessions })).collect()
+}
+
 /// The drain, if there is one.
 pub(in crate::admin) fn shown(control: &Control) -> Value {
     control.drain_status().map_or(Value::Null, |status| {

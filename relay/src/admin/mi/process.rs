@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::super::statistics::{self, Family, Value as Number};
@@ -53,6 +53,9 @@ pub(super) const COMMANDS: &[Command] = &[
         run: config,
     },
 ];
+
+/// The longest name that another one is looked for instead of: comparing takes time by its length.
+const MAX_GUESSED: usize = 100;
 
 fn which(_: &Arc<Control>, params: &Params) -> Answer {
     let Some(name) = params.text("command")? else {
@@ -157,25 +160,24 @@ fn chosen<T>(params: &Params, all: Vec<(String, T)>, shown: impl Fn(T) -> Value)
             })
         })
     };
-    let nearest = wanted.iter().flatten().find_map(|wanted| nearest(wanted, &all));
-    let found: Map<_, _> = all
-        .into_iter()
-        .filter(|(name, _)| is_wanted(name))
-        .map(|(name, value)| (name, shown(value)))
-        .collect();
-    if found.is_empty() {
+    if !all.iter().any(|(name, _)| is_wanted(name)) {
         // So OpenSIPS says it.
+        let nearest = wanted.iter().flatten().next().and_then(|wanted| nearest(wanted, &all));
         let hint = nearest.map_or_else(
             || "`list_statistics` (`ctl stats`) has their names".to_owned(),
             |nearest| format!("did you mean `{nearest}`?"),
         );
         return Err(Error::not_found(format!("Statistics Not Found; {hint}")));
     }
-    Ok(Value::Object(found))
+    let found = all.into_iter().filter(|(name, _)| is_wanted(name));
+    Ok(Value::Object(found.map(|(name, value)| (name, shown(value))).collect()))
 }
 
 /// The name, or the group with its colon, that is most like `wanted`. A third of it may be wrong.
 fn nearest<T>(wanted: &str, all: &[(String, T)]) -> Option<String> {
+    if wanted.len() > MAX_GUESSED {
+        return None;
+    }
     let candidates = all.iter().filter_map(|(name, _)| {
         let (group, short) = name.split_once(':')?;
         let group = format!("{group}:");

@@ -19,7 +19,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         names: &["tls_mgm:reload", "tls_reload"],
         params: &[],
-        help: "reads the TLS domains and certificates again, for new connections",
+        help: "reads the configuration again, TLS domains and certificates with it: what changed, and what needs a restart",
         run: reload,
     },
 ];

@@ -167,6 +167,8 @@ fn table(connections: &[Value]) -> Table {
         ">OUT",
         ">QUEUED",
         ">SESSIONS",
+        // By which lines of the log name it too.
+        ">LINK",
     ]);
     for connection in connections {
         let phase = field(connection, "phase");
@@ -185,6 +187,7 @@ fn table(connections: &[Value]) -> Table {
             text::bytes(number(connection, "bytes_out")).into(),
             Cell::toned(text::bytes(queued), if queued > 0 { Tone::Warning } else { Tone::Plain }),
             field(connection, "sessions").into(),
+            field(connection, "link").into(),
         ]);
     }
     table

@@ -27,6 +27,10 @@ pub(super) async fn run(client: &Client, output: &Output) -> Outcome {
     row("state", Cell::toned(state, tone));
     row("version", field(&status, "version").into());
     row("process", field(&status, "pid").into());
+    for older in list(&status, "older_processes") {
+        let left = format!("{}, {} sessions left", number(older, "pid"), number(older, "sessions"));
+        row("older process", left.into());
+    }
     row("up", text::duration(number(&status, "uptime_seconds") as f64).into());
     for address in list(&status, "listeners").iter().filter_map(Value::as_str) {
         row("listening", address.into());

@@ -6,7 +6,8 @@ use std::time::Instant;
 use msrp_proto::digest::Authorization;
 use tracing::{debug, info, warn};
 
-use super::{Attempt, Claim, Denial, Later};
+use super::confirm::Claim;
+use super::{Attempt, Denial, Later};
 use crate::msrp::Relay;
 
 /// Why a handshake is not accepted.

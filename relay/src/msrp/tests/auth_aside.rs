@@ -337,7 +337,7 @@ fn limits_are_looked_up_for_who_did_not_log_in_with_a_password_of_that_source() 
     // Before the source that is to be asked, as in the configuration.
     let mut chain = crate::credentials::CredentialChain::default();
     chain.push(Arc::new(ephemeral.clone()));
-    chain.push(Arc::new(settings.auth.credentials.clone()));
+    chain.push(Arc::new(settings.auth.credentials));
     settings.auth.credentials = chain;
     let one = Lookup::Limits(Box::new(UserLimits { sessions: Some(1), ..UserLimits::default() }));
     // What is said of the limits, and how many sessions there can be.

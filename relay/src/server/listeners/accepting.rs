@@ -81,6 +81,11 @@ impl Listeners {
         }
     }
 
+    /// Whether handshakes go on that were under way when a listener was closed.
+    pub(in crate::server) fn is_opening(&self) -> bool {
+        self.0.lock().iter().flat_map(|running| &running.handshakes).any(|task| !task.is_finished())
+    }
+
     /// Opens again what [`close`](Self::close) has closed.
     ///
     /// # Errors

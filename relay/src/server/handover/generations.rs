@@ -1,0 +1,180 @@
+//! The processes before this one that still have sessions.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
+
+use super::channel::{Channel, Packet};
+use super::message::Message;
+use super::receive;
+use crate::msrp::ProcessTag;
+use crate::server::network::Network;
+
+/// How long a process that is taken over from is waited for, until it has told who is the service now.
+const TOLD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// One of them.
+#[derive(Debug)]
+pub(in crate::server) struct Generation {
+    pub(super) tag: ProcessTag,
+    pub(super) pid: u32,
+    pub(super) channel: Arc<Channel>,
+    /// How many sessions it has, as it has said last.
+    sessions: AtomicU64,
+    /// It has said something.
+    heard: Notify,
+}
+
+impl Generation {
+    pub(super) fn new(tag: ProcessTag, pid: u32, channel: Channel) -> Arc<Self> {
+        let channel = Arc::new(channel);
+        Arc::new(Self { tag, pid, channel, sessions: AtomicU64::new(0), heard: Notify::new() })
+    }
+
+    /// Waits until it has told the service manager who has taken over, which it does before it says anything here.
+    pub(in crate::server) async fn told(&self) {
+        // A service manager that hears it the other way round may not believe it, that is all.
+        let _ = tokio::time::timeout(TOLD_TIMEOUT, self.heard.notified()).await;
+    }
+}
+
+/// All of them. While there is none, that is all that a new connection costs: one load.
+#[derive(Debug, Default)]
+pub(in crate::server) struct Generations {
+    count: AtomicUsize,
+    table: Mutex<Vec<Arc<Generation>>>,
+    /// Connections whose bytes are relayed to them.
+    relayed: AtomicUsize,
+    /// Connections handed to them since the start.
+    handed: AtomicU64,
+    /// The process after this one.
+    successor: OnceLock<(u32, Arc<Channel>)>,
+    /// They are another process' to care for.
+    forgotten: watch::Sender<bool>,
+}
+
+/// What is known of a process before this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OlderProcess {
+    /// Its process number.
+    pub pid: u32,
+    /// How many sessions it has left, as it has said last.
+    pub sessions: u64,
+}
+
+impl Generations {
+    pub(in crate::server) fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0
+    }
+
+    /// The one whose sessions have this tag.
+    pub(super) fn of(&self, tag: ProcessTag) -> Option<Arc<Generation>> {
+        self.table.lock().iter().find(|generation| generation.tag == tag).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Generation>> {
+        self.table.lock().clone()
+    }
+
+    pub(super) fn add(&self, generation: Arc<Generation>) {
+        let mut table = self.table.lock();
+        table.push(generation);
+        self.count.store(table.len(), Ordering::Relaxed);
+    }
+
+    fn remove(&self, tag: ProcessTag) {
+        let mut table = self.table.lock();
+        table.retain(|generation| generation.tag != tag);
+        self.count.store(table.len(), Ordering::Relaxed);
+    }
+
+    /// Whether the sessions of this tag may be in a process that is reached: the one after this one knows all others.
+    pub(in crate::server) fn is_reached(&self, tag: ProcessTag) -> bool {
+        self.successor.get().is_some() || self.of(tag).is_some()
+    }
+
+    /// The channel to the process that has these sessions, or to the one that knows who has, with its number.
+    pub(super) fn towards(&self, tag: ProcessTag) -> Option<(u32, Arc<Channel>)> {
+        let generation = self.of(tag).map(|generation| (generation.pid, Arc::clone(&generation.channel)));
+        generation.or_else(|| self.successor.get().cloned())
+    }
+
+    /// The next process has taken over, and has those before this one from now on.
+    pub(in crate::server) fn follow(&self, pid: u32, channel: Arc<Channel>) {
+        let _ = self.successor.set((pid, channel));
+        self.forgotten.send_replace(true);
+        let mut table = self.table.lock();
+        table.clear();
+        self.count.store(0, Ordering::Relaxed);
+    }
+
+    pub(in crate::server) fn older(&self) -> Vec<OlderProcess> {
+        let of = |generation: &Arc<Generation>| OlderProcess {
+            pid: generation.pid,
+            sessions: generation.sessions.load(Ordering::Relaxed),
+        };
+        self.table.lock().iter().map(of).collect()
+    }
+
+    /// How many connections were handed over, and how many of them are relayed now.
+    pub(in crate::server) fn handed(&self) -> (u64, usize) {
+        (self.handed.load(Ordering::Relaxed), self.relayed.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn count_handed(&self) {
+        self.handed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one that is relayed, while what this gives is there.
+    pub(super) fn relay(self: &Arc<Self>) -> Relayed {
+        self.relayed.fetch_add(1, Ordering::Relaxed);
+        Relayed(Arc::clone(self))
+    }
+
+    /// Listens to one of them until it ends, and forgets it then.
+    pub(in crate::server) async fn watch(network: Arc<Network>, generation: Arc<Generation>) {
+        let generations = &network.generations;
+        let (pid, tag) = (generation.pid, generation.tag);
+        let mut forgotten = generations.forgotten.subscribe();
+        loop {
+            let received = tokio::select! {
+                received = generation.channel.receive() => received,
+                _ = forgotten.wait_for(|forgotten| *forgotten) => return,
+            };
+            match received {
+                Ok(Some(Packet { message: Message::Left { sessions }, .. })) => {
+                    generation.heard.notify_one();
+                    generation.sessions.store(sessions, Ordering::Relaxed);
+                }
+                // For a session here, or of another process before this one.
+                Ok(Some(packet)) => receive::take_packet(&network, packet),
+                Ok(None) => {
+                    info!(pid, %tag, "the process before this one has ended");
+                    break;
+                }
+                Err(error) => {
+                    warn!(pid, %tag, %error, "the process before this one is not reached any more");
+                    break;
+                }
+            }
+        }
+        generations.remove(tag);
+        if generations.is_empty() {
+            network.relay.set_has_kin(false);
+        }
+    }
+}
+
+/// See [`Generations::relay`].
+#[derive(Debug)]
+pub(super) struct Relayed(Arc<Generations>);
+
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        self.0.relayed.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,177 @@
+//! The process that runs, while another one takes over from it.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::SocketType;
+use rustix::net::sockopt::socket_type;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::channel::{Channel, Endpoint, MAX_DESCRIPTORS};
+use super::message::{Message, Thing, VERSION};
+use crate::config::{AdminAddress, Upgrade};
+use crate::server::{Control, Order};
+
+/// How long nothing is accepted for when the socket does not let us, for want of descriptors.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Another process has taken over.
+#[derive(Debug)]
+pub struct HandOver {
+    /// Its process number.
+    pub pid: u32,
+    /// What connects both.
+    pub(in crate::server) channel: Channel,
+    /// The Unix sockets that are its own now.
+    pub(in crate::server) taken: Vec<PathBuf>,
+}
+
+/// Why another process does not take over.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("it ended before it served")]
+    Ended,
+    #[error("it did not get ready in time")]
+    Late,
+    #[error("it was refused: {0}")]
+    Refused(String),
+    #[error("it says what is not understood")]
+    Misunderstood,
+}
+
+/// Waits for a process that takes over, one after the other, until one has. `admin` are the sockets of the admin
+/// interface.
+pub(in crate::server) async fn serve(
+    endpoint: Endpoint,
+    settings: Upgrade,
+    control: Arc<Control>,
+    admin: Vec<(AdminAddress, OwnedFd)>,
+) {
+    loop {
+        let channel = match endpoint.accept().await {
+            Ok(channel) => channel,
+            Err(error) => {
+                warn!(%error, "cannot accept a process that takes over");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        if !channel.is_trusted() {
+            warn!("another user's process wants to take over: refused");
+            continue;
+        }
+        match hand_over(&channel, &endpoint, &settings, &control, &admin).await {
+            Ok(Some((pid, taken))) => {
+                info!(pid, "the next process serves");
+                if !taken.iter().any(|path| path == endpoint.path()) {
+                    let _ = std::fs::remove_file(endpoint.path());
+                }
+                return control.give(Order::HandOver(HandOver { pid, channel, taken })).await;
+            }
+            // Somebody has only looked whether we are there.
+            Ok(None) => {}
+            Err(error) => {
+                control.listeners().set_accepting(true);
+                // Else it would think that we have died, and serve.
+                let refused = Message::Refused { reason: error.to_string() };
+                let _ = timeout(PAUSE, channel.send(&refused, &[], &[])).await;
+                warn!(%error, "another process wanted to take over and has not: everything goes on as before");
+            }
+        }
+    }
+}
+
+async fn hand_over(
+    channel: &Channel,
+    endpoint: &Endpoint,
+    settings: &Upgrade,
+    control: &Arc<Control>,
+    admin: &[(AdminAddress, OwnedFd)],
+) -> Result<Option<(u32, Vec<PathBuf>)>, Failure> {
+    let prepared = async {
+        let pid = match next(channel).await {
+            Ok(Message::Hello { version: VERSION, pid }) => pid,
+            Ok(Message::Hello { version, .. }) => {
+                let reason = format!("version {version} of the upgrade is not understood, {VERSION} is");
+                return refuse(channel, reason).await;
+            }
+            Ok(_) => return Err(Failure::Misunderstood),
+            Err(Failure::Ended) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if !control.is_ready() {
+            return refuse(channel, "the relay that runs stops already".to_owned()).await;
+        }
+        info!(pid, "a process takes over");
+        offer(channel, &offered(endpoint, control, admin)?, control).await?;
+        match next(channel).await? {
+            Message::Ready { taken } => Ok(Some((pid, taken))),
+            _ => Err(Failure::Misunderstood),
+        }
+    };
+    let prepared = timeout(settings.start_timeout, prepared).await.map_err(|_| Failure::Late)??;
+    let Some((pid, taken)) = prepared else { return Ok(None) };
+    // Whoever comes now waits until the next process accepts.
+    control.listeners().set_accepting(false);
+    channel.send(&Message::Paused, &[], &[]).await?;
+    // It has all it needs, so it serves or ends.
+    match next(channel).await? {
+        Message::Serving => Ok(Some((pid, taken))),
+        _ => Err(Failure::Misunderstood),
+    }
+}
+
+async fn refuse<T>(channel: &Channel, reason: String) -> Result<T, Failure> {
+    channel.send(&Message::Refused { reason: reason.clone() }, &[], &[]).await?;
+    Err(Failure::Refused(reason))
+}
+
+async fn next(channel: &Channel) -> Result<Message, Failure> {
+    Ok(channel.receive().await?.ok_or(Failure::Ended)?.message)
+}
+
+/// Everything there is to give away.
+fn offered(
+    endpoint: &Endpoint,
+    control: &Control,
+    admin: &[(AdminAddress, OwnedFd)],
+) -> io::Result<Vec<(Thing, OwnedFd)>> {
+    let mut offered = Vec::new();
+    for (_, _, socket) in control.listeners().duplicates()? {
+        let thing = if socket_type(&socket)? == SocketType::DGRAM { Thing::Udp } else { Thing::Tcp };
+        offered.push((thing, socket));
+    }
+    for (address, socket) in admin {
+        let thing = match address {
+            AdminAddress::Http(_) => Thing::AdminTcp,
+            AdminAddress::Unix(path) => Thing::AdminUnix { path: path.clone() },
+        };
+        offered.push((thing, socket.try_clone()?));
+    }
+    let path = endpoint.path().to_owned();
+    offered.push((Thing::Endpoint { path }, endpoint.as_fd().try_clone_to_owned()?));
+    for generation in control.network().generations.all() {
+        let thing = Thing::Process { tag: generation.tag.to_string(), pid: generation.pid };
+        offered.push((thing, generation.channel.as_fd().try_clone_to_owned()?));
+    }
+    Ok(offered)
+}
+
+async fn offer(channel: &Channel, offered: &[(Thing, OwnedFd)], control: &Control) -> io::Result<()> {
+    let batches = offered.chunks(MAX_DESCRIPTORS);
+    let last = batches.len();
+    for (number, batch) in batches.enumerate() {
+        let things = batch.iter().map(|(thing, _)| thing.clone()).collect();
+        let descriptors: Vec<_> = batch.iter().map(|(_, socket)| socket.as_fd()).collect();
+        let (tag, pid) = (control.relay().sessions().tag().to_string(), std::process::id());
+        let message = Message::Offer { tag, pid, things, more: number + 1 < last };
+        channel.send(&message, &[], &descriptors).await?;
+    }
+    Ok(())
+}

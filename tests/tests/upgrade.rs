@@ -1,0 +1,342 @@
+//! Another process takes over from the daemon: nobody is cut off, nobody is refused.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use msrp_proto::flag::Flag;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tests::{Admin, Client, Content, Daemon, Scheme, Send, ServiceManager, Session, Settings, Site, within};
+use tokio::net::TcpStream;
+
+const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
+
+fn settings() -> Settings {
+    let any_port = || Some("127.0.0.1:0".to_owned());
+    Settings {
+        ws: any_port(),
+        wss: any_port(),
+        admin: Some("listen: ['unix:admin.sock', 'http://127.0.0.1:0']".into()),
+        upgrade: Some("socket: upgrade.sock".into()),
+        timeouts: "drain_timeout: 1h".into(),
+        ..Settings::default()
+    }
+}
+
+/// The relay with `--upgrade`.
+fn successor() -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" \"$@\" --upgrade", RELAY]);
+    command
+}
+
+async fn start(site: &Site) -> Daemon {
+    Daemon::start(RELAY, site, &settings()).await
+}
+
+/// Starts another process, which takes over from `old`.
+async fn upgrade(site: &Site, old: &Daemon) -> Daemon {
+    let new = Daemon::start_as(successor(), site, "relay.yaml", &settings()).await;
+    old.log().wait_for(&["draining", "upgrade"]).await;
+    assert_eq!(new.addresses(), old.addresses());
+    new
+}
+
+fn tag(session: &Session) -> &str {
+    let id = session.use_path[0].rsplit('/').next().unwrap().split(';').next().unwrap();
+    &id[..5]
+}
+
+/// One message from one to the other, answered.
+async fn chat(from: (&mut Client, &Session), to: (&mut Client, &Session), body: &str) {
+    let transaction = from.0.tx.send(&Send::text(&from.1.to(to.1), &body.replace(' ', "-"), body)).await;
+    assert_eq!(to.0.receive().await.text(), body);
+    assert_eq!(from.0.rx.response(&transaction).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_transfer_goes_on_and_new_sessions_are_the_next_process() {
+    let site = Site::new();
+    let mut old = start(&site).await;
+    let (mut alice, from_alice) = Client::with_session(&old, &site, Scheme::Msrps, "alice").await;
+    let (mut bob, from_bob) = Client::with_session(&old, &site, Scheme::Msrps, "bob").await;
+    let len = 50 * 1024 * 1024;
+    let content = Arc::new(Content::new(len));
+    let message = Send {
+        to: from_alice.to(&from_bob),
+        message: "m".into(),
+        range: format!("1-{len}/{len}"),
+        ..Send::default()
+    };
+    let transaction = alice.tx.begin(&message).await;
+    let expected = Arc::clone(&content);
+    let bob = tokio::spawn(async move {
+        bob.rx.head().await;
+        let (body, flag) = bob.rx.rest_of_chunk().await;
+        expected.check(0, &body);
+        assert_eq!((body.len() as u64, flag), (len, Flag::Complete));
+        bob
+    });
+    let mut sent = 0;
+    let mut send = async |until: u64| {
+        while sent < until {
+            let piece = content.piece(sent, 64 * 1024);
+            alice.tx.raw(piece).await;
+            sent += piece.len() as u64;
+        }
+    };
+    send(len / 2).await;
+    let mut new = upgrade(&site, &old).await;
+    send(len).await;
+    alice.tx.end(&transaction, Flag::Complete).await;
+    let bob = bob.await.unwrap();
+    assert_eq!(alice.rx.response(&transaction).await.status(), 200);
+
+    let (carol, from_carol) = Client::with_session(&new, &site, Scheme::Msrps, "carol").await;
+    assert_ne!(tag(&from_carol), tag(&from_alice));
+    assert_eq!(tag(&from_bob), tag(&from_alice));
+    // Who wants a new session of the old process gets it where there are some.
+    let to = [alice.relay_uri().to_owned()];
+    assert_eq!(alice.request("AUTH", &to, "").await.status(), 408);
+
+    alice.close().await;
+    bob.close().await;
+    assert_eq!(old.exit().await.code(), Some(0));
+    assert_eq!(old.log().with(&["panicked"]), [""; 0]);
+    new.log().wait_for(&["the process before this one has ended"]).await;
+    carol.close().await;
+    new.assert_well();
+}
+
+#[tokio::test]
+async fn peers_reach_the_sessions_that_are_left() {
+    let site = Site::new();
+    let old = start(&site).await;
+    let (mut alice, from_alice) = Client::with_session(&old, &site, Scheme::Msrps, "alice").await;
+    let mut new = upgrade(&site, &old).await;
+    let admin = Admin::of(&new).await.remove(0);
+    for (number, scheme) in [Scheme::Msrp, Scheme::Msrps].into_iter().enumerate() {
+        // It has no session anywhere: the relay is reached by the path that alice has told it.
+        let mut peer = Client::connect(&new, &site, scheme).await;
+        let to_peer = peer.without_relay();
+        chat((&mut peer, &to_peer), (&mut alice, &from_alice), "there").await;
+        chat((&mut alice, &from_alice), (&mut peer, &to_peer), "back").await;
+        assert_eq!(admin.metric("msrp_relay_handed_connections_total").await, number as f64 + 1.0);
+        // A large message, both ways at once.
+        let content = Content::new(3_000_000);
+        let whole = Send { to: to_peer.to(&from_alice), message: "large".into(), ..Send::default() };
+        let (_, answered) =
+            tokio::join!(peer.tx.file(&whole, &content, None), alice.rx.file(&content, Some(&mut alice.tx)));
+        assert!(answered.is_empty(), "{answered:?}");
+        peer.close().await;
+        // The next peer is another one.
+        old.log().wait_for(&["connection closed", "closed by the peer"]).await;
+    }
+    let status: Value = serde_json::from_str(&admin.get("/status.json").await.body).unwrap();
+    assert_eq!(status["older_processes"][0]["pid"], old.pid());
+    assert_eq!(admin.metric("msrp_relay_older_processes").await, 1.0);
+    new.assert_well();
+}
+
+#[tokio::test]
+async fn browsers_reach_the_sessions_that_are_left() {
+    let site = Site::new();
+    let old = start(&site).await;
+    let (mut alice, from_alice) = Client::with_session(&old, &site, Scheme::Msrps, "alice").await;
+    let mut new = upgrade(&site, &old).await;
+    for scheme in [Scheme::Ws, Scheme::Wss] {
+        let mut peer = Client::connect(&new, &site, scheme).await;
+        let to_peer = peer.without_relay();
+        chat((&mut peer, &to_peer), (&mut alice, &from_alice), "there").await;
+        chat((&mut alice, &from_alice), (&mut peer, &to_peer), "back").await;
+        peer.close().await;
+    }
+    new.assert_well();
+}
+
+#[tokio::test]
+async fn sessions_of_two_processes_talk_to_each_other() {
+    let site = Site::new();
+    let old = start(&site).await;
+    let (mut alice, from_alice) = Client::with_session(&old, &site, Scheme::Msrps, "alice").await;
+    let (mut dave, from_dave) = Client::with_session(&old, &site, Scheme::Msrp, "dave").await;
+    let mut new = upgrade(&site, &old).await;
+    let (mut bob, from_bob) = Client::with_session(&new, &site, Scheme::Msrps, "bob").await;
+    let (mut carol, from_carol) = Client::with_session(&new, &site, Scheme::Wss, "carol").await;
+    // Whoever speaks first.
+    chat((&mut alice, &from_alice), (&mut bob, &from_bob), "old to new").await;
+    chat((&mut bob, &from_bob), (&mut alice, &from_alice), "new to old").await;
+    chat((&mut carol, &from_carol), (&mut dave, &from_dave), "new to old").await;
+    chat((&mut dave, &from_dave), (&mut carol, &from_carol), "old to new").await;
+    new.assert_well();
+}
+
+#[tokio::test]
+async fn several_generations_live_side_by_side() {
+    let site = Site::new();
+    let mut first = start(&site).await;
+    let (mut alice, from_alice) = Client::with_session(&first, &site, Scheme::Msrps, "alice").await;
+    let mut second = upgrade(&site, &first).await;
+    let (mut bob, from_bob) = Client::with_session(&second, &site, Scheme::Msrps, "bob").await;
+    let (mut dave, from_dave) = Client::with_session(&second, &site, Scheme::Msrp, "dave").await;
+    let mut third = upgrade(&site, &second).await;
+    let (mut carol, from_carol) = Client::with_session(&third, &site, Scheme::Msrps, "carol").await;
+    let admin = Admin::of(&third).await.remove(0);
+    assert_eq!(admin.metric("msrp_relay_older_processes").await, 2.0);
+    chat((&mut carol, &from_carol), (&mut alice, &from_alice), "third to first").await;
+    chat((&mut alice, &from_alice), (&mut bob, &from_bob), "first to second").await;
+    chat((&mut bob, &from_bob), (&mut carol, &from_carol), "second to third").await;
+    let mut peer = Client::connect(&third, &site, Scheme::Msrps).await;
+    let to_peer = peer.without_relay();
+    chat((&mut peer, &to_peer), (&mut dave, &from_dave), "to the second").await;
+
+    alice.close().await;
+    assert_eq!(first.exit().await.code(), Some(0));
+    bob.close().await;
+    dave.close().await;
+    assert_eq!(second.exit().await.code(), Some(0));
+    within("both to be forgotten", async {
+        while admin.metric("msrp_relay_older_processes").await > 0.0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // A session of a process that has ended is one that there is not.
+    let mut peer = Client::connect(&third, &site, Scheme::Msrps).await;
+    let gone = Send::text(&peer.without_relay().to(&from_alice), "m", "anybody?");
+    assert_eq!(peer.send(&gone).await.status(), 481);
+    third.assert_well();
+}
+
+#[tokio::test]
+async fn a_process_that_cannot_start_changes_nothing() {
+    let site = Site::new();
+    let mut old = start(&site).await;
+    let (mut alice, from_alice) = Client::with_session(&old, &site, Scheme::Msrps, "alice").await;
+    // One that cannot listen: the port is taken by another listener of its own.
+    let wrong = Settings { sip_tcp: None, plain: Some("192.0.2.1:9".into()), ..settings() };
+    let config = site.write("wrong.yaml", &wrong.to_yaml());
+    let mut new = Daemon::spawn(successor(), &config);
+    assert_eq!(new.exit().await.code(), Some(1));
+    old.log().wait_for(&["everything goes on as before"]).await;
+    // One that does not want to take over.
+    let mut new = Daemon::spawn(Command::new(RELAY), &site.path("relay.yaml"));
+    assert_eq!(new.exit().await.code(), Some(1));
+    assert_eq!(new.log().with(&["a relay runs already", "run --upgrade"]).len(), 1, "{:?}", new.log());
+
+    let (mut bob, from_bob) = Client::with_session(&old, &site, Scheme::Msrps, "bob").await;
+    chat((&mut alice, &from_alice), (&mut bob, &from_bob), "there").await;
+    let admin = Admin::of(&old).await;
+    for admin in admin {
+        assert_eq!(admin.get("/readyz").await.status, 200);
+    }
+    old.assert_well();
+    // And then one that can.
+    upgrade(&site, &old).await;
+}
+
+#[tokio::test]
+async fn nobody_is_refused_meanwhile() {
+    let site = Site::new();
+    let first = start(&site).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let connected = Arc::new(AtomicUsize::new(0));
+    let mut flood = Vec::new();
+    for scheme in [Scheme::Msrp, Scheme::Msrps, Scheme::Msrps, Scheme::Msrp] {
+        let (address, stop, connected) = (first.address(scheme), Arc::clone(&stop), Arc::clone(&connected));
+        let config = tests::tls_config(&site, None);
+        flood.push(tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let socket = TcpStream::connect(address).await.expect("nobody is refused");
+                if scheme == Scheme::Msrps {
+                    let handshake = tests::tls_handshake(Arc::clone(&config), socket, "relay.test");
+                    handshake.await.expect("each handshake is finished");
+                }
+                connected.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+    }
+    let progress = async |wanted: usize| {
+        let begin = connected.load(Ordering::Relaxed);
+        within("connections", async {
+            while connected.load(Ordering::Relaxed) < begin + wanted {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    progress(20).await;
+    let second = upgrade(&site, &first).await;
+    progress(20).await;
+    let third = upgrade(&site, &second).await;
+    progress(20).await;
+    stop.store(true, Ordering::Relaxed);
+    for one in flood {
+        one.await.unwrap();
+    }
+    drop(third);
+}
+
+#[tokio::test]
+async fn the_program_is_started_again_by_order_and_the_service_manager_hears_of_it() {
+    let site = Site::new();
+    let manager = ServiceManager::new(&site);
+    let mut command = Command::new(RELAY);
+    command.env("NOTIFY_SOCKET", manager.path());
+    let old = Daemon::start_as(command, &site, "relay.yaml", &settings()).await;
+    manager.until("READY=1").await;
+    let (_alice, from_alice) = Client::with_session(&old, &site, Scheme::Msrps, "alice").await;
+    let admin = Admin::of(&old).await.remove(0);
+
+    // A configuration that cannot be: told to who has asked.
+    let good = std::fs::read_to_string(site.path("relay.yaml")).unwrap();
+    site.write("relay.yaml", "domain: [");
+    let (code, why) = admin.call("upgrade", json!([])).await.unwrap_err();
+    assert!(code == 500 && why.contains("everything goes on as before"), "{why}");
+    site.write("relay.yaml", &good);
+
+    let answer = admin.mi("upgrade", json!([])).await;
+    let pid = answer["State"].as_str().unwrap().split(' ').nth(1).unwrap().to_owned();
+    assert_ne!(pid, old.pid().to_string());
+    // The old one names the new one, who says the rest.
+    let main = format!("MAINPID={pid}");
+    assert_eq!(manager.until("MAINPID=").await, [main.clone()]);
+    assert!(manager.until("READY=1").await.contains(&main));
+    // The same address, another process.
+    assert_eq!(admin.mi("ps", json!([])).await["Processes"][0]["PID"].to_string(), pid);
+    let (bob, from_bob) = Client::with_session(&old, &site, Scheme::Msrps, "bob").await;
+    assert_ne!(tag(&from_bob), tag(&from_alice));
+    bob.close().await;
+
+    // And again, by a signal.
+    let process = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+    rustix::process::kill_process(process, Signal::USR2).unwrap();
+    let lines = manager.until("MAINPID=").await;
+    assert_ne!(lines, [main]);
+    let last = lines[0].strip_prefix("MAINPID=").unwrap().to_owned();
+    manager.until("READY=1").await;
+    for pid in [pid, last] {
+        let process = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+        let _ = rustix::process::kill_process(process, Signal::KILL);
+    }
+}
+
+#[tokio::test]
+async fn without_the_section_nobody_takes_over() {
+    let site = Site::new();
+    let plain = Settings { upgrade: None, ..settings() };
+    let mut old = Daemon::start(RELAY, &site, &plain).await;
+    let admin = Admin::of(&old).await.remove(0);
+    let (code, why) = admin.call("upgrade", json!([])).await.unwrap_err();
+    assert!(code == 500 && why.contains("`upgrade`"), "{why}");
+    let mut new = Daemon::spawn(successor(), &site.path("relay.yaml"));
+    assert_eq!(new.exit().await.code(), Some(1));
+    assert_eq!(new.log().with(&["--upgrade needs the section"]).len(), 1, "{:?}", new.log());
+    let lines = old.log().with(&[" ERROR "]);
+    assert!(lines.iter().all(|line| line.contains("no upgrade")), "{lines:?}");
+    old.signal(Signal::TERM);
+    assert_eq!(old.exit().await.code(), Some(0));
+}

@@ -303,7 +303,7 @@ async fn the_program_is_started_again_by_order_and_the_service_manager_hears_of_
     assert_ne!(pid, old.pid().to_string());
     // The old one names the new one, who says the rest.
     let main = format!("MAINPID={pid}");
-    assert_eq!(manager.until("MAINPID=").await, [main.clone()]);
+    assert_eq!(manager.until("MAINPID=").await, std::slice::from_ref(&main));
     assert!(manager.until("READY=1").await.contains(&main));
     // The same address, another process.
     assert_eq!(admin.mi("ps", json!([])).await["Processes"][0]["PID"].to_string(), pid);

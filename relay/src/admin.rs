@@ -52,6 +52,9 @@ mod status;
 mod testing;
 mod unix_socket;
 
+/// What its sockets are called among those of listeners.
+pub(crate) const ADMIN: &str = "admin";
+
 /// How many connections it holds at once; one more waits.
 pub const MAX_CONNECTIONS: usize = 64;
 
@@ -130,7 +133,7 @@ impl AdminServer {
             let failed = |source| AdminError { address: address.clone(), source };
             match address {
                 AdminAddress::Http(socket) => {
-                    let inherited = inherited.take_tcp(*socket).map(Ok);
+                    let inherited = inherited.take_tcp(*socket, ADMIN).map(Ok);
                     let listener = inherited.unwrap_or_else(|| std::net::TcpListener::bind(socket));
                     let listener = listener.map_err(failed)?;
                     listener.set_nonblocking(true).map_err(failed)?;

@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::fmt::Write as _;
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::unix::net::UnixListener;
 use std::process::Command;
 
 use rustix::process::Signal;
-use tests::{Client, Daemon, Scheme, ServiceManager, Settings, Site};
+use tests::{Admin, Client, Daemon, Scheme, ServiceManager, Settings, Site};
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
 
@@ -75,4 +79,70 @@ async fn the_watchdog_is_fed_if_it_is_for_this_process() {
     daemon.signal(Signal::HUP);
     // Nothing else comes between.
     assert!(manager.next().await.contains(&"RELOADING=1".to_owned()));
+}
+
+/// The relay with these sockets, from descriptor 3 on.
+fn activated(sockets: &[BorrowedFd<'_>], names: &str) -> Command {
+    let mut script = format!("LISTEN_PID=$$ LISTEN_FDS={} LISTEN_FDNAMES={names} ", sockets.len());
+    script.push_str("exec \"$0\" \"$@\"");
+    for (number, socket) in sockets.iter().enumerate() {
+        rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::empty()).unwrap();
+        write!(script, " {}<&{}", number + 3, socket.as_raw_fd()).unwrap();
+    }
+    let mut command = Command::new("bash");
+    command.args(["-c", &script, RELAY]);
+    command
+}
+
+#[tokio::test]
+async fn sockets_of_the_service_manager_serve_the_listeners_that_they_fit() {
+    let site = Site::new();
+    let tcp = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let (msrp, stray) = (tcp(), tcp());
+    let hep = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let admin = UnixListener::bind(site.path("admin.sock")).unwrap();
+    let address = |socket: &TcpListener| socket.local_addr().unwrap();
+    let settings = Settings {
+        plain: Some(address(&msrp).to_string()),
+        hep_udp: Some(hep.local_addr().unwrap().to_string()),
+        hep: Some(String::new()),
+        admin: Some(format!("listen: 'unix:{}'", site.path("admin.sock").display())),
+        ..Settings::default()
+    };
+    let sockets = [msrp.as_fd(), hep.as_fd(), admin.as_fd(), stray.as_fd()];
+    let command = activated(&sockets, "msrp:hep:admin:stray");
+    // Nobody else listens there while it starts, and whoever connects waits.
+    let early = tokio::net::TcpStream::connect(address(&msrp)).await.unwrap();
+    let mut daemon = Daemon::start_as(command, &site, "relay.yaml", &settings).await;
+    // The TLS listener was bound as usual.
+    assert_eq!(daemon.addresses().len(), 3);
+    assert_eq!(daemon.address(Scheme::Msrp), address(&msrp));
+    let lines = daemon.log().with(&["ERROR", "no listener is for this socket"]);
+    assert!(lines.len() == 1 && lines[0].contains(&address(&stray).to_string()), "{lines:?}");
+    for name in ["msrp", "hep", "admin", "stray"] {
+        assert_eq!(
+            daemon.log().with(&["socket of the service manager", &format!("name={name:?}")]).len(),
+            1,
+            "{name}"
+        );
+    }
+    drop((msrp, hep, admin, stray));
+
+    let uri = daemon.uri(Scheme::Msrp);
+    let mut early = Client::over(tests::Stream::Plain(early), "msrp://early.invalid:2855/s;tcp", &uri);
+    early.auth("alice", "alicepw").await;
+    let (_bob, _) = Client::with_session(&daemon, &site, Scheme::Msrps, "bob").await;
+    assert_eq!(Admin::of(&daemon).await[0].get("/readyz").await.status, 200);
+    early.close().await;
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn sockets_for_another_process_are_left_alone() {
+    let site = Site::new();
+    let mut command = Command::new(RELAY);
+    command.env("LISTEN_PID", "1").env("LISTEN_FDS", "1");
+    let daemon = Daemon::start_as(command, &site, "relay.yaml", &Settings::default()).await;
+    assert_eq!(daemon.log().with(&["service manager"]), [""; 0]);
 }

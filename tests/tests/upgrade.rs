@@ -340,3 +340,28 @@ async fn without_the_section_nobody_takes_over() {
     old.signal(Signal::TERM);
     assert_eq!(old.exit().await.code(), Some(0));
 }
+
+#[tokio::test]
+async fn sessions_of_the_process_before_live_on_for_so_long() {
+    let site = Site::new();
+    let brief = Settings { upgrade: Some("socket: upgrade.sock, drain_timeout: 300ms".into()), ..settings() };
+    let mut old = Daemon::start(RELAY, &site, &brief).await;
+    let (mut alice, _) = Client::with_session(&old, &site, Scheme::Msrps, "alice").await;
+    let mut new = upgrade(&site, &old).await;
+    alice.rx.end().await.expect("TLS ends with close_notify");
+    assert_eq!(old.exit().await.code(), Some(0));
+    new.assert_well();
+}
+
+#[tokio::test]
+async fn who_does_not_get_ready_is_not_waited_for_longer_than_that() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
+    let site = Site::new();
+    let brief = Settings { upgrade: Some("socket: upgrade.sock, start_timeout: 300ms".into()), ..settings() };
+    let old = Daemon::start(RELAY, &site, &brief).await;
+    let silent = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    connect(&silent, &SocketAddrUnix::new(site.path("upgrade.sock")).unwrap()).unwrap();
+    // It is the next one's turn after that, far sooner than it gives up.
+    upgrade(&site, &old).await;
+    assert_eq!(old.log().with(&["did not get ready in time"]).len(), 1);
+}

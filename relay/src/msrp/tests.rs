@@ -8,6 +8,7 @@ mod auth_ephemeral;
 mod auth_throttle;
 mod chain;
 mod chunks;
+mod drain;
 mod failure;
 mod forwarding;
 mod pressure;

@@ -8,10 +8,8 @@
 //! [`Serves::sip`]. They are never those of another listener, also not when it is gone.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _, UdpSocket};
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -25,7 +23,7 @@ use tokio::task::JoinHandle;
 
 use super::hep::Concentrator;
 use super::network::{ListenerAcceptor, Network, Serves};
-use super::{StartError, websocket};
+use super::{Inherited, StartError, websocket};
 use crate::config::{Config, Host, Listener, ListenerTransport, WebSocket};
 use crate::msrp::{Advertised, WebSocketLink};
 
@@ -34,73 +32,6 @@ mod accepting;
 use self::accepting::Closed;
 pub use self::accepting::ReopenError;
 mod change;
-
-/// Sockets that listen already, for listeners that will be there: of the process before this one, or of a service
-/// manager. What nobody takes is closed with it.
-#[derive(Debug, Default)]
-pub struct Inherited {
-    tcp: Vec<TcpListener>,
-    udp: Vec<UdpSocket>,
-    /// Of the admin interface, with their paths.
-    unix: Vec<(UnixListener, PathBuf)>,
-    /// The paths of those of Unix that were taken.
-    taken: Vec<PathBuf>,
-}
-
-impl Inherited {
-    /// One more, of TCP.
-    pub fn push_tcp(&mut self, socket: TcpListener) {
-        self.tcp.push(socket);
-    }
-
-    /// One more, of UDP.
-    pub fn push_udp(&mut self, socket: UdpSocket) {
-        self.udp.push(socket);
-    }
-
-    /// One more, of a Unix socket at this path.
-    pub fn push_unix(&mut self, socket: UnixListener, path: PathBuf) {
-        self.unix.push((socket, path));
-    }
-
-    /// Where those are that nobody has taken.
-    #[must_use]
-    pub fn addresses(&self) -> Vec<String> {
-        let tcp = self.tcp.iter().filter_map(|socket| socket.local_addr().ok());
-        let udp = self.udp.iter().filter_map(|socket| socket.local_addr().ok());
-        let unix = self.unix.iter().map(|(_, path)| path.display().to_string());
-        tcp.chain(udp).map(|address| address.to_string()).chain(unix).collect()
-    }
-
-    /// The paths of the Unix sockets that were taken.
-    pub(super) fn taken(&self) -> &[PathBuf] {
-        &self.taken
-    }
-
-    /// The Unix socket at this path.
-    pub fn take_unix(&mut self, wanted: &Path) -> Option<UnixListener> {
-        let index = self.unix.iter().position(|(_, path)| path == wanted)?;
-        let (socket, path) = self.unix.remove(index);
-        self.taken.push(path);
-        Some(socket)
-    }
-
-    /// The one of TCP at this address; with port 0, at any port.
-    pub fn take_tcp(&mut self, wanted: SocketAddr) -> Option<TcpListener> {
-        let fits = |socket: &TcpListener| socket.local_addr().is_ok_and(|found| is_at(found, wanted));
-        self.tcp.iter().position(fits).map(|index| self.tcp.remove(index))
-    }
-
-    /// As [`take_tcp`](Self::take_tcp), of UDP.
-    fn udp(&mut self, wanted: SocketAddr) -> Option<UdpSocket> {
-        let fits = |socket: &UdpSocket| socket.local_addr().is_ok_and(|found| is_at(found, wanted));
-        self.udp.iter().position(fits).map(|index| self.udp.remove(index))
-    }
-}
-
-fn is_at(found: SocketAddr, wanted: SocketAddr) -> bool {
-    found.ip() == wanted.ip() && (wanted.port() == 0 || found.port() == wanted.port())
-}
 
 /// A socket of a listener.
 #[derive(Debug)]
@@ -157,13 +88,13 @@ impl Opened {
             let settings = listener_settings(listener, config, addr);
             let domains = Arc::clone(domains);
             match hep.as_ref().filter(|_| listener.transport == ListenerTransport::Udp).cloned() {
-                Some(dispatch) => match inherited.udp(addr) {
+                Some(dispatch) => match inherited.take_udp(addr, &listener.to_string()) {
                     Some(socket) => Receiver::udp_adopt(socket, dispatch),
                     None => Receiver::udp_with(&settings, dispatch),
                 }
                 .map(Socket::Datagram)
                 .map_err(|source| BindError::Socket { addr, source }),
-                None => match inherited.take_tcp(addr) {
+                None => match inherited.take_tcp(addr, &listener.to_string()) {
                     Some(socket) => BoundListener::adopt(socket, settings, domains),
                     None => BoundListener::bind(settings, domains),
                 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tcp_transport::tls::{DEFAULT_HANDSHAKE_TIMEOUT, HandshakeError, ServerDomains};
-use tcp_transport::{BindError, BoundListener, Connector, ListenerSettings, Target, Transport};
+use tcp_transport::{Accepting, BindError, BoundListener, Connector, ListenerSettings, Target, Transport};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -210,5 +210,50 @@ async fn a_stopped_listener_ends_its_handshakes() {
     let mut buf = [0; 10];
     let end = patiently("end", slow.read(&mut buf)).await;
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    assert!(patiently("refusal", TcpStream::connect(address)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_listener_that_is_paused_leaves_connections_waiting() {
+    let settings = ListenerSettings::new(LOCALHOST.parse().unwrap(), Transport::Tcp);
+    let listener = BoundListener::bind(settings, Arc::default()).unwrap();
+    let (control, address) = (listener.control().clone(), listener.local_addr());
+    let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
+    control.set_accepting(Accepting::Paused);
+    let task = tokio::spawn(listener.run(Arc::new(crate::common::Reporter(sender))));
+    let _waits = patiently("the kernel", TcpStream::connect(address)).await.unwrap();
+    tokio::task::yield_now().await;
+    assert!(told.try_recv().is_err());
+    control.set_accepting(Accepting::On);
+    assert!(matches!(patiently("accept", told.recv()).await, Some(Told::Accepted(_))));
+
+    // For good: the socket is closed, and nothing opens it again.
+    control.set_accepting(Accepting::Off);
+    patiently("the end", task).await.unwrap();
+    control.set_accepting(Accepting::On);
+    drop(control);
+    assert!(patiently("refusal", TcpStream::connect(address)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_listener_that_ends_finishes_its_handshakes() {
+    let (_pki, _ca, domains) = tls_setting();
+    let mut settings = tls_listener();
+    settings.tls_handshake_timeout = 2 * PATIENCE;
+    let listener = BoundListener::bind(settings, domains).unwrap();
+    let (control, address) = (listener.control().clone(), listener.local_addr());
+    let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let task = tokio::spawn(listener.run(Arc::new(crate::common::Reporter(sender))));
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    slow.write_all(&[22]).await.unwrap();
+    let mut plain = TcpStream::connect(address).await.unwrap();
+    plain.write_all(b"x").await.unwrap();
+    failure(&mut told).await; // Both are accepted by now, in their order.
+    control.set_accepting(Accepting::Off);
+    drop(control);
+    // Somebody still listens to what it says, and answers.
+    slow.write_all(b"no TLS").await.unwrap();
+    failure(&mut told).await;
+    patiently("the end", task).await.unwrap();
     assert!(patiently("refusal", TcpStream::connect(address)).await.is_err());
 }

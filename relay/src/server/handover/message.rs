@@ -38,13 +38,11 @@ pub(super) enum Message {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub(super) enum Thing {
-    /// A listener's socket.
-    Tcp,
+    /// The socket of a listener of this name; or of the admin interface.
+    Tcp { listener: String },
     /// A listener's socket, for HEP.
-    Udp,
+    Udp { listener: String },
     /// A socket of the admin interface.
-    AdminTcp,
-    /// Likewise.
     AdminUnix { path: PathBuf },
     /// Where the next process finds this one.
     Endpoint { path: PathBuf },

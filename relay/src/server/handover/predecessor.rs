@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::channel::{Channel, Endpoint, MAX_DESCRIPTORS};
 use super::message::{Message, Thing, VERSION};
+use crate::admin::ADMIN;
 use crate::config::{AdminAddress, Upgrade};
 use crate::server::{Control, Order};
 
@@ -143,13 +144,14 @@ fn offered(
     admin: &[(AdminAddress, OwnedFd)],
 ) -> io::Result<Vec<(Thing, OwnedFd)>> {
     let mut offered = Vec::new();
-    for (_, _, socket) in control.listeners().duplicates()? {
-        let thing = if socket_type(&socket)? == SocketType::DGRAM { Thing::Udp } else { Thing::Tcp };
+    for (listener, _, socket) in control.listeners().duplicates()? {
+        let is_datagram = socket_type(&socket)? == SocketType::DGRAM;
+        let thing = if is_datagram { Thing::Udp { listener } } else { Thing::Tcp { listener } };
         offered.push((thing, socket));
     }
     for (address, socket) in admin {
         let thing = match address {
-            AdminAddress::Http(_) => Thing::AdminTcp,
+            AdminAddress::Http(_) => Thing::Tcp { listener: ADMIN.to_owned() },
             AdminAddress::Unix(path) => Thing::AdminUnix { path: path.clone() },
         };
         offered.push((thing, socket.try_clone()?));

@@ -96,8 +96,8 @@ impl Takeover {
             }
             for (thing, socket) in things.into_iter().zip(packet.descriptors) {
                 match thing {
-                    Thing::Tcp | Thing::AdminTcp => inherited.push_tcp(socket.into()),
-                    Thing::Udp => inherited.push_udp(socket.into()),
+                    Thing::Tcp { listener } => inherited.push_tcp(socket.into(), Some(listener)),
+                    Thing::Udp { listener } => inherited.push_udp(socket.into(), Some(listener)),
                     Thing::AdminUnix { path } => inherited.push_unix(UnixListener::from(socket), path),
                     Thing::Endpoint { path } => endpoint = Some((socket, path)),
                     Thing::Process { tag, pid } => {

@@ -168,6 +168,14 @@ fn links_lead_somewhere() {
                 followed += 1;
                 if !target.exists() {
                     broken.push(format!("{shown}: {link}: there is no such file"));
+                } else if shown.starts_with("docs/")
+                    && !target.starts_with(root.join("docs"))
+                    && !link.contains("://")
+                {
+                    // On the book's own site that would lead nowhere.
+                    broken.push(format!(
+                        "{shown}: {link}: leads out of the book: write {REPOSITORY}blob/main/…"
+                    ));
                 } else if !anchor.is_empty()
                     && target.extension().is_some_and(|extension| extension == "md")
                     && !anchors(&read(&target)).contains(anchor)

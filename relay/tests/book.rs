@@ -168,6 +168,14 @@ fn links_lead_somewhere() {
                 followed += 1;
                 if !target.exists() {
                     broken.push(format!("{shown}: {link}: there is no such file"));
+                } else if shown.starts_with("docs/")
+                    && !target.starts_with(root.join("docs"))
+                    && !link.contains("://")
+                {
+                    // On the book's own site that would lead nowhere.
+                    broken.push(format!(
+                        "{shown}: {link}: leads out of the book: write {REPOSITORY}blob/main/…"
+                    ));
                 } else if !anchor.is_empty()
                     && target.extension().is_some_and(|extension| extension == "md")
                     && !anchors(&read(&target)).contains(anchor)
@@ -179,6 +187,33 @@ fn links_lead_somewhere() {
     }
     assert!(broken.is_empty(), "{broken:#?}");
     assert!(followed > 80, "{followed}");
+}
+
+#[test]
+fn the_modules_that_the_architecture_names_are_there() {
+    let text = read(&root().join("ARCHITECTURE.md"));
+    let mut named = 0;
+    for part in text.split('`').skip(1).step_by(2) {
+        let mut names = part.split("::");
+        let folder = match names.next() {
+            Some("msrp_proto") => "msrp-proto/src",
+            Some("tcp_transport") => "tcp-transport/src",
+            Some("relay") if part.contains("::") => "relay/src",
+            _ => continue,
+        };
+        // A path ends where a type begins, or with a function.
+        let modules: Vec<_> =
+            names.take_while(|name| name.starts_with(|c: char| c.is_ascii_lowercase())).collect();
+        let mut at = root().join(folder);
+        for (depth, module) in modules.iter().enumerate() {
+            let inner = at.join(module);
+            let is_there = inner.is_dir() || inner.with_extension("rs").is_file();
+            assert!(is_there || depth + 1 == modules.len() && depth > 0, "ARCHITECTURE.md: `{part}`");
+            at = inner;
+        }
+        named += 1;
+    }
+    assert!(named > 20, "{named}");
 }
 
 /// What a part of a configuration is completed by.

@@ -54,10 +54,13 @@ fn plain() -> ListenerSettings {
 
 fn start(settings: ListenerSettings, ledger: &Arc<Ledger>) -> (SocketAddr, UnboundedReceiver<Said>) {
     let listener = BoundListener::bind(settings, Arc::default()).unwrap().with_ledger(ledger.clone());
-    let address = listener.local_addr();
+    (listener.local_addr(), run(listener))
+}
+
+fn run(listener: BoundListener) -> UnboundedReceiver<Said> {
     let (sender, said) = unbounded_channel();
     tokio::spawn(listener.run(Arc::new(Everything(sender))));
-    (address, said)
+    said
 }
 
 async fn accepted(said: &mut UnboundedReceiver<Said>) -> Stream {
@@ -452,4 +455,37 @@ async fn lifetimes_are_those_of_the_listener() {
     assert_eq!(accepted(&mut said).await.entry().lifetime(), lifetime);
     let seen = Mutex::new(ledger.snapshot());
     assert_eq!(seen.lock().len(), 0, "the stream was dropped");
+}
+
+#[tokio::test]
+async fn a_running_listener_takes_other_settings_for_its_next_connection() {
+    let ledger = limited(None, None);
+    let listener = BoundListener::bind(plain(), Arc::default()).unwrap().with_ledger(ledger.clone());
+    let (control, address) = (listener.control().clone(), listener.local_addr());
+    let mut said = run(listener);
+    let _first = TcpStream::connect(address).await.unwrap();
+    let first = accepted(&mut said).await;
+    let lifetime = Some(Duration::from_secs(7));
+    control.update(ListenerSettings { max_connections: Some(2), lifetime, backlog: 1, ..plain() });
+    let _second = TcpStream::connect(address).await.unwrap();
+    let second = accepted(&mut said).await;
+    assert_eq!((first.entry().lifetime(), second.entry().lifetime()), (None, lifetime));
+    let mut third = TcpStream::connect(address).await.unwrap();
+    assert_eq!(limit(&mut said).await, LimitReached::Listener(2), "those that were there count");
+    end(&mut third).await;
+    assert_eq!(control.settings().max_connections, Some(2));
+}
+
+#[tokio::test]
+async fn a_socket_that_somebody_else_has_opened_is_listened_on() {
+    let socket = std::net::TcpListener::bind(LOCALHOST).unwrap();
+    let address = socket.local_addr().unwrap();
+    let early = TcpStream::connect(address).await.unwrap();
+    let listener = BoundListener::adopt(socket, plain(), Arc::default()).unwrap();
+    assert_eq!(listener.local_addr(), address);
+    let again = listener.control().duplicate().unwrap();
+    let mut said = run(listener.with_ledger(limited(None, None)));
+    let stream = accepted(&mut said).await;
+    assert_eq!(stream.peer_addr(), early.local_addr().unwrap(), "who came before waits in its backlog");
+    assert_eq!(again.local_addr().unwrap(), address);
 }

@@ -8,8 +8,8 @@ use tracing::{debug, warn};
 use super::Denial;
 use super::identity::Identity;
 use crate::credentials::{Credentials as _, Entry, Lookup, Query, Wants};
-use crate::msrp::throttle::{NoPlace, Place};
 use crate::msrp::Relay;
+use crate::msrp::throttle::{NoPlace, Place};
 
 /// Why credentials are not decided about yet.
 #[derive(Debug)]

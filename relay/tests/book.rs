@@ -1,10 +1,13 @@
-//! The documentation holds together: chapters, links, configurations that are read, and log lines that there are.
+//! The documentation holds together: chapters, links, configurations that are read, commands and log lines that there are.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
+use relay::cli::Cli;
 use relay::config::Config;
 use serde_json::Value;
 
@@ -165,6 +168,14 @@ fn links_lead_somewhere() {
                 followed += 1;
                 if !target.exists() {
                     broken.push(format!("{shown}: {link}: there is no such file"));
+                } else if shown.starts_with("docs/")
+                    && !target.starts_with(root.join("docs"))
+                    && !link.contains("://")
+                {
+                    // On the book's own site that would lead nowhere.
+                    broken.push(format!(
+                        "{shown}: {link}: leads out of the book: write {REPOSITORY}blob/main/…"
+                    ));
                 } else if !anchor.is_empty()
                     && target.extension().is_some_and(|extension| extension == "md")
                     && !anchors(&read(&target)).contains(anchor)
@@ -176,6 +187,33 @@ fn links_lead_somewhere() {
     }
     assert!(broken.is_empty(), "{broken:#?}");
     assert!(followed > 80, "{followed}");
+}
+
+#[test]
+fn the_modules_that_the_architecture_names_are_there() {
+    let text = read(&root().join("ARCHITECTURE.md"));
+    let mut named = 0;
+    for part in text.split('`').skip(1).step_by(2) {
+        let mut names = part.split("::");
+        let folder = match names.next() {
+            Some("msrp_proto") => "msrp-proto/src",
+            Some("tcp_transport") => "tcp-transport/src",
+            Some("relay") if part.contains("::") => "relay/src",
+            _ => continue,
+        };
+        // A path ends where a type begins, or with a function.
+        let modules: Vec<_> =
+            names.take_while(|name| name.starts_with(|c: char| c.is_ascii_lowercase())).collect();
+        let mut at = root().join(folder);
+        for (depth, module) in modules.iter().enumerate() {
+            let inner = at.join(module);
+            let is_there = inner.is_dir() || inner.with_extension("rs").is_file();
+            assert!(is_there || depth + 1 == modules.len() && depth > 0, "ARCHITECTURE.md: `{part}`");
+            at = inner;
+        }
+        named += 1;
+    }
+    assert!(named > 20, "{named}");
 }
 
 /// What a part of a configuration is completed by.
@@ -244,6 +282,75 @@ fn every_configuration_in_the_documentation_is_read_by_the_relay() {
     assert!(read_blocks > 12, "{read_blocks}");
 }
 
+/// The commands of ours in a page: in its blocks for shells, and quoted within text, there as well without our name.
+fn commands(page: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let blocks = blocks(page, "sh").into_iter().chain(blocks(page, "console"));
+    for (_, block) in blocks {
+        let lines = block.replace("\\\n", " ");
+        for line in lines.lines() {
+            for (at, _) in line.match_indices("msrp-relay ") {
+                // What is before it: nothing, a prompt, another command, a folder.
+                let before = &line[..at];
+                let is_command = before.is_empty()
+                    || ["$ ", "sudo ", "-u msrp-relay ", "&& ", "-- ", "target/release/"]
+                        .iter()
+                        .any(|end| before.ends_with(end));
+                let ends = [" #", " >", " |", " <", " &&", ";", ")"];
+                let end = ends.iter().filter_map(|end| line[at..].find(end)).min().unwrap_or(line.len() - at);
+                if is_command {
+                    found.push(line[at..at + end].to_owned());
+                }
+            }
+        }
+    }
+    let mut in_code = false;
+    for line in page.lines() {
+        in_code ^= line.trim_start().starts_with("```");
+        if !in_code {
+            let quoted = line.split('`').skip(1).step_by(2);
+            found.extend(quoted.clone().filter(|text| text.starts_with("msrp-relay ")).map(str::to_owned));
+            found.extend(
+                quoted.filter(|text| text.starts_with("ctl ")).map(|text| format!("msrp-relay {text}")),
+            );
+        }
+    }
+    found
+}
+
+#[test]
+fn every_command_in_the_documentation_is_one_there_is() {
+    let mut tried = 0;
+    let mut wrong = Vec::new();
+    for page in pages().iter().filter(|page| !page.ends_with("CHANGELOG.md")) {
+        for command in commands(&read(page)) {
+            // Where `…` or a bar stands for what one likes.
+            let command = command.split(['…', '|', '[']).next().unwrap();
+            let words = command.split_whitespace().map(|word| word.trim_matches(['"', '\'']));
+            tried += 1;
+            // A word that one chooses is often left out in text.
+            let left_out = [
+                ErrorKind::MissingRequiredArgument,
+                ErrorKind::MissingSubcommand,
+                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+                ErrorKind::DisplayHelp,
+                ErrorKind::DisplayVersion,
+            ];
+            if let Err(error) = Cli::command().try_get_matches_from(words)
+                && !left_out.contains(&error.kind())
+            {
+                wrong.push(format!("{}: `{command}`: {error}", page.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(tried > 40, "{tried}");
+    let readme = read(&root().join("README.md"));
+    for command in ["cargo run --release -p relay -- demo ", "cargo test --workspace "] {
+        assert!(readme.lines().any(|line| line.starts_with(command)), "README.md has lost `{command}`");
+    }
+}
+
 /// All of the program's text, white space as one space.
 fn sources() -> String {
     fn collect(folder: &Path, text: &mut String) {
@@ -283,6 +390,48 @@ fn level(sources: &str, literal: &str) -> BTreeSet<&'static str> {
         }
     }
     levels
+}
+
+/// The texts of all warnings and errors, as they are written: with `{…}`.
+fn warnings(sources: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for call in ["warn!(", "error!("] {
+        for (at, _) in sources.match_indices(call) {
+            let (mut depth, mut text, mut literals) = (1, String::new(), Vec::new());
+            let mut quoted = false;
+            for c in sources[at + call.len()..].chars() {
+                match c {
+                    '"' if quoted => literals.push(std::mem::take(&mut text)),
+                    '(' if !quoted => depth += 1,
+                    ')' if !quoted => depth -= 1,
+                    c if quoted => text.push(c),
+                    _ => {}
+                }
+                quoted ^= c == '"';
+                if depth == 0 {
+                    break;
+                }
+            }
+            // What stands last is the text; what is nothing but a value has its row elsewhere.
+            found.extend(literals.pop().filter(|text| !text.starts_with('{')));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_warning_and_error_is_explained() {
+    let page = read(&root().join("docs/troubleshooting.md")).replace("\\`", "`");
+    let warnings = warnings(&sources());
+    assert!(warnings.len() > 50, "{warnings:?}");
+    let missing: Vec<_> = warnings
+        .iter()
+        .filter(|text| {
+            let start = text.split('{').next().unwrap();
+            !page.contains(&format!("`{start}"))
+        })
+        .collect();
+    assert!(missing.is_empty(), "docs/troubleshooting.md does not say what these mean: {missing:#?}");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Connections for text protocols over TCP, TLS and WebSocket.
 //!
 //! The layer between sockets and a protocol. It listens and connects, speaks TLS, moves bytes and
-//! ends connections in order; what the bytes mean is the business of whoever drives it. MSRP runs
-//! over it today.
+//! ends connections in order; what the bytes mean is the business of whoever drives it. MSRP, SIP and
+//! HEP run over it.
 //!
 //! # How it is driven
 //! 1. **Connections come** from a [`BoundListener`] (its [`Acceptor`] is told of each, handshake

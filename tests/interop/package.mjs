@@ -37,6 +37,7 @@ let told;
 
 after(async () => {
   await Promise.all([...programs, daemon, told].map((program) => program?.stop()));
+  if (successor && !ended(successor)) process.kill(successor, 'SIGKILL');
   run('dpkg', ['--purge', 'msrp-relay']);
   rmSync('/etc/msrp-relay', { recursive: true, force: true });
   rmSync('/run/msrp-relay', { recursive: true, force: true });
@@ -162,7 +163,8 @@ test('with these steps it starts as the unit says', async () => {
     '-addext', 'basicConstraints=critical,CA:FALSE', '-CA', ca, '-CAkey', caKey, '-keyout', join(folder, 'privkey.pem'), '-out', join(folder, 'fullchain.pem'));
   for (const step of steps) {
     if (step.startsWith('systemctl ')) continue;
-    must('sh', ['-c', step], { cwd: folder, input: 'alicepw\n' });
+    // Only who asks for a password reads one.
+    must('sh', ['-c', step], { cwd: folder, ...(step.includes('user add') && { input: 'alicepw\n' }) });
   }
   must('runuser', asRelay('msrp-relay', 'user', 'add', 'bob', '--config', CONFIG), { input: 'bobpw\n' });
   // What the file has as a comment: records, to see them rotated.
@@ -215,6 +217,9 @@ test('logrotate rotates what it writes, and it writes on', async () => {
   assert.equal(lines(`${file}.1`), 1);
 });
 
+const ended = (pid) => !existsSync(`/proc/${pid}`);
+let successor;
+
 test('an upgrade keeps the configuration, and the relay that runs', async () => {
   const before = readFileSync(CONFIG, 'utf8');
   must('dpkg', ['--force-confdef', '--force-confold', '-i', join(folder, 'next.deb')]);
@@ -224,12 +229,31 @@ test('an upgrade keeps the configuration, and the relay that runs', async () => 
   await say(alice, bob, 'still-here');
 });
 
-test('it stops in order', async () => {
+test('the new program takes over, and sessions of the old one go on', async () => {
+  const waiting = await client('bob');
+  // What postinst does where systemd runs.
+  const postinst = readFileSync('/var/lib/dpkg/info/msrp-relay.postinst', 'utf8');
+  assert.match(postinst, /msrp-relay ctl --config \/etc\/msrp-relay\/relay.yaml upgrade/);
+  must('msrp-relay', ['ctl', '--config', CONFIG, 'upgrade']);
+  const pids = () => [...told.stdout.matchAll(/^MAINPID=(\d+)$/gm)].map((found) => Number(found[1]));
+  await until(() => pids().at(-1) !== daemon.child.pid, 'systemd to be told of the new process');
+  successor = pids().at(-1);
+  assert.equal(must('readlink', [`/proc/${successor}/exe`]).trim(), '/usr/bin/msrp-relay', 'the program as installed now');
+  assert.match(must('readlink', [`/proc/${daemon.child.pid}/exe`]), /deleted/);
+  await say(alice, bob, 'over-the-old-one');
+  // One of the new process talks to one of the old.
+  const later = await client('alice', '--peer', waiting.path);
+  await say(later, waiting, 'from-the-new-one');
+  await Promise.all([later, waiting].map(({ chat }) => chat.stop()));
+});
+
+test('it stops in order, the old program when its sessions have ended', async () => {
   await Promise.all([alice, bob].map(({ chat }) => chat.stop()));
-  daemon.child.kill('SIGTERM');
   await daemon.exited;
   assert.equal(daemon.code, 0, daemon.stderr);
+  process.kill(successor, 'SIGTERM');
   await told.printed(/STOPPING=1/);
+  await until(() => ended(successor), 'the relay to end');
 });
 
 test('removed, it leaves what is configured; purged, only what others have put there', () => {

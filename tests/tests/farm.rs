@@ -116,7 +116,7 @@ fn is_stale(refused: &Message) -> bool {
 /// One message each way, and that the other has it.
 async fn chat(one: (&mut Client, &Session), other: (&mut Client, &Session)) {
     for (from, to) in [(0, 1), (1, 0)] {
-        let mut ends = [(&mut *one.0, one.1), (&mut *other.0, other.1)];
+        let ends = [(&mut *one.0, one.1), (&mut *other.0, other.1)];
         let path = ends[from].1.to(ends[to].1);
         let message = Send::text(&path, "chat", "hello").with("Success-Report: yes");
         assert_eq!(ends[from].0.send(&message).await.status(), 200);

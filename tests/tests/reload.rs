@@ -77,6 +77,12 @@ impl Running {
 
     /// The message arrives, and another one after it; nothing went wrong.
     async fn goes_on(mut self) {
+        self.arrives().await;
+        self.daemon.assert_well();
+    }
+
+    /// As [`goes_on`](Self::goes_on), where a reload was refused.
+    async fn arrives(&mut self) {
         self.alice.tx.raw(self.content.piece(LENGTH as u64 / 2, LENGTH)).await;
         self.alice.tx.end(&self.transaction, Flag::Complete).await;
         assert_eq!(self.alice.rx.response(&self.transaction).await.status(), 200);
@@ -86,7 +92,6 @@ impl Running {
         let more = Send::text(&self.from_bob.to(&self.from_alice), "more", "and back");
         assert_eq!(self.bob.send(&more).await.status(), 200);
         assert_eq!(self.alice.receive().await.body, b"and back");
-        self.daemon.assert_well();
     }
 }
 
@@ -269,14 +274,15 @@ async fn the_outbound_policy_counts_for_the_next_connection() {
 
 #[tokio::test]
 async fn a_mistake_anywhere_leaves_all_as_it_was() {
-    let running = Running::start(&Settings::default()).await;
+    let mut running = Running::start(&Settings::default()).await;
     let more_users = ", new: { password: newpw }".to_owned();
     let with_user = Settings { users: more_users.clone(), ..Settings::default() };
     // The file itself.
     running
         .refuse(&Settings { limits: "headers: many".into(), ..with_user.clone() }, &["limits.headers"])
         .await;
-    // A file that it names.
+    // A file that it names: one of the two, so that there is one line.
+    fs::copy(running.site.path("relay.key"), running.site.path("nobody.key")).unwrap();
     running.refuse(&Settings { identity: "nobody".into(), ..with_user.clone() }, &["nobody.crt"]).await;
     // A port that is taken.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -305,15 +311,17 @@ async fn a_mistake_anywhere_leaves_all_as_it_was() {
     running.site.write("broken.crt", "nonsense");
     running.site.write("broken.key", "nonsense");
     let before = running.daemon.log().with(&["not reloaded"]).len();
-    running.refuse(&Settings { identity: "broken".into(), ..tls.clone() }, &["broken.crt"]).await;
+    running.write(&Settings { identity: "broken".into(), ..tls.clone() });
+    running.daemon.signal(Signal::HUP);
     let told = running.daemon.log().wait_for_lines(&["not reloaded"], before + 2).await;
+    assert!(told[before].contains("broken.crt"), "{told:?}");
     assert!(told[before + 1].contains("in use"), "{told:?}");
 
     assert_eq!(auth(&running, "new").await, 401, "not even the users have changed");
     running.reload(&with_user).await;
     assert_eq!(auth(&running, "new").await, 200);
-    let Running { daemon, .. } = &running;
-    assert!(daemon.log().with(&["panicked"]).is_empty());
+    running.arrives().await;
+    assert!(running.daemon.log().with(&["panicked"]).is_empty());
 }
 
 #[tokio::test]
@@ -321,10 +329,8 @@ async fn what_cannot_be_taken_over_is_told_each_time_with_the_reason() {
     let admin = Some("listen: 'http://127.0.0.1:0'".to_owned());
     let settings = Settings { admin, ..Settings::default() };
     let running = Running::start(&settings).await;
-    let changed = Settings {
-        admin: Some("listen: 'http://127.0.0.1:0', token: verysecretverysecret".into()),
-        ..settings.clone()
-    };
+    let changed =
+        Settings { admin: Some("listen: ['http://127.0.0.1:0', 'unix:a.sock']".into()), ..settings.clone() };
     let yaml = format!("{}events: {{ queue: 77 }}\n", changed.to_yaml());
     running.site.write("relay.yaml", &yaml);
     let admin = Admin::of(&running.daemon).await.remove(0);
@@ -334,11 +340,11 @@ async fn what_cannot_be_taken_over_is_told_each_time_with_the_reason() {
         let told: Vec<_> = told.iter().map(|one| one.as_str().unwrap()).collect();
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(
-            told[0].starts_with("admin.token (") && told[1].starts_with("events.queue (the queue"),
+            told[0].starts_with("admin.listen (") && told[1].starts_with("events.queue (the queue"),
             "{told:?}"
         );
         let all = json!([
-            { "Setting": "admin.token", "From": null, "To": "***" },
+            { "Setting": "admin.listen", "From": "http://127.0.0.1:0", "To": r#"["http://127.0.0.1:0","unix:a.sock"]"# },
             { "Setting": "events.queue", "From": null, "To": "77" },
         ]);
         assert_eq!(answer["Changed"], if round == 0 { all } else { json!([]) });
@@ -351,6 +357,39 @@ async fn what_cannot_be_taken_over_is_told_each_time_with_the_reason() {
     running.write(&settings);
     let answer = admin.mi("tls_mgm:reload", Value::Null).await;
     assert_eq!(answer["NeedsRestart"], json!([]), "it is again as it was");
+    running.goes_on().await;
+}
+
+#[tokio::test]
+async fn the_admin_interfaces_token_is_taken_over_and_never_taken_away() {
+    let with = |more: &str| Settings {
+        admin: Some(format!("listen: 'http://127.0.0.1:0'{more}")),
+        ..Settings::default()
+    };
+    let running = Running::start(&with("")).await;
+    let admin = Admin::of(&running.daemon).await.remove(0);
+    let status = async |token: &str| {
+        let header = format!("Authorization: Bearer {token}\r\n");
+        admin.request("GET", "/metrics", &header, "").await.status
+    };
+    assert_eq!(status("").await, 200);
+    running.reload(&with(", token: first-token-of-some-length")).await;
+    assert_eq!((status("").await, status("first-token-of-some-length").await), (401, 200));
+    running.reload(&with(", token: other-token-of-some-length")).await;
+    let after = (status("first-token-of-some-length").await, status("other-token-of-some-length").await);
+    assert_eq!(after, (401, 200));
+    running.reload(&with("")).await;
+    assert_eq!(status("").await, 200, "it had none when it started");
+    running.goes_on().await;
+
+    let running = Running::start(&with(", token: first-token-of-some-length")).await;
+    let admin = Admin::of(&running.daemon).await.remove(0);
+    let lines = running.reload(&with("")).await;
+    assert!(
+        lines.iter().any(|line| line.contains("admin.token") && line.contains("starts again")),
+        "{lines:?}"
+    );
+    assert_eq!(admin.request("GET", "/metrics", "", "").await.status, 401);
     running.goes_on().await;
 }
 

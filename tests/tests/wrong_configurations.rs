@@ -83,6 +83,7 @@ const WRONG: &[(&str, &str)] = &[
     ("sip: { sip_upstream: [ { uri: «'sip:127.0.0.1' } ] }\n", "sip"),
     ("admin: { listen: «'http://0.0.0.0:8088' }\n", "needs a `token`"),
     ("admin: { listen: 'http://127.0.0.1:8088', token: «short }\n", "shorter than 16"),
+    ("log: { to: «'file:nowhere/relay.log' }\n", "there is no directory"),
     ("admin: { listen: «'unix:nowhere/admin.sock' }\n", "there is no directory"),
     (
         "admin: { listen: ['http://127.0.0.1:8088', «'unix:/nowhere/admin.sock'] }\n",

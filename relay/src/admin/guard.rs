@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq as _;
 use tracing::warn;
 
 use super::http::App;
-use crate::config::{Admin, Host, HostPort};
+use crate::config::{Admin, Host, HostPort, Secret};
 use crate::server::occasion::Occasion;
 
 /// How much of a path is logged.
@@ -40,22 +40,27 @@ impl Guard {
     }
 
     /// Whether the request calls us by a name of ours. One without a name is no browser's.
-    fn knows(&self, headers: &HeaderMap) -> bool {
+    /// `now` are the settings as they were last read.
+    fn knows(&self, headers: &HeaderMap, now: Option<&Admin>) -> bool {
         let Some(host) = headers.get(HOST) else { return true };
         let Some(HostPort { host, .. }) = host.to_str().ok().and_then(|host| host.parse().ok()) else {
             return false;
         };
+        let hosts = now.map_or(&self.hosts, |now| &now.allow_hosts);
         match &host {
             Host::Ip(_) => true,
             Host::Name(name) => {
                 name.eq_ignore_ascii_case("localhost")
-                    || self.hosts.iter().any(|known| known.to_string().eq_ignore_ascii_case(name))
+                    || hosts.iter().any(|known| known.to_string().eq_ignore_ascii_case(name))
             }
         }
     }
 
-    fn admits(&self, headers: &HeaderMap) -> bool {
-        let Some(token) = &self.token else { return true };
+    /// A token that is not in the settings any more is asked for until the relay starts again: what was listened on with
+    /// it is not open to all.
+    fn admits(&self, headers: &HeaderMap, now: Option<&Admin>) -> bool {
+        let now = now.and_then(|now| now.token.as_ref()).map(Secret::reveal);
+        let Some(token) = now.or(self.token.as_deref()) else { return true };
         let Some(given) = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()) else {
             return false;
         };
@@ -94,7 +99,9 @@ pub(super) async fn check(State(app): State<App>, request: Request<Body>, next: 
     let shown = || path.chars().take(MAX_SHOWN).collect::<String>();
     let guard = &app.guard;
     let now = app.control.now();
-    if !guard.knows(headers) {
+    let config = app.control.config();
+    let current = config.admin.as_ref();
+    if !guard.knows(headers, current) {
         if let Some(unsaid) = guard.wrong_name.happens(now) {
             let (path, host) = (shown(), headers.get(HOST));
             warn!(
@@ -113,7 +120,7 @@ pub(super) async fn check(State(app): State<App>, request: Request<Body>, next: 
         }
         return (StatusCode::FORBIDDEN, "not from another origin\n").into_response();
     }
-    if !matches!(path, "/healthz" | "/readyz") && !guard.admits(headers) {
+    if !matches!(path, "/healthz" | "/readyz") && !guard.admits(headers, current) {
         if headers.contains_key(AUTHORIZATION)
             && let Some(unsaid) = guard.wrong_token.happens(now)
         {
@@ -135,7 +142,6 @@ pub(super) async fn check(State(app): State<App>, request: Request<Body>, next: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Secret;
 
     fn guard(token: Option<&str>) -> Guard {
         Guard::new(&Admin {
@@ -153,7 +159,7 @@ mod tests {
     #[test]
     fn the_token_comes_as_bearer_or_as_a_password() {
         let guard = guard(Some("0123456789abcdef"));
-        let admits = |value: &str| guard.admits(&headers(&[(AUTHORIZATION, value)]));
+        let admits = |value: &str| guard.admits(&headers(&[(AUTHORIZATION, value)]), None);
         let basic = |text: &str| format!("Basic {}", STANDARD.encode(text));
         assert!(admits("Bearer 0123456789abcdef") && admits("bearer  0123456789abcdef"));
         assert!(admits(&basic("admin:0123456789abcdef")) && admits(&basic(":0123456789abcdef")));
@@ -165,14 +171,14 @@ mod tests {
         assert!(
             !admits(&basic("0123456789abcdef:")) && !admits(&basic("0123456789abcdef")) && !admits("Basic %")
         );
-        assert!(!guard.admits(&HeaderMap::new()));
-        assert!(self::guard(None).admits(&HeaderMap::new()));
+        assert!(!guard.admits(&HeaderMap::new(), None));
+        assert!(self::guard(None).admits(&HeaderMap::new(), None));
     }
 
     #[test]
     fn it_answers_to_its_own_names_only() {
         let guard = guard(None);
-        let knows = |host: &str| guard.knows(&headers(&[(HOST, host)]));
+        let knows = |host: &str| guard.knows(&headers(&[(HOST, host)]), None);
         for known in
             ["127.0.0.1:8088", "[::1]:8088", "localhost", "LOCALHOST:1", "relay.example.com:80", "192.0.2.1"]
         {
@@ -181,7 +187,7 @@ mod tests {
         for unknown in ["evil.example:8088", "relay.example.com.evil.example", "a b", ""] {
             assert!(!knows(unknown), "{unknown}");
         }
-        assert!(guard.knows(&HeaderMap::new()));
+        assert!(guard.knows(&HeaderMap::new(), None));
     }
 
     #[test]

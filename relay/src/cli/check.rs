@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use crate::config::{AdminAddress, Config, ConfigError, ConfigErrors, DatabaseUrl, RecordTarget};
+use crate::config::{AdminAddress, Config, ConfigError, ConfigErrors, DatabaseUrl, LogTarget, RecordTarget};
 use crate::server::tls;
 
 /// Checks the configuration at `path`; what is right or worth a warning goes to standard output.
@@ -99,6 +99,11 @@ impl Places {
             } else {
                 places.errors.push(at(&key, message));
             }
+        }
+        if let LogTarget::File(file) = &config.log.to
+            && let Some(missing) = missing_directory(file)
+        {
+            places.errors.push(at(&["log", "to"], format!("there is no directory {}", missing.display())));
         }
         if let Some(database) = config.auth.database.as_ref()
             && let Some(message) = missing_users(&database.url)

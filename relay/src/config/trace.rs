@@ -49,7 +49,7 @@ pub struct Trace {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct FileTrace {
-    /// Whether tracing is on at start. `msrp-relay ctl trace` switches it while the relay runs.
+    /// Whether tracing is on at start. `msrp-relay ctl mi trace on` switches it while the relay runs.
     trace_on: bool,
     /// The collectors, by a name of your choice. Each gets all that is traced.
     destinations: BTreeMap<String, FileDestination>,

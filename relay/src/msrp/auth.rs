@@ -38,13 +38,12 @@ use tracing::{debug, info, warn};
 
 use self::confirm::Claim;
 use self::identity::Identity;
-use super::Advertised;
-use super::Relay;
 use super::counters::Count;
 use super::drain::NotNow;
 use super::link::{Link, LinkKind};
 use super::session::{self, Owner};
 use super::user::TooManySessions;
+use super::{Advertised, Relay};
 
 mod confirm;
 mod http;

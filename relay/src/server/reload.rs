@@ -19,7 +19,10 @@
 //! | `hep` | the next packet; limits of a frame: the next connection |
 //! | `records` | the next record. What waits for a sink that is gone is still written |
 //! | `log` | at once |
+//! | `admin.token`, `admin.allow_hosts` | the next request. A token that is gone is asked for until a restart |
 //! | `sip` | the next connection; what [`NEEDS_RESTART`] says is an exception |
+//!
+//! A relay that drains takes all of it over but other listeners: its own are closed.
 //!
 //! What cannot be taken over is told, each time, until the relay is started again or the file is as it was.
 
@@ -160,8 +163,11 @@ impl Control {
     }
 
     fn take_over(&self, before: &Config, mut config: Config) -> Result<Reloaded, ConfigErrors> {
-        if !self.is_ready() {
-            return Err(before.source.error("is not read again: the relay is stopping"));
+        let draining = !self.is_ready();
+        if draining && config.listeners != before.listeners {
+            // They are closed, or another process has them.
+            let message = "cannot change while the relay drains";
+            return Err(config.source.error_at(&["listeners"], message).into());
         }
         let network = self.network();
 
@@ -215,6 +221,12 @@ impl Control {
             return Err(config.source.error("has certificates that changed while they were read"));
         };
 
+        if draining == self.is_ready() {
+            return Err(config
+                .source
+                .error("cannot be taken over at the moment at which a drain begins or ends"));
+        }
+
         // What cannot.
         for warning in &config.warnings {
             warn!("{warning}");
@@ -254,6 +266,11 @@ impl Control {
         let mut found = Vec::new();
         let mut add = |setting: String, reason| found.push(NeedsRestart { setting, reason });
         for change in started.source.changes(&config.source) {
+            // A token that is gone is asked for until then.
+            let is_token = change.is_under("admin.token") && change.to.is_some();
+            if (is_token || change.is_under("admin.allow_hosts")) && started.admin.is_some() {
+                continue;
+            }
             let except = NEEDS_RESTART.iter().find(|(path, _)| change.is_under(path));
             let known = TAKEN_OVER.iter().any(|section| change.is_under(section));
             match except {

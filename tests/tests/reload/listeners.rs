@@ -88,6 +88,21 @@ async fn a_listener_at_the_same_place_keeps_its_socket_and_changes_what_it_serve
 }
 
 #[tokio::test]
+async fn while_it_drains_all_is_taken_over_but_other_listeners() {
+    let admin = Some("listen: 'http://127.0.0.1:0'".to_owned());
+    let settings = Settings { admin, ..Settings::default() };
+    let mut running = Running::start(&settings).await;
+    let admin = Admin::of(&running.daemon).await.remove(0);
+    admin.mi("drain", json!([])).await;
+    let moved = Settings { plain: Some(format!("127.0.0.1:{}", free_port())), ..settings.clone() };
+    running.refuse(&moved, &["listeners: cannot change while the relay drains"]).await;
+    running.reload(&Settings { users: ", new: { password: newpw }".into(), ..settings }).await;
+    admin.mi("drain:cancel", Value::Null).await;
+    assert_eq!(auth(&running, "new").await, 200, "where it listened before");
+    running.arrives().await;
+}
+
+#[tokio::test]
 async fn a_tls_domain_may_come_with_the_listener_that_serves_it() {
     let running = Running::start(&Settings::default()).await;
     running.site.issue("other", &["other.test"]);

@@ -146,12 +146,10 @@ async fn events_are_told_as_the_file_says() {
     let quiet = format!("{}events: {{ closed_event: none }}\n", settings.to_yaml());
     running.site.write("relay.yaml", &quiet);
     hup(&running.daemon, "configuration reloaded").await;
-    let client = Client::connect(&running.daemon, &running.site, Scheme::Msrp).await;
-    let unseen = client.address();
-    client.close().await;
+    let (unseen, _) = Client::with_session(&running.daemon, &running.site, Scheme::Msrp, "dave").await;
     running.reload(&settings).await;
     let seen = Client::connect(&running.daemon, &running.site, Scheme::Msrp).await;
     let event = events.until(|name, _| name == "connection").await;
-    assert_eq!(event["remote"], seen.address(), "and not {unseen}");
+    assert_eq!(event["remote"], seen.address(), "and not {}", unseen.address());
     running.goes_on().await;
 }

@@ -24,7 +24,7 @@ pub struct ReopenError {
 /// What is needed to open a socket again.
 #[derive(Debug)]
 pub(super) struct Closed {
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     /// Of a datagram socket: none.
     settings: Option<ListenerSettings>,
 }

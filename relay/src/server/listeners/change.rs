@@ -3,7 +3,7 @@
 //! A listener is known by where it listens. One whose address is still in the configuration keeps its socket,
 //! whatever else has changed: what it serves and how, from the next connection on. Connections that are there keep what
 //! they have begun with. What belongs to the socket since it was bound, and to nothing else (`ipv6_only`, `reuse_port`),
-//! stays as it is.
+//! stays as it is. A host name is not looked up again.
 //!
 //! One whose address is gone accepts nothing more, and its socket is closed; handshakes under way end, its connections
 //! go on.
@@ -172,7 +172,9 @@ struct Place {
 
 impl Running {
     fn place(&self) -> Place {
-        let bound_port = self.sockets.first().map_or(self.listener.port, |socket| socket.address.port());
+        let open = self.sockets.iter().map(|socket| socket.address);
+        let bound = open.chain(self.closed.iter().map(|closed| closed.address)).next();
+        let bound_port = bound.map_or(self.listener.port, |address| address.port());
         Place { listener: self.listener.clone(), bound_port, hep: self.hep.clone() }
     }
 

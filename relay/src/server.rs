@@ -164,7 +164,11 @@ impl Server {
             control.relay().set_has_kin(true);
             control.listeners().set_accepting(true);
         };
-        let all = before.finish(taken, &generations, accept).await?;
+        let all = before.finish(taken.clone(), &generations, accept).await;
+        let all = all.inspect_err(|_| {
+            // They are the other process' still.
+            server.admin.iter_mut().for_each(|admin| admin.disown(&taken));
+        })?;
         let last = all.last().cloned();
         for generation in all {
             let network = Arc::clone(server.control.network());

@@ -239,6 +239,26 @@ async fn a_process_that_cannot_start_changes_nothing() {
 }
 
 #[tokio::test]
+async fn who_is_late_takes_nothing_along() {
+    let site = Site::new();
+    let hasty = Settings { upgrade: Some("socket: upgrade.sock, start_timeout: 1ms".into()), ..settings() };
+    let mut old = Daemon::start(RELAY, &site, &hasty).await;
+    let mut new = Daemon::spawn(successor(), &site.path("relay.yaml"));
+    assert_eq!(new.exit().await.code(), Some(1));
+    assert_eq!(new.log().with(&["the relay that runs refuses", "in time"]).len(), 1, "{:?}", new.log());
+    for admin in Admin::of(&old).await {
+        assert_eq!(admin.get("/readyz").await.status, 200);
+    }
+    Client::with_session(&old, &site, Scheme::Wss, "alice").await;
+    old.assert_well();
+    old.signal(Signal::TERM);
+    assert_eq!(old.exit().await.code(), Some(0));
+    for path in ["upgrade.sock", "admin.sock"] {
+        assert!(!site.path(path).exists(), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn nobody_is_refused_meanwhile() {
     let site = Site::new();
     let first = start(&site).await;

@@ -153,7 +153,8 @@ impl Server {
     /// records get the time that `records.flush_timeout` gives them, or until `hurry` is ready.
     pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
         let mut drain = Drain::now(DrainCause::Signal, Some(self.control.config().timeouts.drain_timeout));
-        if let Some(before) = self.control.drain() {
+        let before = self.control.drain();
+        if let Some(before) = before {
             drain.until = before.until.into_iter().chain(drain.until).min();
         }
         self.drain(drain);
@@ -190,6 +191,11 @@ impl Server {
             }
         };
         self.control.records().stop(hurry).await;
+        let is_ours = before.is_none_or(|before| before.cause != DrainCause::Upgrade);
+        if let Some(upgrade) = self.upgrade.as_ref().filter(|_| is_ours) {
+            // It has gone already, at worst.
+            let _ = std::fs::remove_file(&upgrade.socket);
+        }
         if let Some(admin) = self.admin.take() {
             admin.stop().await;
         }

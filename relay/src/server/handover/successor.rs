@@ -141,8 +141,10 @@ impl Takeover {
     ) -> Result<Vec<Arc<Generation>>, TakeoverError> {
         let Self { channel, tag, pid, older, path, .. } = self;
         let paused = async {
-            channel.send(&Message::Ready { taken }, &[], &[]).await?;
-            channel.receive().await
+            // If that fails, what it has said before it hung up is still there.
+            let sent = channel.send(&Message::Ready { taken }, &[], &[]).await;
+            let received = channel.receive().await?;
+            if received.is_none() { sent.map(|()| None) } else { Ok(received) }
         };
         let paused = timeout(ANSWER_TIMEOUT, paused).await.map_err(|_| TakeoverError::Silent(path))?;
         let message = match paused {

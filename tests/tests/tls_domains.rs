@@ -252,7 +252,7 @@ async fn sighup_takes_new_certificates_for_new_connections_and_old_ones_go_on() 
     assert_eq!(shown_by(&daemon, &site).await, old);
 
     let line = reload(&daemon, &["TLS reloaded"]).await;
-    assert!(line.contains("server domains: nothing; client domains: nothing"), "{line}");
+    assert!(line.contains("nothing has changed"), "{line}");
 
     site.issue("relay", &["relay.test", "localhost"]);
     assert_eq!(shown_by(&daemon, &site).await, old, "files are read when they are loaded");

@@ -106,6 +106,9 @@ pub struct Reloaded {
 /// For logs: `server domains: changed relay; client domains: nothing`.
 impl fmt::Display for Reloaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::default() {
+            return f.write_str("nothing has changed");
+        }
         write!(f, "server domains: {}; client domains: {}", self.server_domains, self.client_domains)
     }
 }

@@ -254,13 +254,16 @@ async fn a_user_whom_the_opening_handshake_proves_needs_no_auth_to_be_known() {
     let opened = WebSocket::open(Stream::Plain(socket), &url, &[("Sec-WebSocket-Protocol", "msrp")]);
     let stream = Stream::WebSocket(Box::new(within("a WebSocket", opened).await.unwrap().0));
     let mut alice = Client::over(stream, "msrp://alice.invalid:2855/s;ws", &daemon.uri(Scheme::Ws));
-    // Before any AUTH.
-    let nowhere = format!("{}/{};ws", daemon.uri(Scheme::Ws).trim_end_matches(";ws"), "0".repeat(32));
+    // Before any AUTH. Its session-id is one of this process, and nobody's.
+    let (_bob, session) = Client::with_session(&daemon, &site, Scheme::Msrp, "bob").await;
+    let id = session.use_path[0].rsplit('/').next().unwrap().trim_end_matches(";tcp");
+    let id = format!("{}{}", &id[..id.len() - 32], "0".repeat(32));
+    let nowhere = format!("{}/{id};ws", daemon.uri(Scheme::Ws).trim_end_matches(";ws"));
     let to = [nowhere, "msrp://bob.invalid:2855/s;tcp".into()];
     assert_eq!(alice.request("NICK", &to, "").await.status(), 481);
     for wanted in ["NICK", "481"] {
         let (packet, text) = collector.message().await;
-        assert_eq!((kind(&text), correlation_of(&packet)), (wanted, &*"0".repeat(32)));
+        assert_eq!((kind(&text), correlation_of(&packet)), (wanted, &*id));
     }
 }
 
@@ -412,7 +415,7 @@ async fn msrp_messages_are_told_by_their_session_over_every_transport() {
         while seen.len() < 8 {
             let (packet, text) = collector.message().await;
             // Not Bob's AUTHs.
-            if correlation_of(&packet).len() == 32 {
+            if correlation_of(&packet).len() > 32 {
                 seen.push((packet, text));
             }
         }

@@ -48,7 +48,7 @@ impl Own {
     }
 }
 
-/// See the [module](self).
+/// What of the configuration counts at this moment: one snapshot, which a reload replaces.
 #[derive(Debug)]
 pub struct Current {
     settings: Settings,

@@ -114,7 +114,7 @@ impl fmt::Display for Reloaded {
 }
 
 impl Control {
-    /// Reads the configuration again and takes it over, as the [module](self) says, and tells the log. Files with session
+    /// Reads the configuration again and takes it over, all or nothing, and tells the log. Files with session
     /// records and with the log are opened again, whatever the configuration is like.
     ///
     /// # Errors

@@ -17,7 +17,7 @@
 //! | `outbound` | the next connection that is opened |
 //! | `trace` | at once, on the connections that are there too. Collectors that changed are connected to anew, all of them |
 //! | `hep` | the next packet; limits of a frame: the next connection |
-//! | `records` | the next record. What waits for a sink that is gone is still written |
+//! | `records` | the next record. What waits for a sink that is gone is still written; of one that changed, by the new settings |
 //! | `log` | at once |
 //! | `admin.token`, `admin.allow_hosts` | the next request. A token that is gone is asked for until a restart |
 //! | `sip` | the next connection; what [`NEEDS_RESTART`] says is an exception |

@@ -95,6 +95,7 @@ pub struct AdminError {
 #[derive(Debug)]
 pub struct AdminServer {
     addresses: Vec<AdminAddress>,
+    /// The Unix sockets that are taken away when it ends.
     sockets: Vec<PathBuf>,
     /// Each address' socket once more, for the process that comes after this one.
     held: Vec<(AdminAddress, OwnedFd)>,
@@ -150,7 +151,10 @@ impl AdminServer {
                     listener.set_nonblocking(true).map_err(failed)?;
                     held.push((address.clone(), listener.try_clone().map_err(failed)?.into()));
                     addresses.push(address.clone());
-                    sockets.push(path.clone());
+                    // A service manager listens there on.
+                    if !inherited.is_managed(path) {
+                        sockets.push(path.clone());
+                    }
                     bound.push(Bound::Unix(listener));
                 }
             }

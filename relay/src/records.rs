@@ -114,6 +114,8 @@ pub struct SinkStats {
 #[derive(Debug)]
 pub struct Records {
     sinks: Mutex<Vec<Arc<Running>>>,
+    /// Those that are gone from the configuration and have something left to do.
+    retiring: Mutex<Vec<Arc<Running>>>,
     flush_timeout: Mutex<Duration>,
     interim: watch::Sender<Option<Duration>>,
     recorder: OnceLock<Recorder>,
@@ -147,6 +149,7 @@ impl Records {
         let sinks = settings.sinks.iter().map(|sink| open(sink, settings.queue)).collect::<Result<_, _>>()?;
         Ok(Self {
             sinks: Mutex::new(sinks),
+            retiring: Mutex::default(),
             flush_timeout: Mutex::new(settings.flush_timeout),
             interim: watch::Sender::new(settings.interim),
             recorder: OnceLock::new(),
@@ -170,7 +173,8 @@ impl Records {
         Ok(prepared)
     }
 
-    /// Writes to these from the next record on. Those that are not among them take what waits for them, and end.
+    /// Writes to these from the next record on. Of those that are not among them, what waits is taken by the one of the
+    /// same name, if there is one; else they take it themselves, and end.
     pub fn take_over(&self, mut prepared: PreparedRecords, settings: &Settings) {
         *self.flush_timeout.lock() = settings.flush_timeout;
         self.interim.send_replace(settings.interim);
@@ -181,8 +185,23 @@ impl Records {
         if let Some(recorder) = self.recorder.get() {
             recorder.set_outboxes(outboxes(&sinks));
         }
-        // Those that are dropped with this end.
-        *self.sinks.lock() = sinks;
+        let former = std::mem::replace(&mut *self.sinks.lock(), sinks.clone());
+        let mut retiring = self.retiring.lock();
+        retiring.extend(former.into_iter().filter(|one| !sinks.iter().any(|kept| Arc::ptr_eq(kept, one))));
+        retiring.retain(|gone| {
+            match sinks.iter().find(|sink| sink.name() == gone.name()) {
+                Some(heir) => gone.outbox.hand_over_to(&heir.outbox),
+                None => gone.outbox.close(),
+            }
+            !gone.outbox.is_over()
+        });
+    }
+
+    /// Those that are configured, and those that are gone and have something left to do.
+    fn all(&self) -> Vec<Arc<Running>> {
+        let mut all = self.sinks.lock().clone();
+        all.extend(self.retiring.lock().iter().filter(|gone| !gone.outbox.is_over()).cloned());
+        all
     }
 
     /// What makes records; to be asked for once.
@@ -197,20 +216,27 @@ impl Records {
 
     /// Has the files opened again, for whoever has moved them; and those tried at once that are away.
     pub fn reopen(&self) {
-        for sink in &*self.sinks.lock() {
+        for sink in self.all() {
             sink.outbox.reopen();
         }
     }
 
-    /// How the sinks are doing.
+    /// How the sinks are doing; those that are gone, too, until they have taken what waits for them. Each name once.
     pub fn stats(&self) -> Vec<SinkStats> {
-        let stats = |sink: &Arc<Running>| SinkStats {
-            name: sink.name().to_owned(),
-            kind: sink.kind,
-            available: sink.outbox.is_available(),
-            counts: sink.outbox.counts(),
-        };
-        self.sinks.lock().iter().map(stats).collect()
+        let mut stats: Vec<SinkStats> = Vec::new();
+        for sink in self.all() {
+            let (counts, available) = (sink.outbox.counts(), sink.outbox.is_available());
+            match stats.iter_mut().find(|known| known.name == sink.name()) {
+                Some(known) => {
+                    known.available &= available;
+                    known.counts += counts;
+                }
+                None => {
+                    stats.push(SinkStats { name: sink.name().to_owned(), kind: sink.kind, available, counts })
+                }
+            }
+        }
+        stats
     }
 
     /// The relay stops: from here on the limit does not count.
@@ -222,9 +248,9 @@ impl Records {
 
     /// Waits until all is written, for `records.flush_timeout` at most, or until `hurry` is ready.
     pub async fn stop(&self, hurry: impl Future<Output = ()>) {
-        let sinks = self.sinks.lock().clone();
+        let sinks = self.all();
         for sink in &sinks {
-            sink.outbox.close();
+            sink.outbox.hurry();
         }
         let flush_timeout = *self.flush_timeout.lock();
         let ended: Vec<_> = sinks.iter().filter_map(|sink| sink.ended.lock().take()).collect();
@@ -255,7 +281,7 @@ impl Records {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.outbox.close();
+        self.outbox.hurry();
     }
 }
 
@@ -298,7 +324,9 @@ fn spawn<S: writer::Sink + Send + 'static>(
     let outbox = Arc::clone(outbox);
     let thread = thread::Builder::new().name("records".to_owned());
     let run = move || {
+        let delivery = outbox.delivery();
         runtime.block_on(writer::run(&outbox, sink));
+        drop(delivery);
         // Whoever asked may be gone.
         let _ = end.send(());
     };

@@ -390,6 +390,17 @@ async fn the_admin_interfaces_token_is_taken_over_and_never_taken_away() {
         "{lines:?}"
     );
     assert_eq!(admin.request("GET", "/metrics", "", "").await.status, 401);
+    // What counts then is the last one, not the first.
+    let status = async |token: &str| {
+        let header = format!("Authorization: Bearer {token}\r\n");
+        admin.request("GET", "/metrics", &header, "").await.status
+    };
+    running.reload(&with(", token: other-token-of-some-length")).await;
+    for gone in [with(""), Settings::default(), with("")] {
+        running.reload(&gone).await;
+        let after = (status("first-token-of-some-length").await, status("other-token-of-some-length").await);
+        assert_eq!(after, (401, 200));
+    }
     running.goes_on().await;
 }
 

@@ -136,6 +136,8 @@ async fn sockets_of_the_service_manager_serve_the_listeners_that_they_fit() {
     early.close().await;
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.exit().await.code(), Some(0));
+    // The service manager listens there on.
+    assert!(site.path("admin.sock").exists());
 }
 
 #[tokio::test]

@@ -111,6 +111,37 @@ async fn a_transfer_goes_on_and_new_sessions_are_the_next_process() {
     new.assert_well();
 }
 
+/// The admin interface has a runtime of its own, which ends when another process takes over.
+#[tokio::test]
+async fn connections_of_a_listener_that_a_reload_has_added_live_on() {
+    let site = Site::new();
+    let old = start(&site).await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let moved = Settings { plain: Some(format!("127.0.0.1:{port}")), ..settings() };
+    site.write("relay.yaml", &moved.to_yaml());
+    Admin::of(&old).await.remove(0).mi("tls_mgm:reload", Value::Null).await;
+    let socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let relay = format!("msrp://relay.test:{port};tcp");
+    let mut carol = Client::over(tests::Stream::Plain(socket), "msrp://client.invalid:1/a;tcp", &relay);
+    let from_carol = carol.auth("carol", "carolpw").await;
+
+    let new = Daemon::start_as(successor(), &site, "relay.yaml", &moved).await;
+    let threads = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", old.pid())).unwrap().flatten();
+        tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok()).collect::<Vec<_>>()
+    };
+    let ended = async {
+        while threads().iter().any(|name| name == "admin\n") {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    within("the old process' admin interface ends", ended).await;
+    let to_self = Send::text(&from_carol.to(&from_carol), "m", "still here");
+    assert_eq!(carol.send(&to_self).await.status(), 200);
+    assert_eq!(carol.receive().await.body, b"still here");
+    drop(new);
+}
+
 #[tokio::test]
 async fn peers_reach_the_sessions_that_are_left() {
     let site = Site::new();

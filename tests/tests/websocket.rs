@@ -374,9 +374,11 @@ async fn a_token_in_the_handshake_saves_the_challenge() {
     let alice = "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSIsImV4cCI6NDEwMjQ0NDgwMH0.\
                  UwANaTMXAKSHt8g5xDKvpGjOTg_c_DY4S5Gn5hmF3Gs";
     let cookie = format!("t={alice}");
+    let old_cookie = format!("t={alice}x");
     for (target, headers) in [
         (format!("/msrp?t={alice}"), vec![SUBPROTOCOL]),
         ("/msrp".to_owned(), vec![SUBPROTOCOL, ("Cookie", &cookie)]),
+        (format!("/msrp?t={alice}"), vec![SUBPROTOCOL, ("Cookie", &old_cookie)]),
     ] {
         let mut page = client(&daemon, open(&daemon, &target, &headers).await.unwrap());
         let to = [page.relay_uri().to_owned()];
@@ -385,6 +387,8 @@ async fn a_token_in_the_handshake_saves_the_challenge() {
         let session = page.session(&granted);
         daemon.log().wait_for(&["session granted", "user=\"alice\"", &session.use_path[0]]).await;
     }
+    // For a failure an address is banned: it is none where the other token is good.
+    assert_eq!(daemon.log().with(&["AUTH failed"]), [""; 0]);
     // One that proves nothing is challenged as ever, and its right credentials count.
     let mut forged =
         client(&daemon, open(&daemon, &format!("/msrp?t={alice}x"), &[SUBPROTOCOL]).await.unwrap());

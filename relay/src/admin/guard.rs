@@ -56,8 +56,8 @@ impl Guard {
         }
     }
 
-    /// A token that is not in the settings any more is asked for until the relay starts again: what was listened on with
-    /// it is not open to all.
+    /// The last token that was in the settings is asked for until the relay starts again (see `server::reload`): what was
+    /// listened on with it is not open to all.
     fn admits(&self, headers: &HeaderMap, now: Option<&Admin>) -> bool {
         let now = now.and_then(|now| now.token.as_ref()).map(Secret::reveal);
         let Some(token) = now.or(self.token.as_deref()) else { return true };

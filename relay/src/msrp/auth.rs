@@ -269,7 +269,7 @@ impl Relay {
         let id = session::new_id(&*self.random);
         let (uri, used) = self.session_uri(link, id).ok_or_else(|| internal("no listener to name".into()))?;
         let own = identity.limits.clone().unwrap_or_default();
-        let user = self.users.enter(&identity.user, own.over(&self.current().limits.user), now);
+        let user = self.users.enter(&identity.user, own, &self.current().limits.user, now);
         let user =
             user.map_err(|TooManySessions(most)| internal(format!("the user has {most} sessions already")))?;
         let owner = match relay {

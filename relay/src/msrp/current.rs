@@ -234,18 +234,15 @@ impl Relay {
     /// Puts prepared settings in the place of those there are. It cannot fail.
     pub fn take_over(&self, prepared: Prepared) {
         let Prepared { current, replay } = prepared;
-        let before = self.current.swap(Arc::new(current));
+        self.current.swap(Arc::new(current));
         if let Some(replay) = replay {
             *self.replay.lock() = replay;
         }
         let now = self.current();
         self.throttle.set(now.auth.throttle.clone());
-        let everybody = &now.limits.user;
-        self.users.relimit(|user, limits| match now.auth.credentials.limits(user, &now.auth.realm) {
-            Some(own) => Some(own.over(everybody)),
-            // What a database has said is not at hand: who had nothing of its own has nothing now.
-            None => (*limits == before.limits.user).then(|| everybody.clone()),
-        });
+        // What a database has said may not be at hand.
+        let own = |user: &str| now.auth.credentials.limits(user, &now.auth.realm);
+        self.users.relimit(&now.limits.user, own);
     }
 
     /// Forgets the listeners that are gone and that nobody uses any more.

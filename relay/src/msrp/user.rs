@@ -23,6 +23,9 @@ pub struct User {
 
 #[derive(Debug)]
 struct State {
+    /// Its own, as they were last known.
+    own: UserLimits,
+    /// Those that count: its own over everybody's.
     limits: UserLimits,
     sessions: usize,
     /// Until when it has used up its rate of messages, and of bytes.
@@ -120,18 +123,20 @@ fn later(ahead: Instant, burst: Duration, now: Instant) -> Option<Instant> {
 pub(crate) struct Users(Mutex<HashMap<Box<str>, Arc<User>>>);
 
 impl Users {
-    /// One more session of a user with these limits.
+    /// One more session of a user with these limits of its own, over everybody's.
     pub(crate) fn enter(
         &self,
         name: &str,
-        limits: UserLimits,
+        own: UserLimits,
+        everybody: &UserLimits,
         now: Instant,
     ) -> Result<Arc<User>, TooManySessions> {
+        let limits = own.over(everybody);
         let mut users = self.0.lock();
         if let Some(user) = users.get(name) {
             let mut state = user.state.lock();
             user.limits_sending.store(limits_sending(&limits), Ordering::Relaxed);
-            state.limits = limits;
+            (state.own, state.limits) = (own, limits);
             if let Some(most) = state.limits.sessions.filter(|most| state.sessions >= *most) {
                 return Err(TooManySessions(most));
             }
@@ -142,20 +147,23 @@ impl Users {
         let user = Arc::new(User {
             name: name.into(),
             limits_sending: AtomicBool::new(limits_sending(&limits)),
-            state: Mutex::new(State { limits, sessions: 1, messages: now, bytes: now }),
+            state: Mutex::new(State { own, limits, sessions: 1, messages: now, bytes: now }),
         });
         users.insert(name.into(), Arc::clone(&user));
         Ok(user)
     }
 
-    /// Gives those who are there other limits, as `limits` says for a name and the limits of now; `None`: they stay.
-    pub(crate) fn relimit(&self, limits: impl Fn(&str, &UserLimits) -> Option<UserLimits>) {
+    /// Gives those who are there other limits: `own` says a user's own ones by name, where they are known; else it keeps
+    /// its own ones.
+    pub(crate) fn relimit(&self, everybody: &UserLimits, own: impl Fn(&str) -> Option<UserLimits>) {
         for user in self.0.lock().values() {
+            let own = own(&user.name);
             let mut state = user.state.lock();
-            if let Some(limits) = limits(&user.name, &state.limits) {
-                user.limits_sending.store(limits_sending(&limits), Ordering::Relaxed);
-                state.limits = limits;
+            if let Some(own) = own {
+                state.own = own;
             }
+            state.limits = state.own.over(everybody);
+            user.limits_sending.store(limits_sending(&state.limits), Ordering::Relaxed);
         }
     }
 
@@ -183,7 +191,7 @@ mod tests {
     use super::*;
 
     fn user(users: &Users, limits: &UserLimits, now: Instant) -> Arc<User> {
-        users.enter("alice", limits.clone(), now).unwrap()
+        users.enter("alice", limits.clone(), &UserLimits::default(), now).unwrap()
     }
 
     #[test]
@@ -193,14 +201,36 @@ mod tests {
         let limits = UserLimits { sessions: Some(2), ..UserLimits::default() };
         let first = user(&users, &limits, now);
         user(&users, &limits, now);
-        assert_eq!(users.enter("alice", limits.clone(), now).unwrap_err(), TooManySessions(2));
-        assert!(users.enter("bob", limits.clone(), now).is_ok());
+        let all = UserLimits::default();
+        assert_eq!(users.enter("alice", limits.clone(), &all, now).unwrap_err(), TooManySessions(2));
+        assert!(users.enter("bob", limits.clone(), &all, now).is_ok());
         first.leaves();
         assert_eq!(user(&users, &limits, now).sessions(), 2);
         // Who has more than are allowed by now keeps them, and gets none.
         let fewer = UserLimits { sessions: Some(1), ..UserLimits::default() };
-        assert_eq!(users.enter("alice", fewer, now).unwrap_err(), TooManySessions(1));
+        assert_eq!(users.enter("alice", fewer, &all, now).unwrap_err(), TooManySessions(1));
         assert_eq!(first.sessions(), 2);
+    }
+
+    #[test]
+    fn everybodys_limits_change_under_those_of_a_user() {
+        let users = Users::default();
+        let own = UserLimits { sessions: Some(5), ..UserLimits::default() };
+        let everybody = |messages_per_second| UserLimits {
+            sessions: Some(1),
+            messages_per_second,
+            ..UserLimits::default()
+        };
+        let alice = users.enter("alice", own, &everybody(Some(10)), Instant::now()).unwrap();
+        let counts = |user: &User| (user.limits().sessions, user.limits().messages_per_second);
+        assert_eq!((counts(&alice), alice.limits_sending()), ((Some(5), Some(10)), true));
+        // Its own ones are not at hand.
+        users.relimit(&everybody(Some(20)), |_| None);
+        assert_eq!(counts(&alice), (Some(5), Some(20)));
+        users.relimit(&everybody(None), |_| None);
+        assert_eq!((counts(&alice), alice.limits_sending()), ((Some(5), None), false));
+        users.relimit(&everybody(Some(20)), |_| Some(UserLimits::default()));
+        assert_eq!(counts(&alice), (Some(1), Some(20)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A queue between the traffic's threads and a sink's.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -21,7 +21,29 @@ pub(super) struct Outbox {
     urgent: Notify,
     reopen: AtomicBool,
     closed: AtomicBool,
+    hurries: AtomicBool,
     available: AtomicBool,
+    end: Mutex<End>,
+    /// How many others' heir it is, whose threads have not finished: their records are written before its own.
+    held: AtomicUsize,
+}
+
+/// How it comes to its end.
+#[derive(Debug, Default)]
+struct End {
+    /// Whoever gets what waits here, once this one's thread has finished what it is at.
+    heir: Option<Arc<Outbox>>,
+    /// The thread has ended.
+    ended: bool,
+}
+
+/// When dropped, the thread of an outbox has ended, whatever by.
+pub(super) struct Delivery<'a>(&'a Outbox);
+
+impl Drop for Delivery<'_> {
+    fn drop(&mut self) {
+        self.0.deliver();
+    }
 }
 
 impl Outbox {
@@ -33,7 +55,10 @@ impl Outbox {
             urgent: Notify::new(),
             reopen: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            hurries: AtomicBool::new(false),
             available: AtomicBool::new(true),
+            end: Mutex::default(),
+            held: AtomicUsize::new(0),
         }
     }
 
@@ -59,8 +84,11 @@ impl Outbox {
         self.queue.lock().set_limit(limit);
     }
 
-    /// See [`Queue::oldest`].
+    /// See [`Queue::oldest`]; none while others' records are to come before.
     pub(super) fn oldest(&self, most: usize) -> Vec<Arc<SessionRecord>> {
+        if self.is_held() {
+            return Vec::new();
+        }
         self.queue.lock().oldest(most)
     }
 
@@ -115,13 +143,60 @@ impl Outbox {
         self.urgent.notify_one();
     }
 
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+    /// Nothing more comes, and the relay waits for what is left.
+    pub(super) fn hurry(&self) {
+        self.hurries.store(true, Ordering::Release);
+        self.close();
     }
 
-    /// Whether nothing more comes, and nothing waits.
+    pub(super) fn hurries(&self) -> bool {
+        self.hurries.load(Ordering::Acquire)
+    }
+
+    /// Nothing more comes, and what waits is another one's.
+    pub(super) fn hand_over_to(&self, heir: &Arc<Self>) {
+        let mut end = self.end.lock();
+        // Else nothing waits, or it is somebody's already.
+        if !end.ended && end.heir.is_none() {
+            heir.held.fetch_add(1, Ordering::AcqRel);
+            end.heir = Some(Arc::clone(heir));
+        }
+        drop(end);
+        self.close();
+    }
+
+    /// To be held by its thread.
+    pub(super) fn delivery(&self) -> Delivery<'_> {
+        Delivery(self)
+    }
+
+    /// Its thread has ended: what waits is the heir's now, if there is one.
+    fn deliver(&self) {
+        let mut end = self.end.lock();
+        end.ended = true;
+        if let Some(heir) = &end.heir {
+            heir.queue.lock().adopt(&mut self.queue.lock());
+            heir.held.fetch_sub(1, Ordering::AcqRel);
+            heir.filled.notify_one();
+        }
+    }
+
+    fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether its thread has nothing more to do: nothing more comes, and nothing waits or it is another one's.
     pub(super) fn is_done(&self) -> bool {
-        self.is_closed() && self.queue.lock().is_empty()
+        self.is_ending() && (self.end.lock().heir.is_some() || self.queue.lock().is_empty())
+    }
+
+    /// Whether nothing more comes, and nothing waits here.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_ending() && self.queue.lock().is_empty()
+    }
+
+    fn is_ending(&self) -> bool {
+        self.closed.load(Ordering::Acquire) && !self.is_held()
     }
 
     /// See [`Queue::give_up`].

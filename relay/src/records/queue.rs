@@ -20,6 +20,16 @@ pub struct RecordCounts {
     pub queued: usize,
 }
 
+impl std::ops::AddAssign for RecordCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.written += other.written;
+        self.lost += other.lost;
+        self.refused += other.refused;
+        self.skipped += other.skipped;
+        self.queued += other.queued;
+    }
+}
+
 /// What came of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pushed {
@@ -116,6 +126,17 @@ impl Queue {
         left
     }
 
+    /// Takes over what waits in another one, before what waits here, and what it has counted. The limit does not count.
+    pub(super) fn adopt(&mut self, former: &mut Self) {
+        let mut waiting = std::mem::take(&mut former.waiting);
+        waiting.append(&mut self.waiting);
+        self.waiting = waiting;
+        self.counts += std::mem::take(&mut former.counts);
+        if let Some(lost) = former.losing.take() {
+            *self.losing.get_or_insert(0) += lost;
+        }
+    }
+
     pub(super) fn counts(&self) -> RecordCounts {
         RecordCounts { queued: self.waiting.len(), ..self.counts }
     }
@@ -187,6 +208,28 @@ mod tests {
         assert_eq!(queue.push(interim("s")), Pushed::Skipped);
         assert_eq!(push(&mut queue, 1), [Pushed::Queued]);
         assert_eq!((queue.counts().skipped, queue.counts().lost), (1, 0));
+    }
+
+    #[test]
+    fn what_is_adopted_comes_first_and_is_counted_here() {
+        let (mut former, mut queue) = (Queue::new(3), Queue::new(3));
+        for id in ["a", "b", "c", "lost"] {
+            former.push(ended(id));
+        }
+        former.written(1);
+        for id in ["d", "e"] {
+            queue.push(ended(id));
+        }
+        queue.adopt(&mut former);
+        let ids: Vec<_> = queue.oldest(9).iter().map(|record| record.session.clone()).collect();
+        assert_eq!(ids, ["b", "c", "d", "e"]);
+        assert_eq!(former.counts(), RecordCounts::default());
+        assert_eq!(
+            queue.counts(),
+            RecordCounts { written: 1, lost: 1, queued: 4, ..RecordCounts::default() }
+        );
+        // The loss is over when half of this one is free.
+        assert_eq!((queue.written(2), queue.written(1)), (None, Some(1)));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::server::Way;
 pub struct SessionRecord {
     /// `SESSION-ID@DOMAIN`: the same in all records of a session, and in no other's.
     pub id: String,
-    /// The session-id: 128 random bits in hexadecimal digits.
+    /// The session-id: a tag of five letters for the process, and 128 random bits in hexadecimal digits.
     pub session: String,
     /// Its URI here.
     pub uri: String,
@@ -146,6 +146,7 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::msrp::ProcessTag;
 
     /// The record of a session, with this session-id, that has ended.
     pub(in super::super) fn ended(id: &str) -> Arc<SessionRecord> {
@@ -182,6 +183,24 @@ pub(super) mod tests {
             sent: Amount { messages: 1, chunks: 2, bytes: 3, reports: 4 },
             received: Amount { messages: 5, chunks: 6, bytes: 7, reports: 8 },
         }
+    }
+
+    /// How wide a column of the table for MySQL is, as documented.
+    fn documented_width(column: &str) -> usize {
+        let text = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/records.md");
+        let text = std::fs::read_to_string(text).unwrap();
+        let (_, table) = text.split_once("-- MySQL, MariaDB").unwrap();
+        let line = table.lines().find(|line| line.split_whitespace().next() == Some(column)).unwrap();
+        line.split_once("char(").unwrap().1.split_once(')').unwrap().0.parse().unwrap()
+    }
+
+    #[test]
+    fn ids_fit_the_documented_columns() {
+        let session = "g".repeat(ProcessTag::LEN) + &"0".repeat(32);
+        assert!(ProcessTag::of_session_id(&session).is_some());
+        assert!(session.len() <= documented_width("session"));
+        // No name of a domain has more than 253 characters.
+        assert!(session.len() + "@".len() + 253 <= documented_width("id"));
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub(super) enum Failure {
     Refused(String),
 }
 
-/// Writes until the outbox is closed and empty.
+/// Writes until the outbox is closed, and empty or another one's.
 pub(super) async fn run(outbox: &Outbox, mut sink: impl Sink) {
     let mut pause = Pause::default();
     if let Err(why) = sink.open().await {
@@ -82,7 +82,7 @@ pub(super) async fn run(outbox: &Outbox, mut sink: impl Sink) {
             Some(Failure::Away(why)) => {
                 outbox.is_away(&why);
                 let pause = pause.next(Instant::now());
-                let pause = if outbox.is_closed() { pause.min(STOP_PAUSE) } else { pause };
+                let pause = if outbox.hurries() { pause.min(STOP_PAUSE) } else { pause };
                 tokio::select! {
                     () = sleep(pause) => {}
                     () = outbox.wait_urgent() => {}
@@ -202,11 +202,55 @@ mod tests {
         let outbox = outbox(10, &["a"]);
         let script = Script::default();
         script.0.lock().answers.extend((0..20).map(|_| Taken::failed(0, &"away")));
-        outbox.close();
+        outbox.hurry();
         let began = Instant::now();
         run(&outbox, script.clone()).await;
         assert_eq!(script.0.lock().has, ["a"]);
         assert!(began.elapsed() <= STOP_PAUSE * 20, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_that_is_gone_is_tried_after_long_pauses_as_ever() {
+        let outbox = outbox(10, &["a"]);
+        let script = Script::default();
+        script.0.lock().answers.extend((0..6).map(|_| Taken::failed(0, &"away")));
+        outbox.close();
+        let began = Instant::now();
+        run(&outbox, script.clone()).await;
+        assert_eq!(script.0.lock().has, ["a"]);
+        assert!(began.elapsed() > Duration::from_secs(10), "{:?}", began.elapsed());
+        assert!(outbox.is_over());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_heir_writes_what_waits_once_the_former_one_has_ended() {
+        let former = outbox(10, &["a", "b", "c"]);
+        let (first, second, third) = (Script::default(), Script::default(), Script::default());
+        first.0.lock().answers.extend([Taken::failed(1, &"away")]);
+        run_for(&former, &first, Duration::from_millis(1)).await;
+        assert_eq!(first.0.lock().has, ["a"]);
+        let (heir, last) = (Arc::new(outbox(10, &["d"])), Arc::new(outbox(10, &["e"])));
+        former.hand_over_to(&heir);
+        run_for(&heir, &second, Duration::from_secs(1)).await;
+        // One after the other, though the one in the middle has nothing to write any more.
+        heir.hand_over_to(&last);
+        run_for(&heir, &second, Duration::from_secs(1)).await;
+        run_for(&last, &third, Duration::from_secs(1)).await;
+        assert!(!former.is_over() && !heir.is_over());
+        for (outbox, script) in [(&former, &first), (&*heir, &second)] {
+            let _delivery = outbox.delivery();
+            run(outbox, script.clone()).await;
+        }
+        assert!(former.is_over() && heir.is_over());
+        run_for(&last, &third, Duration::from_secs(1)).await;
+        assert_eq!((first.0.lock().has.len(), second.0.lock().has.len()), (1, 0));
+        assert_eq!(third.0.lock().has, ["b", "c", "d", "e"]);
+        assert_eq!(last.counts(), RecordCounts { written: 5, ..RecordCounts::default() });
+        // Whose thread has ended holds up nobody.
+        let late = Arc::new(outbox(10, &["f"]));
+        heir.hand_over_to(&late);
+        run_for(&late, &third, Duration::from_secs(1)).await;
+        assert_eq!(third.0.lock().has.len(), 5);
     }
 
     #[tokio::test(start_paused = true)]

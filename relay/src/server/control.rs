@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tcp_transport::ledger::{Entry, Phase};
 use tcp_transport::tls::{ClientDomains, ServerDomains};
 use tcp_transport::{ConnectionId, KeepAlive, Ledger, State};
+use tokio::runtime::Handle;
 
 use super::handover::OlderProcess;
 use super::hep::{Concentrator, HepCounters};
@@ -20,6 +21,7 @@ use super::observer::SessionEvents;
 use super::sip::SipCounters;
 use super::trace::{TraceSwitches, Tracing};
 use crate::config::Config;
+use crate::credentials::CredentialChain;
 use crate::msrp::Relay;
 use crate::records::Records;
 
@@ -35,6 +37,9 @@ pub struct Control {
     /// `tls.expiry_warning`.
     pub(super) expiry_warning: Arc<Mutex<Duration>>,
     started: Started,
+    /// What carries the traffic: whatever is begun by order of the admin interface, which has a runtime of its own,
+    /// belongs there.
+    pub(super) runtime: Handle,
     pub(super) lifecycle: Lifecycle,
 }
 
@@ -42,7 +47,7 @@ pub struct Control {
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) network: Arc<Network>,
-    /// What it was started with.
+    /// What it was started with, but its credentials.
     pub(super) config: Config,
     pub(super) sessions: SessionEvents,
     pub(super) concentrator: Arc<Concentrator>,
@@ -77,10 +82,15 @@ pub struct ConnectionInfo {
 }
 
 impl Control {
-    pub(super) fn new(parts: Parts, lifecycle: Lifecycle) -> Self {
+    /// To be called on the runtime that carries the traffic.
+    pub(super) fn new(mut parts: Parts, lifecycle: Lifecycle) -> Self {
+        let config = parts.config.clone();
+        // Those that a reload replaces are to end: a database is probed for as long as it is there.
+        parts.config.auth.credentials = CredentialChain::default();
         Self {
-            expiry_warning: Arc::new(Mutex::new(parts.config.tls.expiry_warning)),
-            config: ArcSwap::from_pointee(parts.config.clone()),
+            expiry_warning: Arc::new(Mutex::new(config.tls.expiry_warning)),
+            config: ArcSwap::from_pointee(config),
+            runtime: Handle::current(),
             reloading: Mutex::default(),
             parts,
             started: Started { at: now(), time: SystemTime::now() },
@@ -118,7 +128,7 @@ impl Control {
         self.config.store(Arc::new(config));
     }
 
-    /// What it was started with.
+    /// What it was started with, but [`credentials`](crate::config::Auth::credentials), of which there are none here.
     pub fn started_with(&self) -> &Config {
         &self.parts.config
     }

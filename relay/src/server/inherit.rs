@@ -23,6 +23,8 @@ pub struct Inherited {
     unix: Vec<(UnixListener, PathBuf)>,
     /// The paths of those of Unix that were taken.
     taken: Vec<PathBuf>,
+    /// The paths of those of Unix that are the service manager's, taken or not.
+    managed: Vec<PathBuf>,
 }
 
 impl Inherited {
@@ -39,6 +41,18 @@ impl Inherited {
     /// One more, of a Unix socket at this path.
     pub fn push_unix(&mut self, socket: UnixListener, path: PathBuf) {
         self.unix.push((socket, path));
+    }
+
+    /// As [`push_unix`](Self::push_unix), of a socket that its opener keeps: its path is not to be taken away.
+    pub fn push_managed_unix(&mut self, socket: UnixListener, path: PathBuf) {
+        self.managed.push(path.clone());
+        self.push_unix(socket, path);
+    }
+
+    /// Whether whoever opened the Unix socket at this path keeps it.
+    #[must_use]
+    pub fn is_managed(&self, path: &Path) -> bool {
+        self.managed.iter().any(|managed| managed == path)
     }
 
     /// Where those are that nobody has taken.
@@ -126,7 +140,7 @@ impl FromEnv {
             } else if let Ok(Some(socket)) = self.sockets.take_unix_listener(index) {
                 let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(Into::into));
                 info!(name, path = ?path, "socket of the service manager: Unix");
-                inherited.push_unix(socket, path.unwrap_or_default());
+                inherited.push_managed_unix(socket, path.unwrap_or_default());
             } else {
                 error!(name, index, "socket of the service manager: of no kind that the relay has");
             }

@@ -17,7 +17,7 @@
 //! | `outbound` | the next connection that is opened |
 //! | `trace` | at once, on the connections that are there too. Collectors that changed are connected to anew, all of them |
 //! | `hep` | the next packet; limits of a frame: the next connection |
-//! | `records` | the next record. What waits for a sink that is gone is still written |
+//! | `records` | the next record. What waits for a sink that is gone is still written; of one that changed, by the new settings |
 //! | `log` | at once |
 //! | `admin.token`, `admin.allow_hosts` | the next request. A token that is gone is asked for until a restart |
 //! | `sip` | the next connection; what [`NEEDS_RESTART`] says is an exception |
@@ -135,6 +135,8 @@ impl Control {
         &self,
         read: impl FnOnce(&Config) -> Result<Config, ConfigErrors>,
     ) -> Result<Reloaded, ConfigErrors> {
+        // Whoever asks may have another runtime, which ends before the traffic does.
+        let _runtime = self.runtime.enter();
         // One after the other: each compares with what the one before has left.
         let _one = self.reloading.lock();
         self.records().reopen();
@@ -258,9 +260,23 @@ impl Control {
             self.concentrator().forward_to(tracing.as_ref().map(trace::Tracing::sender).as_ref());
         }
         self.concentrator().reload(config.hep.clone(), &self.listeners().hep());
+        self.keep_token(&mut config, before);
         logging::take_over(log, &before.log, &config.log);
         self.set_config(config);
         Ok(reloaded)
+    }
+
+    /// What the admin interface was started with a token for is not open to all once that is gone: the last one stays in
+    /// force.
+    fn keep_token(&self, config: &mut Config, before: &Config) {
+        if !self.started_with().admin.as_ref().is_some_and(|admin| admin.token.is_some()) {
+            return;
+        }
+        match (&mut config.admin, &before.admin) {
+            (Some(now), Some(before)) if now.token.is_none() => now.token.clone_from(&before.token),
+            (now @ None, before) => now.clone_from(before),
+            _ => {}
+        }
     }
 
     /// What `config` says otherwise than what the relay was started with, and what is not taken over.
@@ -328,11 +344,31 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::server::Server;
 
     /// What the parser says of a configuration with this setting in it.
     fn parsed(section: &str, value: &str) -> String {
         let text = format!("domain: a\nlisteners: [ {{ uri: 'msrp://127.0.0.1:0' }} ]\n{section}: {value}\n");
         Config::parse(&text, Path::new(""), "a").map_or_else(|errors| errors.to_string(), |_| String::new())
+    }
+
+    fn config(text: &str) -> Config {
+        let text = format!("domain: relay.test\nlisteners: [ {{ uri: 'msrp://127.0.0.1:0' }} ]\n{text}");
+        Config::parse(&text, Path::new(""), "relay.yaml").unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    #[tokio::test]
+    async fn credentials_that_are_replaced_end() {
+        use crate::credentials::{Credentials, UserTable};
+
+        let mut first = config("");
+        let source: Arc<dyn Credentials> = Arc::new(UserTable::default());
+        let former = Arc::downgrade(&source);
+        first.auth.credentials.push(source);
+        let server = Server::start(first).await.unwrap();
+        assert!(former.upgrade().is_some());
+        server.control().reload_to(config("timeouts: { drain_timeout: 1m }\n")).unwrap();
+        assert!(former.upgrade().is_none());
     }
 
     #[test]

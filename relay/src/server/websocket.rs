@@ -145,11 +145,16 @@ fn identify(
     peer: &str,
 ) -> Option<Arc<str>> {
     if let Some(settings) = &settings.auth.token {
+        let mut failed = None;
         for token in tokens(settings, request).into_iter().flatten() {
             match token::user(settings, token) {
                 Ok(user) => return Some(user.into()),
-                Err(reason) => warn!(peer, reason, "AUTH failed: the token of the WebSocket handshake"),
+                Err(reason) => failed = Some(reason),
             }
+        }
+        // One line for a handshake, and none where another token is good: addresses are banned for it.
+        if let Some(reason) = failed {
+            warn!(peer, reason, "AUTH failed: the token of the WebSocket handshake");
         }
     }
     let facts =

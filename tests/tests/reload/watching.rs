@@ -43,6 +43,37 @@ async fn records_go_to_the_sinks_there_are() {
     running.goes_on().await;
 }
 
+#[tokio::test]
+async fn what_waits_for_a_sink_that_changes_or_goes_is_not_forgotten() {
+    let with = |sinks: &str| Settings {
+        records: format!("sinks: {{ {sinks} }}"),
+        admin: Some("listen: 'http://127.0.0.1:0'".into()),
+        ..Settings::default()
+    };
+    let away = |name: &str| format!("{name}: {{ syslog: {{ address: 'unix:nobody' }} }}");
+    let running = Running::start(&with(&format!("{}, {}", away("a"), away("b")))).await;
+    let admin = Admin::of(&running.daemon).await.remove(0);
+    let queued = async |name: &str, wanted: f64| {
+        let name = format!("msrp_relay_records_queued{{sink=\"{name}\",type=\"syslog\"}}");
+        let waiting = async {
+            while admin.metric(&name).await != wanted {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within(format_args!("{name} {wanted}"), waiting).await;
+    };
+    let (client, _) = Client::with_session(&running.daemon, &running.site, Scheme::Msrp, "carol").await;
+    client.close().await;
+    queued("a", 1.0).await;
+    running.reload(&with("a: { file: { path: a.jsonl } }")).await;
+    assert_eq!(records(&running.site.path("a.jsonl"), 1).await[0]["user"], "carol");
+    queued("b", 1.0).await;
+    // It is there again, and gets what waited for the former one.
+    running.reload(&with("b: { file: { path: b.jsonl } }")).await;
+    assert_eq!(records(&running.site.path("b.jsonl"), 1).await[0]["user"], "carol");
+    running.goes_on().await;
+}
+
 /// Until a packet with these words comes.
 async fn traced(collector: &UdpSocket, words: &str) {
     let found = async {

@@ -385,3 +385,24 @@ async fn who_does_not_get_ready_is_not_waited_for_longer_than_that() {
     upgrade(&site, &old).await;
     assert_eq!(old.log().with(&["did not get ready in time"]).len(), 1);
 }
+
+#[tokio::test]
+async fn a_stop_waits_for_nobody_who_is_to_take_over() {
+    let site = Site::new();
+    let mut old = start(&site).await;
+    let admin = Admin::of(&old).await.remove(0);
+    // The next process hangs: nobody ever writes the configuration that it reads.
+    let config = site.path("relay.yaml");
+    std::fs::remove_file(&config).unwrap();
+    assert!(Command::new("mkfifo").arg(&config).status().unwrap().success());
+    let asked = admin.call("upgrade", json!([]));
+    let stopped = async {
+        old.log().wait_for(&["started the process that takes over"]).await;
+        old.signal(Signal::TERM);
+    };
+    let (answer, ()) = tokio::join!(asked, stopped);
+    let (code, why) = answer.unwrap_err();
+    assert!(code == 500 && why.contains("the relay stops"), "{why}");
+    // Its end is that of the other one, too, which has the same standard error.
+    assert_eq!(old.exit().await.code(), Some(0));
+}

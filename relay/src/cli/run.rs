@@ -133,6 +133,7 @@ async fn serve(mut server: Server, program: Program) -> anyhow::Result<ExitCode>
     }
     // Nobody is answered any more.
     drop(orders);
+    successor.stops().await;
     notifier.stopping();
     let again = async {
         signals.stop().await;

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
@@ -42,6 +43,9 @@ impl Program {
     }
 }
 
+/// How long a process that is killed has to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The process that was started last, until it serves or has failed.
 #[derive(Debug, Default)]
 pub(super) struct Successor(Option<Started>);
@@ -51,7 +55,7 @@ struct Started {
     reply: Option<Reply>,
     /// Why it does not take over.
     failed: JoinHandle<String>,
-    /// Says that it does.
+    /// Says that it does; dropped, that it is not wanted any more.
     serves: oneshot::Sender<()>,
 }
 
@@ -105,17 +109,33 @@ impl Successor {
             let _ = reply.send(Ok(format!("process {pid} has taken over")));
         }
     }
+
+    /// This process stops: one that does not serve yet ends with it, and who has asked for it hears of that.
+    pub(super) async fn stops(&mut self) {
+        let Some(Started { reply, serves, failed }) = self.0.take() else { return };
+        if let Some(reply) = reply {
+            let _ = reply.send(Err("the relay stops".to_owned()));
+        }
+        drop(serves);
+        if let Ok(Ok(why)) = tokio::time::timeout(KILL_TIMEOUT, failed).await {
+            info!("no upgrade: {why}");
+        }
+    }
 }
 
 /// Waits for the end of a process that must not end, and takes it away if it does not get ready.
 async fn look_after(
     mut child: Child,
-    start_timeout: std::time::Duration,
+    start_timeout: Duration,
     mut settled: oneshot::Receiver<()>,
 ) -> String {
     tokio::select! {
         biased;
-        Ok(()) = &mut settled => {
+        serves = &mut settled => {
+            if serves.is_err() {
+                let _ = child.kill().await;
+                return "the relay stops".to_owned();
+            }
             // When it has ended some day while we are there, nothing is left of it.
             let _ = child.wait().await;
             String::new()

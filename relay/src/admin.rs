@@ -194,9 +194,14 @@ impl AdminServer {
         std::mem::take(&mut self.held)
     }
 
-    /// These Unix sockets are another process' now: they are not taken away when this ends.
-    pub(crate) fn disown(&mut self, taken: &[PathBuf]) {
-        self.sockets.retain(|socket| !taken.contains(socket));
+    /// These Unix sockets are another process': they are not taken away when this ends. Gives those that it had.
+    pub(crate) fn disown(&mut self, taken: &[PathBuf]) -> Vec<PathBuf> {
+        self.sockets.extract_if(.., |socket| taken.contains(socket)).collect()
+    }
+
+    /// These are its own now.
+    pub(crate) fn own(&mut self, sockets: Vec<PathBuf>) {
+        self.sockets.extend(sockets);
     }
 
     /// Ends it: answers under way have a second.

@@ -37,6 +37,26 @@ async fn start(site: &Site) -> Daemon {
     Daemon::start(RELAY, site, &settings()).await
 }
 
+/// A process at `upgrade.socket` that says what a test has it say.
+struct Silent(std::os::fd::OwnedFd);
+
+impl Silent {
+    fn at(site: &Site) -> Self {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket, sockopt};
+        let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        bind(&socket, &SocketAddrUnix::new(site.path("upgrade.sock")).unwrap()).unwrap();
+        listen(&socket, 1).unwrap();
+        // For accept, too.
+        let long = std::time::Duration::from_secs(60);
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(long)).unwrap();
+        Self(socket)
+    }
+
+    fn accept(&self) -> std::os::fd::OwnedFd {
+        rustix::net::accept(&self.0).unwrap()
+    }
+}
+
 /// Starts another process, which takes over from `old`.
 async fn upgrade(site: &Site, old: &Daemon) -> Daemon {
     let new = Daemon::start_as(successor(), site, "relay.yaml", &settings()).await;
@@ -405,4 +425,22 @@ async fn a_stop_waits_for_nobody_who_is_to_take_over() {
     assert!(code == 500 && why.contains("the relay stops"), "{why}");
     // Its end is that of the other one, too, which has the same standard error.
     assert_eq!(old.exit().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn signals_during_the_start_wait_or_end_it() {
+    use std::os::unix::fs::FileTypeExt as _;
+    let site = Site::new();
+    let config = site.write("relay.yaml", &settings().to_yaml());
+    // The relay that runs never answers.
+    let silent = Silent::at(&site);
+    let mut new = Daemon::spawn(successor(), &config);
+    let _asks = silent.accept();
+    new.signal(Signal::HUP);
+    new.signal(Signal::USR2);
+    new.signal(Signal::TERM);
+    assert_eq!(new.exit().await.code(), Some(0));
+    new.log().wait_for(&["stopped before it served", "SIGTERM"]).await;
+    // What is another one's stays.
+    assert!(std::fs::metadata(site.path("upgrade.sock")).unwrap().file_type().is_socket());
 }

@@ -444,3 +444,66 @@ async fn signals_during_the_start_wait_or_end_it() {
     // What is another one's stays.
     assert!(std::fs::metadata(site.path("upgrade.sock")).unwrap().file_type().is_socket());
 }
+
+/// A process that takes over, in the words of a test.
+struct Other(std::os::fd::OwnedFd);
+
+impl Other {
+    fn connect(site: &Site) -> Self {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket, sockopt};
+        let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        connect(&socket, &SocketAddrUnix::new(site.path("upgrade.sock")).unwrap()).unwrap();
+        let long = std::time::Duration::from_secs(60);
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(long)).unwrap();
+        let other = Self(socket);
+        other.say(&json!({ "is": "hello", "version": 1, "pid": std::process::id() }));
+        assert_eq!(other.hear()["is"], "offer");
+        other
+    }
+
+    fn say(&self, message: &Value) {
+        let json = message.to_string();
+        let len = u32::try_from(json.len()).unwrap().to_be_bytes();
+        let packet = [&len[..], json.as_bytes()].concat();
+        rustix::net::send(&self.0, &packet, rustix::net::SendFlags::NOSIGNAL).unwrap();
+    }
+
+    fn hear(&self) -> Value {
+        let mut buffer = vec![0; 96 * 1024];
+        let (len, _) =
+            rustix::net::recv(&self.0, &mut buffer[..], rustix::net::RecvFlags::empty()).unwrap();
+        serde_json::from_slice(&buffer[4..len]).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_stops_tells_who_is_about_to_take_over() {
+    let site = Site::new();
+    let mut old = start(&site).await;
+    let other = Other::connect(&site);
+    old.signal(Signal::TERM);
+    let refused = other.hear();
+    assert_eq!((&refused["is"], &refused["reason"]), (&json!("refused"), &json!("the relay that runs stops already")));
+    assert_eq!(old.exit().await.code(), Some(0));
+    for path in ["upgrade.sock", "admin.sock"] {
+        assert!(!site.path(path).exists(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_is_told_to_stop_while_another_begins_to_serve_leaves_all_to_that_one() {
+    let site = Site::new();
+    let mut old = start(&site).await;
+    let other = Other::connect(&site);
+    let paths = [site.path("upgrade.sock"), site.path("admin.sock")];
+    other.say(&json!({ "is": "ready", "taken": paths }));
+    assert_eq!(other.hear()["is"], "paused");
+    old.signal(Signal::TERM);
+    old.log().wait_for(&["stopping", "SIGTERM"]).await;
+    other.say(&json!({ "is": "serving" }));
+    assert_eq!(old.exit().await.code(), Some(0));
+    old.log().wait_for(&["draining", "upgrade"]).await;
+    for path in paths {
+        assert!(path.exists(), "{path:?}");
+    }
+}

@@ -156,6 +156,12 @@ async fn serve(mut server: Server, program: Program, signals: Signals) -> anyhow
             }
         }
     }
+    // Who takes over at this moment either does, and the drain is an upgrade's, or not at all.
+    if let Some(handed) = control.close_succession(&mut orders).await {
+        notifier.hand_over(handed.pid);
+        successor.serves(handed.pid);
+        server.hand_over(handed);
+    }
     // Nobody is answered any more.
     drop(orders);
     successor.stops().await;

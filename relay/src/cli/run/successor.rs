@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::process::{Child, Command};
@@ -12,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::{error, info};
 
-use crate::server::{Reply, Server};
+use crate::server::{Control, Reply, Server};
 
 /// What a service manager has said to this process, and to no other.
 const OURS: &[&str] = &["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
@@ -70,7 +71,12 @@ impl Successor {
                 Ok(child) => {
                     info!(pid = child.id(), path = %program.path.display(), "started the process that takes over");
                     let (serves, settled) = oneshot::channel();
-                    let failed = tokio::spawn(look_after(child, upgrade.start_timeout, settled));
+                    let failed = tokio::spawn(look_after(
+                        child,
+                        upgrade.start_timeout,
+                        Arc::clone(server.control()),
+                        settled,
+                    ));
                     self.0 = Some(Started { reply, failed, serves });
                     return;
                 }
@@ -127,6 +133,7 @@ impl Successor {
 async fn look_after(
     mut child: Child,
     start_timeout: Duration,
+    control: Arc<Control>,
     mut settled: oneshot::Receiver<()>,
 ) -> String {
     tokio::select! {
@@ -144,7 +151,11 @@ async fn look_after(
             Ok(status) => format!("the process that was started has ended: {status}; the log says why"),
             Err(error) => format!("the process that was started cannot be waited for: {error}"),
         },
-        () = tokio::time::sleep(start_timeout) => {
+        // Once it takes over, who talks to it decides when it is late: it may serve already.
+        () = async {
+            tokio::time::sleep(start_timeout).await;
+            control.succession_failed().await;
+        } => {
             let _ = child.kill().await;
             format!("the process that was started did not serve within {start_timeout:?}")
         }

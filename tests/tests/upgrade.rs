@@ -470,8 +470,7 @@ impl Other {
 
     fn hear(&self) -> Value {
         let mut buffer = vec![0; 96 * 1024];
-        let (len, _) =
-            rustix::net::recv(&self.0, &mut buffer[..], rustix::net::RecvFlags::empty()).unwrap();
+        let (len, _) = rustix::net::recv(&self.0, &mut buffer[..], rustix::net::RecvFlags::empty()).unwrap();
         serde_json::from_slice(&buffer[4..len]).unwrap()
     }
 }
@@ -483,7 +482,10 @@ async fn a_relay_that_stops_tells_who_is_about_to_take_over() {
     let other = Other::connect(&site);
     old.signal(Signal::TERM);
     let refused = other.hear();
-    assert_eq!((&refused["is"], &refused["reason"]), (&json!("refused"), &json!("the relay that runs stops already")));
+    assert_eq!(
+        (&refused["is"], &refused["reason"]),
+        (&json!("refused"), &json!("the relay that runs stops already"))
+    );
     assert_eq!(old.exit().await.code(), Some(0));
     for path in ["upgrade.sock", "admin.sock"] {
         assert!(!site.path(path).exists(), "{path}");

@@ -95,10 +95,8 @@ struct Signals {
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        let stop = Stop {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        };
+        let stop =
+            Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
         Ok(Self { stop, hangup: signal(SignalKind::hangup())?, again: signal(SignalKind::user_defined2())? })
     }
 }

@@ -81,7 +81,9 @@ impl Takeover {
         if let Err(error) = channel.send(&hello, &[], &[]).await {
             // What it has said before it hung up is still there.
             return Err(match channel.receive().await {
-                Ok(Some(Packet { message: Message::Refused { reason }, .. })) => TakeoverError::Refused(reason),
+                Ok(Some(Packet { message: Message::Refused { reason }, .. })) => {
+                    TakeoverError::Refused(reason)
+                }
                 _ => failed(error),
             });
         }

@@ -310,14 +310,14 @@ mod tests {
         let (path, moved) = (dir.path().join("log"), dir.path().join("log.1"));
         let mut sink = FileSink::open(&path, LogFormat::Text).unwrap();
         sink.look_interval = Duration::MAX;
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
         sink.write(&line("a\n")).unwrap();
-        std::fs::rename(&path, &moved).unwrap();
+        fs::rename(&path, &moved).unwrap();
         sink.write(&line("b\n")).unwrap();
         sink.reopen().unwrap();
         sink.write(&line("c\n")).unwrap();
-        assert_eq!(std::fs::read_to_string(&moved).unwrap(), "a\nb\n");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "c\n");
+        assert_eq!(fs::read_to_string(&moved).unwrap(), "a\nb\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "c\n");
     }
 
     #[test]
@@ -328,14 +328,14 @@ mod tests {
         assert_eq!(sink.look_interval, LOOK_INTERVAL);
         sink.look_interval = Duration::ZERO;
         sink.write(&line("a\n")).unwrap();
-        std::fs::rename(&path, &moved).unwrap();
+        fs::rename(&path, &moved).unwrap();
         sink.write(&line("b\n")).unwrap();
         sink.write(&line("c\n")).unwrap();
-        assert_eq!(std::fs::read_to_string(&moved).unwrap(), "a\n");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "b\nc\n");
-        std::fs::remove_file(&path).unwrap();
+        assert_eq!(fs::read_to_string(&moved).unwrap(), "a\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "b\nc\n");
+        fs::remove_file(&path).unwrap();
         sink.write(&line("d\n")).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "d\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "d\n");
     }
 
     #[test]
@@ -374,7 +374,7 @@ mod tests {
             let len = daemon.recv(&mut buffer).unwrap();
             assert!(String::from_utf8_lossy(&buffer[..len]).ends_with(&format!(" - - {text}")));
             drop(daemon);
-            std::fs::remove_file(&path).unwrap();
+            fs::remove_file(&path).unwrap();
         }
     }
 

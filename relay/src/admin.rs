@@ -31,7 +31,7 @@ use axum::Router;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -81,6 +81,9 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long answers under way have when the relay has stopped.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long a command may still run after that, which nobody hears of any more; and then how long its thread has to end.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// An admin interface that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot open the admin interface at {address}")]
@@ -100,7 +103,8 @@ pub struct AdminServer {
     /// Each address' socket once more, for the process that comes after this one.
     held: Vec<(AdminAddress, OwnedFd)>,
     stop: watch::Sender<bool>,
-    thread: Option<thread::JoinHandle<()>>,
+    /// Its thread has ended.
+    ended: Option<oneshot::Receiver<()>>,
 }
 
 enum Bound {
@@ -166,15 +170,21 @@ impl AdminServer {
         let first = addresses.first().cloned();
         let failed =
             move |source| AdminError { address: first.unwrap_or(AdminAddress::Unix(PathBuf::new())), source };
+        let (ending, ended) = oneshot::channel::<()>();
         let spawned =
             tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-                let run = move || runtime.block_on(serve(bound, router, sampler, stopped));
+                let run = move || {
+                    runtime.block_on(serve(bound, router, sampler, stopped));
+                    // A command that waits for something must not hold up the end of the process.
+                    runtime.shutdown_timeout(COMMAND_TIMEOUT);
+                    drop(ending);
+                };
                 thread::Builder::new().name("admin".to_owned()).spawn(run)
             });
-        let thread = spawned.map_err(failed)?;
+        spawned.map_err(failed)?;
         let told: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         info!(listening = told.join(" "), "admin interface");
-        Ok(Self { addresses, sockets, held, stop, thread: Some(thread) })
+        Ok(Self { addresses, sockets, held, stop, ended: Some(ended) })
     }
 
     /// Where it listens, in the order of the configuration.
@@ -188,17 +198,22 @@ impl AdminServer {
         std::mem::take(&mut self.held)
     }
 
-    /// These Unix sockets are another process' now: they are not taken away when this ends.
-    pub(crate) fn disown(&mut self, taken: &[PathBuf]) {
-        self.sockets.retain(|socket| !taken.contains(socket));
+    /// These Unix sockets are another process': they are not taken away when this ends. Gives those that it had.
+    pub(crate) fn disown(&mut self, taken: &[PathBuf]) -> Vec<PathBuf> {
+        self.sockets.extract_if(.., |socket| taken.contains(socket)).collect()
+    }
+
+    /// These are its own now.
+    pub(crate) fn own(&mut self, sockets: Vec<PathBuf>) {
+        self.sockets.extend(sockets);
     }
 
     /// Ends it: answers under way have a second.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        if let Some(thread) = self.thread.take() {
-            // It ends by a panic at worst, which has been logged.
-            let _ = tokio::task::spawn_blocking(|| thread.join()).await;
+        if let Some(ended) = self.ended.take() {
+            // It ends by a panic at worst, which has been logged; one that hangs is left alone.
+            let _ = tokio::time::timeout(STOP_TIMEOUT + 2 * COMMAND_TIMEOUT, ended).await;
         }
     }
 }

@@ -54,6 +54,7 @@ pub use self::tls::{ClientCertificates, ClientDomain, Identity, Negotiation, Ser
 pub use self::trace::Trace;
 pub use self::upgrade::Upgrade;
 pub use self::user_limits::{DEFAULT_BURST, UserLimits};
+pub(crate) use self::value::parse_duration;
 pub use self::value::{ByteSize, Host, HostPort, Secret};
 pub use self::websocket::{CertificateUser, Origin, TokenAuth, WebSocket, WebSocketAuth};
 

@@ -159,16 +159,17 @@ impl Server {
         let mut taken = inherited.taken().to_vec();
         drop(inherited);
         taken.extend(server.endpoint.as_ref().map(|endpoint| endpoint.path().to_owned()));
+        // They are the other process' until it says otherwise, or if this one does not get that far.
+        let sockets = server.admin.as_mut().map(|admin| admin.disown(&taken)).unwrap_or_default();
         let control = Arc::clone(&server.control);
         let accept = || {
             control.relay().set_has_kin(true);
             control.listeners().set_accepting(true);
         };
-        let all = before.finish(taken.clone(), &generations, accept).await;
-        let all = all.inspect_err(|_| {
-            // They are the other process' still.
-            server.admin.iter_mut().for_each(|admin| admin.disown(&taken));
-        })?;
+        let all = before.finish(taken, &generations, accept).await?;
+        if let Some(admin) = &mut server.admin {
+            admin.own(sockets);
+        }
         let last = all.last().cloned();
         for generation in all {
             let network = Arc::clone(server.control.network());

@@ -37,6 +37,26 @@ async fn start(site: &Site) -> Daemon {
     Daemon::start(RELAY, site, &settings()).await
 }
 
+/// A process at `upgrade.socket` that says what a test has it say.
+struct Silent(std::os::fd::OwnedFd);
+
+impl Silent {
+    fn at(site: &Site) -> Self {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket, sockopt};
+        let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        bind(&socket, &SocketAddrUnix::new(site.path("upgrade.sock")).unwrap()).unwrap();
+        listen(&socket, 1).unwrap();
+        // For accept, too.
+        let long = std::time::Duration::from_secs(60);
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(long)).unwrap();
+        Self(socket)
+    }
+
+    fn accept(&self) -> std::os::fd::OwnedFd {
+        rustix::net::accept(&self.0).unwrap()
+    }
+}
+
 /// Starts another process, which takes over from `old`.
 async fn upgrade(site: &Site, old: &Daemon) -> Daemon {
     let new = Daemon::start_as(successor(), site, "relay.yaml", &settings()).await;
@@ -415,4 +435,108 @@ async fn who_does_not_get_ready_is_not_waited_for_longer_than_that() {
     // It is the next one's turn after that, far sooner than it gives up.
     upgrade(&site, &old).await;
     assert_eq!(old.log().with(&["did not get ready in time"]).len(), 1);
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_nobody_who_is_to_take_over() {
+    let site = Site::new();
+    let mut old = start(&site).await;
+    let admin = Admin::of(&old).await.remove(0);
+    // The next process hangs: nobody ever writes the configuration that it reads.
+    let config = site.path("relay.yaml");
+    std::fs::remove_file(&config).unwrap();
+    assert!(Command::new("mkfifo").arg(&config).status().unwrap().success());
+    let asked = admin.call("upgrade", json!([]));
+    let stopped = async {
+        old.log().wait_for(&["started the process that takes over"]).await;
+        old.signal(Signal::TERM);
+    };
+    let (answer, ()) = tokio::join!(asked, stopped);
+    let (code, why) = answer.unwrap_err();
+    assert!(code == 500 && why.contains("the relay stops"), "{why}");
+    // Its end is that of the other one, too, which has the same standard error.
+    assert_eq!(old.exit().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn signals_during_the_start_wait_or_end_it() {
+    use std::os::unix::fs::FileTypeExt as _;
+    let site = Site::new();
+    let config = site.write("relay.yaml", &settings().to_yaml());
+    // The relay that runs never answers.
+    let silent = Silent::at(&site);
+    let mut new = Daemon::spawn(successor(), &config);
+    let _asks = silent.accept();
+    new.signal(Signal::HUP);
+    new.signal(Signal::USR2);
+    new.signal(Signal::TERM);
+    assert_eq!(new.exit().await.code(), Some(0));
+    new.log().wait_for(&["stopped before it served", "SIGTERM"]).await;
+    // What is another one's stays.
+    assert!(std::fs::metadata(site.path("upgrade.sock")).unwrap().file_type().is_socket());
+}
+
+/// A process that takes over, in the words of a test.
+struct Other(std::os::fd::OwnedFd);
+
+impl Other {
+    fn connect(site: &Site) -> Self {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket, sockopt};
+        let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        connect(&socket, &SocketAddrUnix::new(site.path("upgrade.sock")).unwrap()).unwrap();
+        let long = std::time::Duration::from_secs(60);
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(long)).unwrap();
+        let other = Self(socket);
+        other.say(&json!({ "is": "hello", "version": 1, "pid": std::process::id() }));
+        assert_eq!(other.hear()["is"], "offer");
+        other
+    }
+
+    fn say(&self, message: &Value) {
+        let json = message.to_string();
+        let len = u32::try_from(json.len()).unwrap().to_be_bytes();
+        let packet = [&len[..], json.as_bytes()].concat();
+        rustix::net::send(&self.0, &packet, rustix::net::SendFlags::NOSIGNAL).unwrap();
+    }
+
+    fn hear(&self) -> Value {
+        let mut buffer = vec![0; 96 * 1024];
+        let (len, _) = rustix::net::recv(&self.0, &mut buffer[..], rustix::net::RecvFlags::empty()).unwrap();
+        serde_json::from_slice(&buffer[4..len]).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_stops_tells_who_is_about_to_take_over() {
+    let site = Site::new();
+    let mut old = start(&site).await;
+    let other = Other::connect(&site);
+    old.signal(Signal::TERM);
+    let refused = other.hear();
+    assert_eq!(
+        (&refused["is"], &refused["reason"]),
+        (&json!("refused"), &json!("the relay that runs stops already"))
+    );
+    assert_eq!(old.exit().await.code(), Some(0));
+    for path in ["upgrade.sock", "admin.sock"] {
+        assert!(!site.path(path).exists(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_is_told_to_stop_while_another_begins_to_serve_leaves_all_to_that_one() {
+    let site = Site::new();
+    let mut old = start(&site).await;
+    let other = Other::connect(&site);
+    let paths = [site.path("upgrade.sock"), site.path("admin.sock")];
+    other.say(&json!({ "is": "ready", "taken": paths }));
+    assert_eq!(other.hear()["is"], "paused");
+    old.signal(Signal::TERM);
+    old.log().wait_for(&["stopping", "SIGTERM"]).await;
+    other.say(&json!({ "is": "serving" }));
+    assert_eq!(old.exit().await.code(), Some(0));
+    old.log().wait_for(&["draining", "upgrade"]).await;
+    for path in paths {
+        assert!(path.exists(), "{path:?}");
+    }
 }

@@ -33,6 +33,12 @@ pub(super) struct RunArgs {
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     // There is one thread yet.
     let inherited = Inherited::from_env();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // From here on none of them ends the process by itself.
+    let mut signals = {
+        let _entered = runtime.enter();
+        Signals::new()?
+    };
     let config = Config::load(&args.config)?;
     logging::install(&config.log)?;
     match rlimit::increase_nofile_limit(u64::MAX) {
@@ -40,11 +46,17 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Err(error) => warn!(%error, "the limit of open files stays as it was"),
     }
     let inherited = inherited.take();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let successor = Program::of_this_process();
-        let server = start(args, config, inherited).await?;
-        serve(server, successor?).await
+        let server = tokio::select! {
+            biased;
+            signal = signals.stop.next() => {
+                info!(signal, "stopped before it served");
+                return Ok(ExitCode::SUCCESS);
+            }
+            server = start(args, config, inherited) => server?,
+        };
+        serve(server, successor?, signals).await
     })
 }
 
@@ -72,19 +84,32 @@ async fn start(args: &RunArgs, config: Config, inherited: Inherited) -> anyhow::
     }
 }
 
-/// The signals by which it is told to stop.
+/// The signals that mean something to it. What comes before it is asked for waits.
 struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+    stop: Stop,
+    /// To read the configuration again.
+    hangup: Signal,
+    /// To have the program started again.
+    again: Signal,
 }
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let stop =
+            Stop { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
+        Ok(Self { stop, hangup: signal(SignalKind::hangup())?, again: signal(SignalKind::user_defined2())? })
     }
+}
 
+/// Those by which it is told to stop.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
     /// The next one.
-    async fn stop(&mut self) -> &'static str {
+    async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
@@ -92,10 +117,8 @@ impl Signals {
     }
 }
 
-async fn serve(mut server: Server, program: Program) -> anyhow::Result<ExitCode> {
-    let mut signals = Signals::new()?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut again = signal(SignalKind::user_defined2())?;
+async fn serve(mut server: Server, program: Program, signals: Signals) -> anyhow::Result<ExitCode> {
+    let Signals { mut stop, mut hangup, mut again } = signals;
     let mut successor = Successor::default();
     let mut orders = server.take_orders();
     let control = Arc::clone(server.control());
@@ -109,7 +132,7 @@ async fn serve(mut server: Server, program: Program) -> anyhow::Result<ExitCode>
     let watchdog = tokio::spawn(notify::watchdog(Arc::clone(&control), Arc::clone(&notifier)));
     loop {
         tokio::select! {
-            signal = signals.stop() => {
+            signal = stop.next() => {
                 info!(signal, "stopping");
                 break;
             }
@@ -131,11 +154,18 @@ async fn serve(mut server: Server, program: Program) -> anyhow::Result<ExitCode>
             }
         }
     }
+    // Who takes over at this moment either does, and the drain is an upgrade's, or not at all.
+    if let Some(handed) = control.close_succession(&mut orders).await {
+        notifier.hand_over(handed.pid);
+        successor.serves(handed.pid);
+        server.hand_over(handed);
+    }
     // Nobody is answered any more.
     drop(orders);
+    successor.stops().await;
     notifier.stopping();
     let again = async {
-        signals.stop().await;
+        stop.next().await;
     };
     server.stop(again).await;
     telling.abort();

@@ -75,7 +75,7 @@ texts! {
     CipherSuite: "cipher suite", ["TLS_AES_128_GCM_SHA256", "ECDHE-RSA-AES128-GCM-SHA256"], "^\\S+$";
     Curve: "group", ["X25519", "P-256"], "^\\S+$";
     Mode: "permissions, in quotes", ["0660"], "^0*[0-7]{3}$";
-    LogTarget: "place", ["stderr", "file:/var/log/msrp-relay.log", "syslog", "syslog:udp://192.0.2.1:514", "journald"],
+    LogTarget: "place", ["stderr", "file:/var/log/msrp-relay/relay.log", "syslog", "syslog:udp://192.0.2.1:514", "journald"],
         "^(stderr|file:.+|syslog(:(unix:|udp://|tcp://).+)?|journald(:/.+)?)$";
     LogLevel: "level, or levels by part", ["info", "info,relay=debug"], "^\\S+$";
 }

@@ -140,7 +140,7 @@ impl FromStr for LogTarget {
 
 impl<'de> Deserialize<'de> for LogTarget {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        from_text(deserializer, "where the log goes, such as `file:/var/log/msrp-relay.log`")
+        from_text(deserializer, "where the log goes, such as `file:/var/log/msrp-relay/relay.log`")
     }
 }
 

@@ -62,6 +62,11 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dur
     }
 }
 
+/// What [`duration`] reads, of a text that was read before.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+    text.parse().ok().map(|HumanDuration(duration)| duration)
+}
+
 /// As [`duration`], where zero means "at once".
 pub(super) fn duration_or_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     from_text(deserializer, DURATION).map(|HumanDuration(duration)| duration)

@@ -1,12 +1,12 @@
 //! What lines are written to: a file, a syslog daemon (RFC 5424), the journal.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -28,11 +28,20 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The longest message for a daemon: what rsyslog and syslog-ng take where nothing else is configured.
 const MAX_MESSAGE: usize = 8192;
 
-/// A file, to whose end is written.
+/// How often it is looked at whether a file's name still leads to it.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A file, to whose end is written. It is opened again when its name leads to another file or to none: so whoever rotates
+/// it may move it at any time, and need tell nobody.
 #[derive(Debug)]
 pub(super) struct FileSink {
     path: PathBuf,
     file: File,
+    /// Its device and inode.
+    id: (u64, u64),
+    /// When its name was looked at.
+    looked: Instant,
+    look_interval: Duration,
     format: LogFormat,
     /// The last line is not whole.
     torn: bool,
@@ -40,16 +49,37 @@ pub(super) struct FileSink {
 
 impl FileSink {
     pub(super) fn open(path: &Path, format: LogFormat) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), file: open(path)?, format, torn: false })
+        let (file, id) = open(path)?;
+        let (path, looked, look_interval) = (path.to_owned(), Instant::now(), LOOK_INTERVAL);
+        Ok(Self { path, file, id, looked, look_interval, format, torn: false })
+    }
+
+    /// Opens it again if it was moved.
+    fn follow(&mut self) {
+        if self.looked.elapsed() < self.look_interval {
+            return;
+        }
+        self.looked = Instant::now();
+        if !fs::metadata(&self.path).is_ok_and(|there| id(&there) == self.id) {
+            // Where that fails, what is open is written to.
+            let _ = self.reopen();
+        }
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(MODE).open(path)
+fn open(path: &Path) -> io::Result<(File, (u64, u64))> {
+    let file = OpenOptions::new().append(true).create(true).mode(MODE).open(path)?;
+    let id = id(&file.metadata()?);
+    Ok((file, id))
+}
+
+fn id(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
 }
 
 impl Sink for FileSink {
     fn write(&mut self, line: &Line) -> io::Result<()> {
+        self.follow();
         if self.torn {
             self.file.write_all(b"\n")?;
             self.torn = false;
@@ -60,7 +90,7 @@ impl Sink for FileSink {
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        self.file = open(&self.path)?;
+        (self.file, self.id) = open(&self.path)?;
         self.torn = false;
         Ok(())
     }
@@ -275,18 +305,37 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_made_for_its_owner_and_group_and_follows_who_moves_it() {
+    fn a_file_is_made_for_its_owner_and_group_and_is_opened_again_when_told_to() {
         let dir = tempfile::tempdir().unwrap();
         let (path, moved) = (dir.path().join("log"), dir.path().join("log.1"));
         let mut sink = FileSink::open(&path, LogFormat::Text).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
+        sink.look_interval = Duration::MAX;
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
         sink.write(&line("a\n")).unwrap();
-        std::fs::rename(&path, &moved).unwrap();
+        fs::rename(&path, &moved).unwrap();
         sink.write(&line("b\n")).unwrap();
         sink.reopen().unwrap();
         sink.write(&line("c\n")).unwrap();
-        assert_eq!(std::fs::read_to_string(&moved).unwrap(), "a\nb\n");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "c\n");
+        assert_eq!(fs::read_to_string(&moved).unwrap(), "a\nb\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "c\n");
+    }
+
+    #[test]
+    fn a_file_that_was_moved_or_removed_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, moved) = (dir.path().join("log"), dir.path().join("log.1"));
+        let mut sink = FileSink::open(&path, LogFormat::Text).unwrap();
+        assert_eq!(sink.look_interval, LOOK_INTERVAL);
+        sink.look_interval = Duration::ZERO;
+        sink.write(&line("a\n")).unwrap();
+        fs::rename(&path, &moved).unwrap();
+        sink.write(&line("b\n")).unwrap();
+        sink.write(&line("c\n")).unwrap();
+        assert_eq!(fs::read_to_string(&moved).unwrap(), "a\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "b\nc\n");
+        fs::remove_file(&path).unwrap();
+        sink.write(&line("d\n")).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "d\n");
     }
 
     #[test]
@@ -325,7 +374,7 @@ mod tests {
             let len = daemon.recv(&mut buffer).unwrap();
             assert!(String::from_utf8_lossy(&buffer[..len]).ends_with(&format!(" - - {text}")));
             drop(daemon);
-            std::fs::remove_file(&path).unwrap();
+            fs::remove_file(&path).unwrap();
         }
     }
 

@@ -56,6 +56,9 @@
 //! | what | what follows |
 //! |---|---|
 //! | the new one cannot start, or takes longer than `upgrade.start_timeout` | the old one goes on as if nothing had been |
+//! | the old one is told to stop before it is *paused* | the new one is refused, and ends; the old one ends |
+//! | the old one is told to stop while it is *paused* | it waits for the new one, and drains as after any upgrade |
+//! | the new one, *paused*, does not serve within 5 s | it is refused, and ends; the old one goes on |
 //! | the old one dies before the new one serves | the new one serves; sessions of the old one are gone |
 //! | the old one dies while it drains | its connections close, relayed ones too; clients ask for new sessions |
 //! | the new one dies | the old one goes on draining; nobody new gets to its sessions |

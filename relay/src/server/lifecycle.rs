@@ -94,17 +94,40 @@ pub enum Order {
 /// Who is told what came of it, in words.
 pub type Reply = oneshot::Sender<Result<String, String>>;
 
+/// How far another process is with taking over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Succession {
+    /// There is none.
+    #[default]
+    None,
+    /// It gets ready.
+    Offered,
+    /// It has been told that nothing is accepted here any more: it serves, or ends.
+    Paused,
+    /// It serves.
+    Handed,
+}
+
+/// [`Succession`], and whether there may be one.
+#[derive(Debug, Clone, Copy, Default)]
+struct Next {
+    stage: Succession,
+    /// This process stops: nobody takes over who has not done so.
+    closed: bool,
+}
+
 /// Where the state is kept, and where orders come in.
 #[derive(Debug)]
 pub(super) struct Lifecycle {
     drain: watch::Sender<Option<Drain>>,
     orders: mpsc::Sender<Order>,
+    next: watch::Sender<Next>,
 }
 
 impl Lifecycle {
     pub(super) fn new() -> (Self, mpsc::Receiver<Order>) {
         let (orders, receiver) = mpsc::channel(ORDERS);
-        (Self { drain: watch::Sender::new(None), orders }, receiver)
+        (Self { drain: watch::Sender::new(None), orders, next: watch::Sender::default() }, receiver)
     }
 
     pub(super) fn set(&self, drain: Option<Drain>) {
@@ -134,6 +157,49 @@ impl Control {
         let carried = self.network().connections.snapshot();
         let busy = carried.iter().filter(|(_, carried)| !carried.is_idle()).count();
         Some(DrainStatus { drain, sessions: self.relay().sessions().len(), busy })
+    }
+
+    /// Notes how far another process is; `false`, and nothing is noted, if it may get no further as this one drains or
+    /// stops.
+    pub(super) fn set_succession(&self, stage: Succession) -> bool {
+        let goes_on = matches!(stage, Succession::Offered | Succession::Paused);
+        let is_ready = self.is_ready();
+        self.lifecycle.next.send_if_modified(|next| {
+            let may = !goes_on || (is_ready && !next.closed);
+            if may {
+                next.stage = stage;
+            }
+            may
+        })
+    }
+
+    /// Waits until nobody may take over any more, as this one stops.
+    pub(super) async fn succession_closed(&self) {
+        // It is there for as long as we are.
+        let _ = self.lifecycle.next.subscribe().wait_for(|next| next.closed).await;
+    }
+
+    /// Waits until no other process is about to take over, nor has.
+    pub async fn succession_failed(&self) {
+        let _ = self.lifecycle.next.subscribe().wait_for(|next| next.stage == Succession::None).await;
+    }
+
+    /// This process stops: whoever was about to take over is told so, and who does already is waited for. Gives it then,
+    /// if it comes by `orders`; what else comes is not followed.
+    pub async fn close_succession(&self, orders: &mut mpsc::Receiver<Order>) -> Option<HandOver> {
+        self.lifecycle.next.send_modify(|next| next.closed = true);
+        let mut next = self.lifecycle.next.subscribe();
+        let settled = next.wait_for(|next| matches!(next.stage, Succession::None | Succession::Handed));
+        let mut settled = std::pin::pin!(settled);
+        loop {
+            tokio::select! {
+                biased;
+                Some(order) = orders.recv() => if let Order::HandOver(handed) = order {
+                    return Some(handed);
+                },
+                _ = &mut settled => return None,
+            }
+        }
     }
 
     /// Gives an order that nobody waits for.

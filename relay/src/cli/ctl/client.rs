@@ -45,8 +45,18 @@ impl Client {
 
     /// Calls a command of `/mi`.
     pub(super) async fn mi(&self, method: &str, params: Value) -> Result<Value, Failure> {
+        self.mi_within(ANSWER_TIMEOUT, method, params).await
+    }
+
+    /// Calls a command of `/mi` that may take so long.
+    pub(super) async fn mi_within(
+        &self,
+        limit: Duration,
+        method: &str,
+        params: Value,
+    ) -> Result<Value, Failure> {
         let call = json!({ "jsonrpc": "2.0", "method": method, "params": params, "id": 1 });
-        let mut answer = self.json(Method::POST, "/mi", call.to_string()).await?;
+        let mut answer = self.json(limit, Method::POST, "/mi", call.to_string()).await?;
         if let Value::Object(error) = answer["error"].take() {
             let message = error.get("message").and_then(Value::as_str).unwrap_or("no message");
             return Err(Failure::Refused(message.to_owned()));
@@ -59,17 +69,23 @@ impl Client {
 
     /// The status page's data.
     pub(super) async fn status(&self) -> Result<Value, Failure> {
-        self.json(Method::GET, "/status.json", String::new()).await
+        self.json(ANSWER_TIMEOUT, Method::GET, "/status.json", String::new()).await
     }
 
-    async fn json(&self, method: Method, path: &str, body: String) -> Result<Value, Failure> {
+    async fn json(
+        &self,
+        limit: Duration,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> Result<Value, Failure> {
         let answer = async {
             let answer = self.send(method, path, body).await?;
             let body = axum::body::to_bytes(Body::new(answer.into_body()), MAX_ANSWER).await;
             body.map_err(|error| self.unreachable(&error))
         };
-        let late = |_| self.unreachable(&format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()));
-        let body = timeout(ANSWER_TIMEOUT, answer).await.map_err(late)??;
+        let late = |_| self.unreachable(&format!("no answer within {} s", limit.as_secs()));
+        let body = timeout(limit, answer).await.map_err(late)??;
         serde_json::from_slice(&body).map_err(|error| self.stranger(&error.to_string()))
     }
 

@@ -5,13 +5,15 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::{error, info};
 
-use crate::server::{Reply, Server};
+use crate::server::{Control, Reply, Server};
 
 /// What a service manager has said to this process, and to no other.
 const OURS: &[&str] = &["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
@@ -42,6 +44,9 @@ impl Program {
     }
 }
 
+/// How long a process that is killed has to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The process that was started last, until it serves or has failed.
 #[derive(Debug, Default)]
 pub(super) struct Successor(Option<Started>);
@@ -51,7 +56,7 @@ struct Started {
     reply: Option<Reply>,
     /// Why it does not take over.
     failed: JoinHandle<String>,
-    /// Says that it does.
+    /// Says that it does; dropped, that it is not wanted any more.
     serves: oneshot::Sender<()>,
 }
 
@@ -66,7 +71,12 @@ impl Successor {
                 Ok(child) => {
                     info!(pid = child.id(), path = %program.path.display(), "started the process that takes over");
                     let (serves, settled) = oneshot::channel();
-                    let failed = tokio::spawn(look_after(child, upgrade.start_timeout, settled));
+                    let failed = tokio::spawn(look_after(
+                        child,
+                        upgrade.start_timeout,
+                        Arc::clone(server.control()),
+                        settled,
+                    ));
                     self.0 = Some(Started { reply, failed, serves });
                     return;
                 }
@@ -105,17 +115,34 @@ impl Successor {
             let _ = reply.send(Ok(format!("process {pid} has taken over")));
         }
     }
+
+    /// This process stops: one that does not serve yet ends with it, and who has asked for it hears of that.
+    pub(super) async fn stops(&mut self) {
+        let Some(Started { reply, serves, failed }) = self.0.take() else { return };
+        if let Some(reply) = reply {
+            let _ = reply.send(Err("the relay stops".to_owned()));
+        }
+        drop(serves);
+        if let Ok(Ok(why)) = tokio::time::timeout(KILL_TIMEOUT, failed).await {
+            info!("no upgrade: {why}");
+        }
+    }
 }
 
 /// Waits for the end of a process that must not end, and takes it away if it does not get ready.
 async fn look_after(
     mut child: Child,
-    start_timeout: std::time::Duration,
+    start_timeout: Duration,
+    control: Arc<Control>,
     mut settled: oneshot::Receiver<()>,
 ) -> String {
     tokio::select! {
         biased;
-        Ok(()) = &mut settled => {
+        serves = &mut settled => {
+            if serves.is_err() {
+                let _ = child.kill().await;
+                return "the relay stops".to_owned();
+            }
             // When it has ended some day while we are there, nothing is left of it.
             let _ = child.wait().await;
             String::new()
@@ -124,7 +151,11 @@ async fn look_after(
             Ok(status) => format!("the process that was started has ended: {status}; the log says why"),
             Err(error) => format!("the process that was started cannot be waited for: {error}"),
         },
-        () = tokio::time::sleep(start_timeout) => {
+        // Once it takes over, who talks to it decides when it is late: it may serve already.
+        () = async {
+            tokio::time::sleep(start_timeout).await;
+            control.succession_failed().await;
+        } => {
             let _ = child.kill().await;
             format!("the process that was started did not serve within {start_timeout:?}")
         }

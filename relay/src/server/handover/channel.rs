@@ -97,7 +97,7 @@ impl Channel {
     /// What the system says; [`io::ErrorKind::InvalidData`] if it is no packet.
     pub(super) async fn receive(&self) -> io::Result<Option<Packet>> {
         let mut buffer = vec![0; MAX_PACKET];
-        let receive = || {
+        let mut receive = || {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let mut parts = [IoSliceMut::new(&mut buffer)];
@@ -113,7 +113,13 @@ impl Channel {
             }
             Ok((received.bytes, descriptors))
         };
-        let (len, descriptors) = self.0.async_io(Interest::READABLE, receive).await?;
+        let (len, descriptors) = match self.0.async_io(Interest::READABLE, &mut receive).await {
+            // The other end was closed before it had read everything, which is told once, before what it has sent.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                self.0.async_io(Interest::READABLE, &mut receive).await?
+            }
+            received => received?,
+        };
         if len == 0 {
             return Ok(None);
         }
@@ -272,6 +278,30 @@ mod tests {
             let (one, other) = pair().await;
             rustix::net::send(&one, bytes, SendFlags::empty()).unwrap();
             assert_eq!(other.receive().await.unwrap_err().kind(), io::ErrorKind::InvalidData, "{bytes:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_said_before_the_end_is_heard() {
+        for unread in [false, true] {
+            let (one, other) = pair().await;
+            if unread {
+                one.send(&hello(1), b"", &[]).await.unwrap();
+            }
+            other.send(&hello(2), b"", &[]).await.unwrap();
+            drop(other);
+            assert_eq!(one.send(&hello(3), b"", &[]).await.unwrap_err().kind(), {
+                if unread { io::ErrorKind::ConnectionReset } else { io::ErrorKind::BrokenPipe }
+            });
+            assert_eq!(one.receive().await.unwrap().unwrap().message, hello(2));
+            assert!(one.receive().await.unwrap().is_none());
+
+            let (one, other) = pair().await;
+            one.send(&hello(1), b"", &[]).await.unwrap();
+            other.send(&hello(2), b"", &[]).await.unwrap();
+            drop(other);
+            assert_eq!(one.receive().await.unwrap().unwrap().message, hello(2));
+            assert!(one.receive().await.unwrap().is_none());
         }
     }
 

@@ -15,10 +15,14 @@ use super::channel::{Channel, Endpoint, MAX_DESCRIPTORS};
 use super::message::{Message, Thing, VERSION};
 use crate::admin::ADMIN;
 use crate::config::{AdminAddress, Upgrade};
+use crate::server::lifecycle::Succession;
 use crate::server::{Control, Order};
 
 /// How long nothing is accepted for when the socket does not let us, for want of descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the next process may take to serve once nothing is accepted here, which takes it no work.
+const SERVING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Another process has taken over.
 #[derive(Debug)]
@@ -40,6 +44,10 @@ enum Failure {
     Ended,
     #[error("it did not get ready in time")]
     Late,
+    #[error("it did not serve in time")]
+    Hangs,
+    #[error("the relay that runs stops already")]
+    Stops,
     #[error("it was refused: {0}")]
     Refused(String),
     #[error("it says what is not understood")]
@@ -73,7 +81,9 @@ pub(in crate::server) async fn serve(
                 if !taken.iter().any(|path| path == endpoint.path()) {
                     let _ = std::fs::remove_file(endpoint.path());
                 }
-                return control.give(Order::HandOver(HandOver { pid, channel, taken })).await;
+                control.give(Order::HandOver(HandOver { pid, channel, taken })).await;
+                control.set_succession(Succession::Handed);
+                return;
             }
             // Somebody has only looked whether we are there.
             Ok(None) => {}
@@ -82,6 +92,7 @@ pub(in crate::server) async fn serve(
                 // Else it would think that we have died, and serve.
                 let refused = Message::Refused { reason: error.to_string() };
                 let _ = timeout(PAUSE, channel.send(&refused, &[], &[])).await;
+                control.set_succession(Succession::None);
                 warn!(%error, "another process wanted to take over and has not: everything goes on as before");
             }
         }
@@ -106,8 +117,8 @@ async fn hand_over(
             Err(Failure::Ended) => return Ok(None),
             Err(error) => return Err(error),
         };
-        if !control.is_ready() {
-            return refuse(channel, "the relay that runs stops already".to_owned()).await;
+        if !control.set_succession(Succession::Offered) {
+            return Err(Failure::Stops);
         }
         info!(pid, "a process takes over");
         offer(channel, &offered(endpoint, control, admin)?, control).await?;
@@ -116,13 +127,20 @@ async fn hand_over(
             _ => Err(Failure::Misunderstood),
         }
     };
-    let prepared = timeout(settings.start_timeout, prepared).await.map_err(|_| Failure::Late)??;
+    let prepared = tokio::select! {
+        prepared = timeout(settings.start_timeout, prepared) => prepared.map_err(|_| Failure::Late)??,
+        () = control.succession_closed() => return Err(Failure::Stops),
+    };
     let Some((pid, taken)) = prepared else { return Ok(None) };
+    // From here on a stop waits for what comes of it.
+    if !control.set_succession(Succession::Paused) {
+        return Err(Failure::Stops);
+    }
     // Whoever comes now waits until the next process accepts.
     control.listeners().set_accepting(false);
     channel.send(&Message::Paused, &[], &[]).await?;
     // It has all it needs, so it serves or ends.
-    match next(channel).await? {
+    match timeout(SERVING_TIMEOUT, next(channel)).await.map_err(|_| Failure::Hangs)?? {
         Message::Serving => Ok(Some((pid, taken))),
         _ => Err(Failure::Misunderstood),
     }

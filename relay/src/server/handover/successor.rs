@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::channel::{Channel, Endpoint};
+use super::channel::{Channel, Endpoint, Packet};
 use super::generations::{Generation, Generations};
 use super::message::{Message, Thing, VERSION};
 use crate::config::Upgrade;
@@ -78,7 +78,15 @@ impl Takeover {
             return Err(failed(io::ErrorKind::PermissionDenied.into()));
         }
         let hello = Message::Hello { version: VERSION, pid: std::process::id() };
-        channel.send(&hello, &[], &[]).await.map_err(failed)?;
+        if let Err(error) = channel.send(&hello, &[], &[]).await {
+            // What it has said before it hung up is still there.
+            return Err(match channel.receive().await {
+                Ok(Some(Packet { message: Message::Refused { reason }, .. })) => {
+                    TakeoverError::Refused(reason)
+                }
+                _ => failed(error),
+            });
+        }
         let (mut inherited, mut endpoint, mut older) = (Inherited::default(), None, Vec::new());
         loop {
             let answer = timeout(ANSWER_TIMEOUT, channel.receive()).await;
@@ -167,6 +175,12 @@ impl Takeover {
         if let Some(generation) = generations.of(tag)
             && let Err(error) = generation.channel.send(&Message::Serving, &[], &[]).await
         {
+            // It may have waited for too long, and goes on then.
+            if let Ok(Some(Packet { message: Message::Refused { reason }, .. })) =
+                generation.channel.receive().await
+            {
+                return Err(TakeoverError::Refused(reason));
+            }
             warn!(pid, %error, "the relay that ran has ended while this one took over");
         }
         Ok(all)

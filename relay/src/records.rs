@@ -232,7 +232,12 @@ impl Records {
                     known.counts += counts;
                 }
                 None => {
-                    stats.push(SinkStats { name: sink.name().to_owned(), kind: sink.kind, available, counts })
+                    stats.push(SinkStats {
+                        name: sink.name().to_owned(),
+                        kind: sink.kind,
+                        available,
+                        counts,
+                    });
                 }
             }
         }

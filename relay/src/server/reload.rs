@@ -269,7 +269,7 @@ impl Control {
     /// What the admin interface was started with a token for is not open to all once that is gone: the last one stays in
     /// force.
     fn keep_token(&self, config: &mut Config, before: &Config) {
-        if !self.started_with().admin.as_ref().is_some_and(|admin| admin.token.is_some()) {
+        if self.started_with().admin.as_ref().is_none_or(|admin| admin.token.is_none()) {
             return;
         }
         match (&mut config.admin, &before.admin) {

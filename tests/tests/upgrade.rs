@@ -540,3 +540,16 @@ async fn a_relay_that_is_told_to_stop_while_another_begins_to_serve_leaves_all_t
         assert!(path.exists(), "{path:?}");
     }
 }
+
+#[tokio::test]
+async fn ctl_upgrade_waits_for_what_comes_of_it() {
+    let site = Site::new();
+    let mut old = start(&site).await;
+    let ctl = Command::new(RELAY).args(["ctl", "upgrade", "--config"]).arg(site.path("relay.yaml")).output();
+    let ctl = ctl.unwrap();
+    let said = String::from_utf8_lossy(&ctl.stdout);
+    assert!(ctl.status.success() && said.contains("has taken over"), "{ctl:?}");
+    let pid = said.split(' ').nth(1).unwrap().parse().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    assert_eq!(old.exit().await.code(), Some(0));
+}

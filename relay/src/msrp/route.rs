@@ -187,8 +187,7 @@ impl Relay {
             }
             let outgoing = claims.is_empty() && session.is_owned_by(from);
             // What another process of ours has is behind a connection, as what another relay has is.
-            let kin = self.is_us(&next) && self.kin_of(&next).is_some();
-            let inside = !kin && self.is_us(&next);
+            let inside = self.kin_of(&next).is_none() && self.is_us(&next);
             if inside && own.len() >= self.current().limits.own_hops {
                 return Err(TOO_MANY);
             }
@@ -315,7 +314,7 @@ impl Relay {
         let host: Box<str> = uri.host().to_ascii_lowercase().into();
         let reuse_key = self.reuse_key(scheme, &host, port, listener);
         let explicit_port = uri.port().is_some();
-        let process = Some(uri).filter(|uri| self.is_us(uri)).and_then(|uri| self.kin_of(uri));
+        let process = self.kin_of(uri).filter(|_| self.is_us(uri));
         let target = Target { scheme, host, port, explicit_port, reuse_key, process };
         if let Some(link) = self.routes.open_to(&target).filter(|link| link.is_open()) {
             return link;

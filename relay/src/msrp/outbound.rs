@@ -82,8 +82,9 @@ mod segments;
 pub(crate) const FILL_TARGET: usize = 64 * 1024;
 /// How many bytes a chunk may send before another lane gets its turn.
 pub(crate) const LANE_QUANTUM: u64 = 16 * 1024;
-/// How many used objects are kept for the next message.
-const MAX_SPARE: usize = 64;
+/// How many used objects are kept for the next message, until the connection is silent: as many messages may wait for
+/// their responses before others are allocated.
+const MAX_SPARE: usize = 256;
 /// A larger one is not kept: few messages are so long, and an idle connection should be small.
 const MAX_SPARE_BYTES: usize = 2 * 1024;
 

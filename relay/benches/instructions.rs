@@ -1,11 +1,12 @@
 //! What forwarding costs in instructions: the same work done so many times, for a tool that counts them.
 //!
 //! ```text
+//! instructions --list
 //! instructions CASE TIMES
 //! ```
 //!
 //! `tests/bench/instructions` runs it under callgrind with two numbers of times and takes the difference, so that what
-//! is done once does not count; it compares with `relay/benches/instructions.json`. Two clients are on one relay in
+//! is done once does not count; it compares with `relay/benches/instructions.txt`. Two clients are on one relay in
 //! memory; there are no sockets, and the clients do next to nothing: messages are ready beforehand, and in responses
 //! only the transaction ids are put in. Without arguments, as `cargo bench` runs it, it does each case once.
 #![allow(
@@ -13,6 +14,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     reason = "a benchmark may panic"
 )]
 
@@ -34,27 +36,18 @@ struct Case {
     /// Bytes of a chunk, and how many of them one piece of work has.
     chunk: usize,
     chunks: usize,
-    /// How much comes in one read.
-    read: usize,
     /// Whether the receiver answers, and the relay the sender.
     answered: bool,
     websocket: bool,
 }
 
 const CASES: [Case; 6] = [
-    Case {
-        name: "message_of_300_bytes",
-        chunk: 300,
-        chunks: 1,
-        read: READ,
-        answered: true,
-        websocket: false,
-    },
+    Case { name: "message_of_300_bytes", chunk: 300, chunks: 1, answered: true, websocket: false },
     Case {
         name: "message_of_300_bytes_to_websocket",
         chunk: 300,
         chunks: 1,
-        read: READ,
+
         answered: true,
         websocket: true,
     },
@@ -62,27 +55,13 @@ const CASES: [Case; 6] = [
         name: "16_messages_of_300_bytes_in_a_read",
         chunk: 300,
         chunks: 16,
-        read: READ,
+
         answered: true,
         websocket: false,
     },
-    Case {
-        name: "26_chunks_of_2_kib_in_a_read",
-        chunk: 2048,
-        chunks: 26,
-        read: READ,
-        answered: true,
-        websocket: false,
-    },
-    Case { name: "chunk_of_64_kib", chunk: READ, chunks: 1, read: READ, answered: true, websocket: false },
-    Case {
-        name: "64_kib_of_a_long_chunk",
-        chunk: 0,
-        chunks: 0,
-        read: READ,
-        answered: false,
-        websocket: false,
-    },
+    Case { name: "26_chunks_of_2_kib_in_a_read", chunk: 2048, chunks: 26, answered: true, websocket: false },
+    Case { name: "chunk_of_64_kib", chunk: READ, chunks: 1, answered: true, websocket: false },
+    Case { name: "64_kib_of_a_long_chunk", chunk: 0, chunks: 0, answered: false, websocket: false },
 ];
 
 /// What the clients send in one piece of work.
@@ -128,7 +107,7 @@ impl World {
 
     fn work(&mut self, case: &Case, answers: &mut Vec<u8>) {
         self.bob.sink.watch_ids();
-        for read in self.sent.chunks(case.read) {
+        for read in self.sent.chunks(READ) {
             self.alice.give(read, self.now);
         }
         let ids = self.bob.sink.take_ids();
@@ -149,6 +128,10 @@ impl World {
 }
 
 fn main() {
+    if std::env::args().any(|argument| argument == "--list") {
+        CASES.iter().for_each(|case| println!("{}", case.name));
+        return;
+    }
     let arguments: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let (cases, times): (Vec<&Case>, usize) = match &arguments[..] {

@@ -123,6 +123,9 @@ pub enum Flushed {
     Blocked,
 }
 
+/// By the relay's URI.
+type FailedElsewhere = HashMap<Box<str>, u32>;
+
 /// One connection; see the module for its states, and for who writes.
 pub struct Link {
     id: u64,
@@ -141,7 +144,7 @@ pub struct Link {
     /// What sources of credentials have said, for its own task to find.
     resolved: Mutex<Vec<(u64, Lookup)>>,
     /// How often AUTH failed at which other relay.
-    failed_elsewhere: Mutex<Option<Box<HashMap<Box<str>, u32>>>>,
+    failed_elsewhere: Mutex<Option<Box<FailedElsewhere>>>,
 }
 
 struct State {

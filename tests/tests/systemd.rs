@@ -11,6 +11,9 @@ use std::process::Command;
 use rustix::process::Signal;
 use tests::{Admin, Client, Daemon, Scheme, ServiceManager, Settings, Site};
 
+#[path = "systemd/turned_away.rs"]
+mod turned_away;
+
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
 
 fn relay(manager: &ServiceManager) -> Command {

@@ -167,7 +167,17 @@ async fn serve(mut server: Server, program: Program, signals: Signals) -> anyhow
     let again = async {
         stop.next().await;
     };
+    let stopping = Arc::clone(&control);
+    let hangups = tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            stopping.reopen_files();
+            info!(
+                "SIGHUP: the relay stops, so the configuration is not read again; its files are opened again"
+            );
+        }
+    });
     server.stop(again).await;
+    hangups.abort();
     telling.abort();
     watchdog.abort();
     info!("stopped");

@@ -68,6 +68,7 @@
 //! | the configurations differ | each process goes by its own; listeners that the new one has not are closed |
 
 mod channel;
+mod door;
 mod generations;
 mod kin;
 mod message;
@@ -78,6 +79,7 @@ mod receive;
 mod successor;
 
 pub(super) use self::channel::Endpoint;
+pub(super) use self::door::Door;
 pub(super) use self::generations::Generations;
 pub use self::generations::OlderProcess;
 pub(super) use self::kin::connect;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::handover::HandOver;
+use super::handover::{Door, HandOver};
 use super::{Control, now};
 
 /// How many orders wait at most; one more is refused.
@@ -122,12 +122,14 @@ pub(super) struct Lifecycle {
     drain: watch::Sender<Option<Drain>>,
     orders: mpsc::Sender<Order>,
     next: watch::Sender<Next>,
+    pub(super) door: Door,
 }
 
 impl Lifecycle {
     pub(super) fn new() -> (Self, mpsc::Receiver<Order>) {
         let (orders, receiver) = mpsc::channel(ORDERS);
-        (Self { drain: watch::Sender::new(None), orders, next: watch::Sender::default() }, receiver)
+        let (drain, next) = (watch::Sender::new(None), watch::Sender::default());
+        (Self { drain, orders, next, door: Door::new() }, receiver)
     }
 
     pub(super) fn set(&self, drain: Option<Drain>) {
@@ -171,6 +173,11 @@ impl Control {
             }
             may
         })
+    }
+
+    /// Whether another process has the listeners, and does not serve yet.
+    pub(super) fn is_being_succeeded(&self) -> bool {
+        matches!(self.lifecycle.next.borrow().stage, Succession::Offered | Succession::Paused)
     }
 
     /// Waits until nobody may take over any more, as this one stops.

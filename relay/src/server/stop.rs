@@ -3,6 +3,7 @@
 //! | | SIGTERM, SIGINT | `ctl drain` | an upgrade |
 //! |---|---|---|---|
 //! | listeners | closed | closed | the next process has them |
+//! | sockets of a service manager | who connects is closed at once (`listeners::kept`) | likewise | the next process has them |
 //! | a new AUTH | 408 | 408 | 408; of a verified relay: granted until the drain ends |
 //! | sessions and messages | go on | go on | go on, and their peers still get there (`server::handover`) |
 //! | connections without a session | closed when idle | closed when idle | closed when idle, those of SIP and HEP too |
@@ -51,10 +52,13 @@ impl Server {
     /// Begins to drain, or goes on with another end. Handshakes under way are finished.
     pub fn drain(&self, drain: Drain) {
         let control = &self.control;
+        let _runtime = control.runtime.enter();
+        // A reload is over, or comes after it: it opens nothing that was closed here.
+        let _no_reload = control.reloading.lock();
         let relays_until = if drain.cause == DrainCause::Upgrade { drain.until } else { None };
         control.relay().set_draining(Some(Drains { relays_until }));
         control.lifecycle.set(Some(drain));
-        control.listeners().close();
+        control.listeners().close(drain.cause == DrainCause::Upgrade);
         let (sessions, cause) = (control.relay().sessions().len(), drain.cause.as_str());
         let seconds = drain.left().map(|left| left.as_secs());
         info!(cause, sessions, seconds, "draining: nothing new is taken");
@@ -64,9 +68,9 @@ impl Server {
     pub fn hand_over(&mut self, handed: HandOver) {
         let HandOver { channel, taken, pid } = handed;
         let channel = Arc::new(channel);
-        let upgrade = self.upgrade.as_ref();
-        let timeout = upgrade
-            .map_or_else(|| self.control.config().timeouts.drain_timeout, |upgrade| upgrade.drain_timeout);
+        let config = self.control.config();
+        let upgrade = config.upgrade.as_ref();
+        let timeout = upgrade.map_or(config.timeouts.drain_timeout, |upgrade| upgrade.drain_timeout);
         self.drain(Drain::now(DrainCause::Upgrade, Some(timeout)));
         let network = self.control.network();
         network.generations.follow(pid, Arc::clone(&channel));
@@ -84,6 +88,8 @@ impl Server {
     /// An address cannot be listened on any more. It goes on draining then.
     pub fn cancel_drain(&self) -> Result<(), ReopenError> {
         let control = &self.control;
+        let _runtime = control.runtime.enter();
+        let _no_reload = control.reloading.lock();
         control.listeners().reopen(control.network())?;
         control.relay().set_draining(None);
         control.lifecycle.set(None);
@@ -192,7 +198,7 @@ impl Server {
         };
         self.control.records().stop(hurry).await;
         let is_ours = before.is_none_or(|before| before.cause != DrainCause::Upgrade);
-        if let Some(upgrade) = self.upgrade.as_ref().filter(|_| is_ours) {
+        if let Some(upgrade) = self.control.config().upgrade.as_ref().filter(|_| is_ours) {
             // It has gone already, at worst.
             let _ = std::fs::remove_file(&upgrade.socket);
         }

@@ -69,6 +69,9 @@ pub use self::trace::{TraceDestination, TraceSwitches};
 /// only frees what they hold.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Why connections are closed at the end.
+const SHUTDOWN: &str = "shutdown";
+
 /// A relay that cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -120,6 +123,8 @@ pub enum StartError {
 pub struct Server {
     control: Arc<Control>,
     tasks: JoinSet<()>,
+    /// Listen to the processes before this one, each until that has ended.
+    older: JoinSet<()>,
     orders: mpsc::Receiver<Order>,
     /// How it is managed, if that is configured.
     admin: Option<AdminServer>,
@@ -173,7 +178,7 @@ impl Server {
         let last = all.last().cloned();
         for generation in all {
             let network = Arc::clone(server.control.network());
-            server.tasks.spawn(Generations::watch(network, generation));
+            server.older.spawn(Generations::watch(network, generation));
         }
         if let Some(last) = last {
             last.told().await;
@@ -283,7 +288,8 @@ impl Server {
         for address in inherited.addresses() {
             error!(address, "no listener is for this socket, which was handed over to us: it is closed");
         }
-        Ok(Self { control, tasks, orders, admin, upgrade, endpoint })
+        let older = JoinSet::new();
+        Ok(Self { control, tasks, older, orders, admin, upgrade, endpoint })
     }
 
     /// Where it listens, with the scheme of the listener's URI, in the order of the configuration.

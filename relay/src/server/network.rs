@@ -185,7 +185,8 @@ impl Network {
         if self.generations.is_empty() {
             self.serve(arrival);
         } else {
-            tokio::spawn(handover::sort(Arc::clone(self), arrival));
+            let underway = self.generations.sort();
+            tokio::spawn(handover::sort(Arc::clone(self), arrival, underway));
         }
     }
 

@@ -74,9 +74,13 @@ impl Notifier {
 /// One line for people: what is left.
 #[must_use]
 pub fn drain_line(status: &DrainStatus) -> String {
-    let DrainStatus { drain, sessions, busy } = status;
+    let DrainStatus { drain, sessions, busy, older_processes, older_sessions } = status;
+    let older = match older_processes {
+        0 => String::new(),
+        _ => format!(", {older_sessions} sessions in {older_processes} older processes"),
+    };
     let left = drain.left().map(|left| format!(", {} s at most", left.as_secs())).unwrap_or_default();
-    format!("draining: {sessions} sessions, {busy} busy connections{left}")
+    format!("draining: {sessions} sessions, {busy} busy connections{older}{left}")
 }
 
 /// Tells how a drain is going, whenever there is one, until it is dropped.

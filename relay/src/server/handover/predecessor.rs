@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::channel::{Channel, Endpoint, MAX_DESCRIPTORS};
 use super::message::{Message, Thing, VERSION};
-use crate::admin::ADMIN;
+use crate::admin::{ADMIN, Held};
 use crate::config::{AdminAddress, Upgrade};
 use crate::server::lifecycle::Succession;
 use crate::server::{Control, Order};
@@ -60,7 +60,7 @@ pub(in crate::server) async fn serve(
     endpoint: Endpoint,
     settings: Upgrade,
     control: Arc<Control>,
-    admin: Vec<(AdminAddress, OwnedFd)>,
+    admin: Vec<Held>,
 ) {
     loop {
         let channel = match endpoint.accept().await {
@@ -104,7 +104,7 @@ async fn hand_over(
     endpoint: &Endpoint,
     settings: &Upgrade,
     control: &Arc<Control>,
-    admin: &[(AdminAddress, OwnedFd)],
+    admin: &[Held],
 ) -> Result<Option<(u32, Vec<PathBuf>)>, Failure> {
     let prepared = async {
         let pid = match next(channel).await {
@@ -159,7 +159,7 @@ async fn next(channel: &Channel) -> Result<Message, Failure> {
 fn offered(
     endpoint: &Endpoint,
     control: &Control,
-    admin: &[(AdminAddress, OwnedFd)],
+    admin: &[Held],
 ) -> io::Result<Vec<(Thing, OwnedFd)>> {
     let mut offered = Vec::new();
     for (listener, _, socket) in control.listeners().duplicates()? {
@@ -167,10 +167,10 @@ fn offered(
         let thing = if is_datagram { Thing::Udp { listener } } else { Thing::Tcp { listener } };
         offered.push((thing, socket));
     }
-    for (address, socket) in admin {
+    for Held { address, socket, managed } in admin {
         let thing = match address {
             AdminAddress::Http(_) => Thing::Tcp { listener: ADMIN.to_owned() },
-            AdminAddress::Unix(path) => Thing::AdminUnix { path: path.clone() },
+            AdminAddress::Unix(path) => Thing::AdminUnix { path: path.clone(), managed: *managed },
         };
         offered.push((thing, socket.try_clone()?));
     }

@@ -106,7 +106,12 @@ impl Takeover {
                 match thing {
                     Thing::Tcp { listener } => inherited.push_tcp(socket.into(), Some(listener)),
                     Thing::Udp { listener } => inherited.push_udp(socket.into(), Some(listener)),
-                    Thing::AdminUnix { path } => inherited.push_unix(UnixListener::from(socket), path),
+                    Thing::AdminUnix { path, managed: false } => {
+                        inherited.push_unix(UnixListener::from(socket), path);
+                    }
+                    Thing::AdminUnix { path, managed: true } => {
+                        inherited.push_managed_unix(UnixListener::from(socket), path);
+                    }
                     Thing::Endpoint { path } => endpoint = Some((socket, path)),
                     Thing::Process { tag, pid } => {
                         let tag = tag.parse().map_err(|_| TakeoverError::Misunderstood)?;

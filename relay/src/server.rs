@@ -33,6 +33,7 @@ mod credentials;
 pub mod handover;
 mod hep;
 mod inherit;
+mod leavers;
 pub mod lifecycle;
 mod listeners;
 mod network;
@@ -123,6 +124,8 @@ pub enum StartError {
 pub struct Server {
     control: Arc<Control>,
     tasks: JoinSet<()>,
+    /// Keep connections to SIP upstreams open, and ask those for their health.
+    upstreams: JoinSet<()>,
     /// Listen to the processes before this one, each until that has ended.
     older: JoinSet<()>,
     orders: mpsc::Receiver<Order>,
@@ -258,8 +261,9 @@ impl Server {
             let sip = if listener.sip { sip.next() } else { None };
             listeners.run(opened, &network, msrp, sip);
         }
+        let mut upstreams = JoinSet::new();
         for task in network.sip.iter().flat_map(|sip| sip.tasks(&network)) {
-            tasks.spawn(task);
+            upstreams.spawn(task);
         }
         let sweeper = Arc::clone(&network.relay);
         tasks.spawn(async move {
@@ -289,7 +293,7 @@ impl Server {
             error!(address, "no listener is for this socket, which was handed over to us: it is closed");
         }
         let older = JoinSet::new();
-        Ok(Self { control, tasks, older, orders, admin, upgrade, endpoint })
+        Ok(Self { control, tasks, upstreams, older, orders, admin, upgrade, endpoint })
     }
 
     /// Where it listens, with the scheme of the listener's URI, in the order of the configuration.

@@ -5,7 +5,7 @@
 //! | listeners | closed | closed | the next process has them |
 //! | a new AUTH | 408 | 408 | 408; of a verified relay: granted until the drain ends |
 //! | sessions and messages | go on | go on | go on, and their peers still get there (`server::handover`) |
-//! | connections without a session | closed when idle | closed when idle | closed when idle, those of SIP and HEP too |
+//! | connections without a session | closed when idle | closed when idle | closed when idle, those of SIP and HEP too (`server::leavers`) |
 //! | how long | `timeouts.drain_timeout` | until the last session ends; `--timeout` | `upgrade.drain_timeout` |
 //! | what ends it sooner | a second signal | a signal hurries as on the left | a signal leaves it `timeouts.drain_timeout`; SIGINT after that ends it at once |
 //!
@@ -26,20 +26,14 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::handover::{self, HandOver};
+use super::leavers::Leavers;
 use super::lifecycle::{Drain, DrainCause};
 use super::listeners::ReopenError;
-use super::network::Carried;
-use super::{Order, SHUTDOWN, Server, hep, now};
+use super::{Order, SHUTDOWN, Server, hep};
 use crate::msrp::Drains;
 
 /// How often a draining relay looks whether it is empty.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
-
-/// How often it looks for connections that have no session any more.
-const LEAVERS_POLL: Duration = Duration::from_millis(500);
-
-/// How old a connection is before that. Who has just come may have its first request on the way.
-const LEAVER_AGE: Duration = Duration::from_secs(1);
 
 /// How long connections have to close in order once nothing is under way any more.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -79,6 +73,8 @@ impl Server {
         network.generations.follow(pid, Arc::clone(&channel));
         network.relay.set_has_kin(true);
         self.tasks.spawn(handover::receive(Arc::clone(network), channel));
+        // The next process has connections of its own to SIP upstreams, which may take one of ours for one of its.
+        self.upstreams.abort_all();
         if let Some(mut admin) = self.admin.take() {
             admin.disown(&taken);
             tokio::spawn(admin.stop());
@@ -125,13 +121,9 @@ impl Server {
         let relay = self.control.relay();
         let (connections, generations) =
             (&self.control.network().connections, &self.control.network().generations);
-        let mut looked = None;
+        let mut leavers = Leavers::new(cause);
         loop {
-            let now = now();
-            if looked.is_none_or(|at| now >= at + LEAVERS_POLL) {
-                self.let_leavers_go(cause);
-                looked = Some(now);
-            }
+            leavers.let_go(connections);
             // In the order in which a connection goes from one to the next, so that none is missed between two.
             let opening = self.control.listeners().is_opening();
             let underway = generations.underway() > 0 || !generations.is_empty();
@@ -140,20 +132,6 @@ impl Server {
                 return;
             }
             tokio::time::sleep(DRAIN_POLL).await;
-        }
-    }
-
-    /// Closes the connections that nobody needs here any more: their clients come back, where there is something new
-    /// to be had.
-    fn let_leavers_go(&self, cause: DrainCause) {
-        for (handle, carried) in self.control.network().connections.snapshot() {
-            let leaves = match &carried {
-                Carried::Msrp(link) => link.sessions() == 0,
-                Carried::Sip(_) | Carried::Hep => cause == DrainCause::Upgrade,
-            };
-            if leaves && carried.is_idle() && handle.entry().age() >= LEAVER_AGE {
-                handle.close(CloseReason::Local("draining".into()));
-            }
         }
     }
 
@@ -175,6 +153,7 @@ impl Server {
         };
         self.control.listeners().stop().await;
         self.tasks.shutdown().await;
+        self.upstreams.shutdown().await;
         let connections = &self.control.network().connections;
         for (_, carried) in connections.snapshot() {
             carried.wind_up();

@@ -88,7 +88,8 @@ impl Program {
             child.wait().await?;
             Ok(String::from_utf8_lossy(&text[..len]).into_owned())
         };
-        let told: io::Result<String> = timeout(SPAWN_TIMEOUT, told).await.unwrap_or_else(|late| Err(late.into()));
+        let told: io::Result<String> =
+            timeout(SPAWN_TIMEOUT, told).await.unwrap_or_else(|late| Err(late.into()));
         match told?.split_once(' ') {
             Some(("pid", number)) => {
                 let pid = number.parse().ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
@@ -146,16 +147,13 @@ pub(in crate::cli) fn apart(args: &ApartArgs) -> anyhow::Result<ExitCode> {
     for name in OURS {
         command.env_remove(name);
     }
-    match command.spawn() {
-        Ok(child) => {
-            write!(report, "pid {}", child.id())?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) => {
-            write!(report, "error {error}")?;
-            Ok(ExitCode::FAILURE)
-        }
-    }
+    let (text, code) = match command.spawn() {
+        Ok(child) => (format!("pid {}", child.id()), ExitCode::SUCCESS),
+        Err(error) => (format!("error {error}"), ExitCode::FAILURE),
+    };
+    // At once, so that it is read at once.
+    report.write_all(text.as_bytes())?;
+    Ok(code)
 }
 
 /// The path that `argv[0]` names, with its symlinks, if that leads to the file that runs.

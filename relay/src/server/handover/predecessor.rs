@@ -156,11 +156,7 @@ async fn next(channel: &Channel) -> Result<Message, Failure> {
 }
 
 /// Everything there is to give away.
-fn offered(
-    endpoint: &Endpoint,
-    control: &Control,
-    admin: &[Held],
-) -> io::Result<Vec<(Thing, OwnedFd)>> {
+fn offered(endpoint: &Endpoint, control: &Control, admin: &[Held]) -> io::Result<Vec<(Thing, OwnedFd)>> {
     let mut offered = Vec::new();
     for (listener, _, socket) in control.listeners().duplicates()? {
         let is_datagram = socket_type(&socket)? == SocketType::DGRAM;

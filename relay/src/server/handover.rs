@@ -47,9 +47,11 @@
 //! routing (`Relay::kin_of`), and the connection to it is a pair of sockets (`kin`). An old process knows the new one
 //! alone, which takes what is for a third one there.
 //!
-//! Not covered is a connection that carries sessions of both processes: the first request decides, and the others are
-//! answered with 481. A relay in front of this one has such connections: so while it drains, the old process goes on
-//! granting sessions to verified relays over the connections that they have, until its drain ends.
+//! A relay in front of this one has one connection for sessions of both processes. What comes over it for a session of
+//! the other process is passed on, over a pair of sockets that stands for that connection there (`msrp::kin`); and while
+//! it drains, the old process goes on granting sessions to verified relays over the connections that they have, until
+//! its drain ends. Not covered is another one's connection with sessions of both processes: the first request decides, and
+//! the others are answered with 481.
 //!
 //! # Whose child
 //!

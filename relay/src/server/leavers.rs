@@ -14,6 +14,7 @@
 //! to be quick.
 
 use std::collections::HashMap;
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use tcp_transport::connection::CloseReason;
@@ -23,6 +24,7 @@ use tcp_transport::{ConnectionId, Registry};
 use super::lifecycle::DrainCause;
 use super::network::Carried;
 use super::now;
+use crate::msrp::Link;
 
 /// How often it looks for them.
 const POLL: Duration = Duration::from_millis(500);
@@ -65,7 +67,8 @@ impl Leavers {
             let entry = handle.entry();
             let idle = carried.is_idle() && entry.age() >= AGE;
             let leaves = match &carried {
-                Carried::Msrp(link) => link.sessions() == 0,
+                // One that stands for another ends with that one.
+                Carried::Msrp(link) => link.sessions() == 0 && !stands_for_another(link),
                 Carried::Hep => self.all,
                 Carried::Sip(_) if self.all && entry.direction() == Direction::Outbound => {
                     dialled.extend(idle.then_some(handle));
@@ -85,6 +88,10 @@ impl Leavers {
             dialled.iter().for_each(|handle| handle.close(CloseReason::Local("draining".into())));
         }
     }
+}
+
+fn stands_for_another(link: &Link) -> bool {
+    link.stands_for().and_then(Weak::upgrade).is_some_and(|relay| relay.is_open())
 }
 
 /// How many messages connections have had, and since when.

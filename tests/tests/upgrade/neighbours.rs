@@ -42,7 +42,7 @@ async fn one_of_two_relays_is_upgraded_in_the_middle_of_a_transfer() {
     };
     let (of_a, of_b) = (relay("a", "localhost", &to_a), relay("b", "127.0.0.1", &to_b));
     let mut a = Daemon::start_as(Command::new(RELAY), &site, "a.yaml", &of_a).await;
-    let old = Daemon::start_as(Command::new(RELAY), &site, "b.yaml", &of_b).await;
+    let mut old = Daemon::start_as(Command::new(RELAY), &site, "b.yaml", &of_b).await;
     to_a.lead_to(a.address(Scheme::Msrps));
     to_b.lead_to(old.address(Scheme::Msrps));
     let (at_a, at_b) =
@@ -91,10 +91,42 @@ async fn one_of_two_relays_is_upgraded_in_the_middle_of_a_transfer() {
     assert_ne!(tag(&from_carol), tag(&from_bob));
     chat((&mut bob, &from_bob), (&mut alice, &from_alice), "from the old process").await;
     chat((&mut alice, &from_alice), (&mut bob, &from_bob), "to the old process").await;
-    // The new process has a connection of its own to the other relay.
+    // The other relay knows of one process, and has one connection: to the old one.
     let (mut dave, from_dave) = client(&a, &at_a, "dave").await;
+    let message = Send::text(&from_dave.to(&from_carol), "m1", "to the new process");
+    assert_eq!(dave.send(&message.with("Success-Report: yes")).await.status(), 200);
+    let received = carol.receive().await;
+    assert_eq!(received.text(), "to the new process");
+    assert_eq!(
+        received.from_path(),
+        [&from_carol.use_path[0], &from_dave.use_path[0], dave.uri()],
+        "nobody else is on the way"
+    );
+    carol.tx.report(&received, 200).await;
+    assert_eq!(dave.receive_report().await.reported(), 200);
     chat((&mut carol, &from_carol), (&mut dave, &from_dave), "from the new process").await;
-    chat((&mut dave, &from_dave), (&mut carol, &from_carol), "to the new process").await;
+    let content = Content::new(3_000_000);
+    let file = Send { to: from_dave.to(&from_carol), message: "large".into(), ..Send::default() };
+    let ((), answered) =
+        tokio::join!(dave.tx.file(&file, &content, None), carol.rx.file(&content, Some(&mut carol.tx)));
+    assert!(answered.is_empty(), "{answered:?}");
+    assert_eq!(dave.rx.next().await.status(), 200);
+    // That is for relays, which have proved to be one.
+    let strange = Send::text(&bob.without_relay().to(&from_carol), "m3", "not for this process");
+    assert_eq!(bob.send(&strange).await.status(), 481);
+    // A failure there comes back the same way.
+    carol.close().await;
+    let failure = Send::text(&from_dave.to(&from_carol), "m2", "gone");
+    assert_eq!(dave.send(&failure).await.status(), 200);
+    let report = dave.receive_report().await;
+    assert_eq!((report.reported(), report.header("Message-ID")), (481, "m2".into()));
+    assert_eq!(to_b.accepted(), 1);
+    // When the other relay's connection to the old process is gone, its next one leads to the new process.
+    bob.close().await;
+    old.exit().await;
+    let (mut erin, from_erin) = client(&new, &at_b, "carol").await;
+    chat((&mut dave, &from_dave), (&mut erin, &from_erin), "directly").await;
+    assert_eq!(to_b.accepted(), 2);
     a.assert_well();
     new.assert_well();
 }

@@ -33,10 +33,10 @@ const POLL: Duration = Duration::from_millis(500);
 const AGE: Duration = Duration::from_secs(1);
 
 /// How long a SIP connection that was accepted has no message before it is closed.
-pub(super) const SIP_QUIET: Duration = Duration::from_secs(2);
+pub(super) const SIP_QUIET: Duration = Duration::from_secs(3);
 
 /// How long such connections have at most.
-pub(super) const SIP_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const SIP_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Who looks for them during one drain.
 #[derive(Debug)]
@@ -45,20 +45,23 @@ pub(super) struct Leavers {
     all: bool,
     since: Instant,
     looked: Option<Instant>,
+    /// What it has found then.
+    stay: bool,
     quiet: Quiet,
 }
 
 impl Leavers {
     pub(super) fn new(cause: DrainCause) -> Self {
         let all = cause == DrainCause::Upgrade;
-        Self { all, since: now(), looked: None, quiet: Quiet::default() }
+        Self { all, since: now(), looked: None, stay: false, quiet: Quiet::default() }
     }
 
-    /// Closes those that there are now, if it has not looked lately.
-    pub(super) fn let_go(&mut self, connections: &Registry<Carried>) {
+    /// Closes those that there are now, if it has not looked lately. Whether some are there that have time left: the drain
+    /// is not over before.
+    pub(super) fn let_go(&mut self, connections: &Registry<Carried>) -> bool {
         let now = now();
         if self.looked.is_some_and(|at| now < at + POLL) {
-            return;
+            return self.stay;
         }
         self.looked = Some(now);
         let late = now >= self.since + SIP_TIMEOUT;
@@ -87,6 +90,8 @@ impl Leavers {
         if accepted == 0 || late {
             dialled.iter().for_each(|handle| handle.close(CloseReason::Local("draining".into())));
         }
+        self.stay = self.all && accepted > 0 && !late;
+        self.stay
     }
 }
 

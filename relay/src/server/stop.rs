@@ -15,8 +15,8 @@
 //! The newest process waits for older ones as it does for sessions of its own (`server::handover`): their peers' TLS may
 //! be here, and to a service manager the newest one's end is the service's.
 //!
-//! SIP clients and HEP agents hold connections for as long as they live, so nobody waits for them: they come back, to
-//! whoever listens then.
+//! SIP clients and HEP agents hold connections for as long as they live, so nobody waits for them, or for long: they come
+//! back, to whoever listens then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,12 +123,12 @@ impl Server {
             (&self.control.network().connections, &self.control.network().generations);
         let mut leavers = Leavers::new(cause);
         loop {
-            leavers.let_go(connections);
+            let stay = leavers.let_go(connections);
             // In the order in which a connection goes from one to the next, so that none is missed between two.
             let opening = self.control.listeners().is_opening();
             let underway = generations.underway() > 0 || !generations.is_empty();
             let idle = || connections.snapshot().iter().all(|(_, carried)| carried.is_idle());
-            if !opening && !underway && relay.sessions().is_empty() && idle() {
+            if !opening && !underway && !stay && relay.sessions().is_empty() && idle() {
                 return;
             }
             tokio::time::sleep(DRAIN_POLL).await;

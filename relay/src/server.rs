@@ -33,6 +33,7 @@ mod credentials;
 pub mod handover;
 mod hep;
 mod inherit;
+mod leavers;
 pub mod lifecycle;
 mod listeners;
 mod network;
@@ -68,6 +69,9 @@ pub use self::trace::{TraceDestination, TraceSwitches};
 /// How often expired sessions are looked for. They forward nothing from the moment they expire; this
 /// only frees what they hold.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Why connections are closed at the end.
+const SHUTDOWN: &str = "shutdown";
 
 /// A relay that cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +132,10 @@ pub enum StartError {
 pub struct Server {
     control: Arc<Control>,
     tasks: JoinSet<()>,
+    /// Keep connections to SIP upstreams open, and ask those for their health.
+    upstreams: JoinSet<()>,
+    /// Listen to the processes before this one, each until that has ended.
+    older: JoinSet<()>,
     orders: mpsc::Receiver<Order>,
     /// How it is managed, if that is configured.
     admin: Option<AdminServer>,
@@ -179,7 +187,7 @@ impl Server {
         let last = all.last().cloned();
         for generation in all {
             let network = Arc::clone(server.control.network());
-            server.tasks.spawn(Generations::watch(network, generation));
+            server.older.spawn(Generations::watch(network, generation));
         }
         if let Some(last) = last {
             last.told().await;
@@ -255,8 +263,9 @@ impl Server {
             let sip = if listener.sip { sip.next() } else { None };
             listeners.run(opened, &network, msrp, sip);
         }
+        let mut upstreams = JoinSet::new();
         if let Some(sip) = &network.sip {
-            tasks.spawn(Arc::clone(sip).run(Arc::clone(&network)));
+            upstreams.spawn(Arc::clone(sip).run(Arc::clone(&network)));
         }
         let sweeper = Arc::clone(&network.relay);
         tasks.spawn(async move {
@@ -286,7 +295,8 @@ impl Server {
             error!(address, "no listener is for this socket, which was handed over to us: it serves nobody");
         }
         control.listeners().keep(inherited);
-        Ok(Self { control, tasks, orders, admin, endpoint })
+        let older = JoinSet::new();
+        Ok(Self { control, tasks, upstreams, older, orders, admin, endpoint })
     }
 
     /// Where it listens, with the scheme of the listener's URI, in the order of the configuration.

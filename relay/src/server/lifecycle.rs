@@ -74,8 +74,12 @@ pub struct DrainStatus {
     pub drain: Drain,
     /// Sessions that there are.
     pub sessions: usize,
-    /// Connections with something under way.
+    /// Connections with something under way, and those that are relayed to older processes.
     pub busy: usize,
+    /// Older processes that are waited for.
+    pub older_processes: usize,
+    /// Sessions that those have left.
+    pub older_sessions: u64,
 }
 
 /// What somebody wants of the task that holds the server.
@@ -158,7 +162,14 @@ impl Control {
         let drain = self.drain()?;
         let carried = self.network().connections.snapshot();
         let busy = carried.iter().filter(|(_, carried)| !carried.is_idle()).count();
-        Some(DrainStatus { drain, sessions: self.relay().sessions().len(), busy })
+        let older = self.older_processes();
+        Some(DrainStatus {
+            drain,
+            sessions: self.relay().sessions().len(),
+            busy: busy + self.network().generations.underway(),
+            older_processes: older.len(),
+            older_sessions: older.iter().map(|older| older.sessions).sum(),
+        })
     }
 
     /// Notes how far another process is; `false`, and nothing is noted, if it may get no further as this one drains or

@@ -51,7 +51,12 @@ pub(super) enum Thing {
         managed: bool,
     },
     /// A socket of the admin interface.
-    AdminUnix { path: PathBuf },
+    AdminUnix {
+        path: PathBuf,
+        /// A service manager has opened it, and keeps it: nobody takes its path away.
+        #[serde(default)]
+        managed: bool,
+    },
     /// Where the next process finds this one.
     Endpoint { path: PathBuf },
     /// A channel to a process before the one that offers it, which still has sessions.

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::channel::{Channel, Endpoint, MAX_DESCRIPTORS};
 use super::door::{self, Moves};
 use super::message::{Message, Thing, VERSION};
-use crate::admin::ADMIN;
+use crate::admin::{ADMIN, Held};
 use crate::config::AdminAddress;
 use crate::server::lifecycle::Succession;
 use crate::server::listeners::Duplicate;
@@ -62,7 +62,7 @@ pub(in crate::server) async fn serve(
     mut endpoint: Option<Endpoint>,
     mut moves: Moves,
     control: Arc<Control>,
-    admin: Vec<(AdminAddress, OwnedFd)>,
+    admin: Vec<Held>,
 ) {
     loop {
         let accepted = tokio::select! {
@@ -116,7 +116,7 @@ async fn hand_over(
     channel: &Channel,
     endpoint: &Endpoint,
     control: &Arc<Control>,
-    admin: &[(AdminAddress, OwnedFd)],
+    admin: &[Held],
 ) -> Result<Option<(u32, Vec<PathBuf>)>, Failure> {
     let start_timeout = control.config().upgrade.as_ref().map_or(PAUSE, |upgrade| upgrade.start_timeout);
     let prepared = async {
@@ -174,11 +174,7 @@ async fn next(channel: &Channel) -> Result<Message, Failure> {
 }
 
 /// Everything there is to give away.
-fn offered(
-    endpoint: &Endpoint,
-    control: &Control,
-    admin: &[(AdminAddress, OwnedFd)],
-) -> io::Result<Vec<(Thing, OwnedFd)>> {
+fn offered(endpoint: &Endpoint, control: &Control, admin: &[Held]) -> io::Result<Vec<(Thing, OwnedFd)>> {
     let mut offered = Vec::new();
     for Duplicate { listener, socket, managed } in control.listeners().duplicates()? {
         let is_datagram = socket_type(&socket)? == SocketType::DGRAM;
@@ -186,10 +182,10 @@ fn offered(
             if is_datagram { Thing::Udp { listener, managed } } else { Thing::Tcp { listener, managed } };
         offered.push((thing, socket));
     }
-    for (address, socket) in admin {
+    for Held { address, socket, managed } in admin {
         let thing = match address {
-            AdminAddress::Http(_) => Thing::Tcp { listener: ADMIN.to_owned(), managed: false },
-            AdminAddress::Unix(path) => Thing::AdminUnix { path: path.clone() },
+            AdminAddress::Http(_) => Thing::Tcp { listener: ADMIN.to_owned(), managed: *managed },
+            AdminAddress::Unix(path) => Thing::AdminUnix { path: path.clone(), managed: *managed },
         };
         offered.push((thing, socket.try_clone()?));
     }

@@ -116,7 +116,12 @@ impl Takeover {
                     Thing::Udp { listener, managed: true } => {
                         inherited.push_managed_udp(socket.into(), Some(listener));
                     }
-                    Thing::AdminUnix { path } => inherited.push_unix(UnixListener::from(socket), path),
+                    Thing::AdminUnix { path, managed: false } => {
+                        inherited.push_unix(UnixListener::from(socket), path);
+                    }
+                    Thing::AdminUnix { path, managed: true } => {
+                        inherited.push_managed_unix(UnixListener::from(socket), path);
+                    }
                     Thing::Endpoint { path } => endpoint = Some((socket, path)),
                     Thing::Process { tag, pid } => {
                         let tag = tag.parse().map_err(|_| TakeoverError::Misunderstood)?;

@@ -94,14 +94,22 @@ pub struct AdminError {
     pub source: io::Error,
 }
 
+/// The socket of one address once more, for the process that comes after this one.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) address: AdminAddress,
+    pub(crate) socket: OwnedFd,
+    /// A service manager listens there on: its path is never taken away.
+    pub(crate) managed: bool,
+}
+
 /// The running admin interface.
 #[derive(Debug)]
 pub struct AdminServer {
     addresses: Vec<AdminAddress>,
     /// The Unix sockets that are taken away when it ends.
     sockets: Vec<PathBuf>,
-    /// Each address' socket once more, for the process that comes after this one.
-    held: Vec<(AdminAddress, OwnedFd)>,
+    held: Vec<Held>,
     stop: watch::Sender<bool>,
     /// Its thread has ended.
     ended: Option<oneshot::Receiver<()>>,
@@ -143,7 +151,8 @@ impl AdminServer {
                     let listener = listener.map_err(failed)?;
                     listener.set_nonblocking(true).map_err(failed)?;
                     let own = AdminAddress::Http(listener.local_addr().map_err(failed)?);
-                    held.push((own.clone(), listener.try_clone().map_err(failed)?.into()));
+                    let socket = listener.try_clone().map_err(failed)?.into();
+                    held.push(Held { address: own.clone(), socket, managed: false });
                     addresses.push(own);
                     bound.push(Bound::Tcp(listener));
                 }
@@ -153,10 +162,11 @@ impl AdminServer {
                         None => unix_socket::bind(path, settings.socket_mode).map_err(failed)?,
                     };
                     listener.set_nonblocking(true).map_err(failed)?;
-                    held.push((address.clone(), listener.try_clone().map_err(failed)?.into()));
+                    let socket = listener.try_clone().map_err(failed)?.into();
+                    let managed = inherited.is_managed(path);
+                    held.push(Held { address: address.clone(), socket, managed });
                     addresses.push(address.clone());
-                    // A service manager listens there on.
-                    if !inherited.is_managed(path) {
+                    if !managed {
                         sockets.push(path.clone());
                     }
                     bound.push(Bound::Unix(listener));
@@ -194,7 +204,7 @@ impl AdminServer {
     }
 
     /// Its sockets once more, for the process that comes after this one. They are not to be held for longer than this.
-    pub(crate) fn take_held(&mut self) -> Vec<(AdminAddress, OwnedFd)> {
+    pub(crate) fn take_held(&mut self) -> Vec<Held> {
         std::mem::take(&mut self.held)
     }
 

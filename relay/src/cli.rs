@@ -19,7 +19,7 @@ mod user;
 use self::ctl::CtlArgs;
 use self::generate::{CompletionsArgs, ManArgs, SchemaArgs};
 use self::hash::HashArgs;
-use self::run::RunArgs;
+use self::run::{ApartArgs, RunArgs};
 use self::user::UserArgs;
 
 /// An MSRP relay server (RFC 4975, RFC 4976).
@@ -55,6 +55,9 @@ enum Command {
     Man(ManArgs),
     /// Print the JSON Schema of the configuration, for editors, or the reference of its keys.
     Schema(SchemaArgs),
+    /// Start the process that takes over (`run` does).
+    #[command(hide = true)]
+    Apart(ApartArgs),
 }
 
 /// Runs the command line of this process.
@@ -77,5 +80,6 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Completions(args) => generate::completions(&args, Cli::command()),
         Command::Man(args) => generate::man(&args, Cli::command()),
         Command::Schema(args) => generate::schema(&args),
+        Command::Apart(args) => run::apart(&args),
     }
 }

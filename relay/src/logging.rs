@@ -29,6 +29,9 @@ mod sinks;
 /// How long the end of the process waits for the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long a reload waits until what is written to is open again.
+const REOPEN_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// What the output is put on.
 type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
 
@@ -49,6 +52,8 @@ struct Current {
     outlet: Option<Outlet>,
     /// By outlets that are gone.
     lost: u64,
+    /// Likewise.
+    reopen_failures: u64,
 }
 
 /// A log that cannot be installed.
@@ -77,7 +82,7 @@ pub fn install(log: &Log) -> Result<(), LogError> {
         filter: filter_handle,
         level: Mutex::new(log.level.clone()),
         output: output_handle,
-        current: Mutex::new(Current { log: log.clone(), outlet, lost: 0 }),
+        current: Mutex::new(Current { log: log.clone(), outlet, lost: 0, reopen_failures: 0 }),
     });
     Ok(())
 }
@@ -108,11 +113,29 @@ pub fn lost() -> u64 {
     })
 }
 
-/// Has the file opened again, for whoever has moved it; of a daemon, the connection.
-pub fn reopen() {
-    if let Some(outlet) = outlet() {
-        outlet.reopen();
-    }
+/// How often the file could not be opened again since the start.
+#[must_use]
+pub fn reopen_failures() -> u64 {
+    INSTALLED.get().map_or(0, |installed| {
+        let current = installed.current.lock();
+        current.reopen_failures + current.outlet.as_ref().map_or(0, Outlet::reopen_failures)
+    })
+}
+
+/// Why the file could not be opened again when that was tried last. What was open is written to.
+#[must_use]
+pub fn trouble() -> Option<String> {
+    outlet().and_then(|outlet| outlet.trouble())
+}
+
+/// Has the file opened again, for whoever has moved it; of a daemon, the connection. Waits for that, for a second at
+/// most.
+///
+/// # Errors
+/// It cannot be opened, and what was open is written to: that is told on standard error already. Or what it is written to
+/// hangs, and it is opened when that is over.
+pub fn reopen() -> io::Result<()> {
+    outlet().map_or(Ok(()), |outlet| outlet.reopen(REOPEN_TIMEOUT))
 }
 
 /// Waits until the last lines are written, for a second at most: the process is about to end.
@@ -152,6 +175,7 @@ pub(crate) fn take_over(prepared: Prepared, before: &Log, log: &Log) {
     let mut current = installed.current.lock();
     let gone = std::mem::replace(&mut current.outlet, outlet);
     current.lost += gone.as_ref().map_or(0, Outlet::lost);
+    current.reopen_failures += gone.as_ref().map_or(0, Outlet::reopen_failures);
     current.log = log.clone();
 }
 

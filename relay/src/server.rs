@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tracing::{error, warn};
 
 use crate::admin::{AdminError, AdminServer};
-use crate::config::{AdminAddress, Config, ConfigErrors, Upgrade};
+use crate::config::{AdminAddress, Config, ConfigErrors};
 use crate::credentials::Credentials as _;
 use crate::msrp::{Random, Relay, SettingsError, WallClock};
 use crate::records::{Records, RecordsError};
@@ -33,6 +33,7 @@ mod credentials;
 pub mod handover;
 mod hep;
 mod inherit;
+mod leavers;
 pub mod lifecycle;
 mod listeners;
 mod network;
@@ -69,6 +70,9 @@ pub use self::trace::{TraceDestination, TraceSwitches};
 /// only frees what they hold.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Why connections are closed at the end.
+const SHUTDOWN: &str = "shutdown";
+
 /// A relay that cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -87,6 +91,14 @@ pub enum StartError {
     /// A listener's socket cannot be opened.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// A listener of this relay has the address, or a part of it.
+    #[error("the listener {listener} of this relay is in the way")]
+    InTheWay {
+        /// That one.
+        listener: String,
+        /// What the system says.
+        source: BindError,
+    },
     /// The collectors cannot be used as they are configured.
     #[error(transparent)]
     Trace(#[from] SenderError),
@@ -120,11 +132,13 @@ pub enum StartError {
 pub struct Server {
     control: Arc<Control>,
     tasks: JoinSet<()>,
+    /// Keep connections to SIP upstreams open, and ask those for their health.
+    upstreams: JoinSet<()>,
+    /// Listen to the processes before this one, each until that has ended.
+    older: JoinSet<()>,
     orders: mpsc::Receiver<Order>,
     /// How it is managed, if that is configured.
     admin: Option<AdminServer>,
-    /// How another process takes over, if one may.
-    upgrade: Option<Upgrade>,
     /// Where that finds this one, until it waits for it.
     endpoint: Option<Endpoint>,
 }
@@ -173,7 +187,7 @@ impl Server {
         let last = all.last().cloned();
         for generation in all {
             let network = Arc::clone(server.control.network());
-            server.tasks.spawn(Generations::watch(network, generation));
+            server.older.spawn(Generations::watch(network, generation));
         }
         if let Some(last) = last {
             last.told().await;
@@ -185,8 +199,9 @@ impl Server {
     /// Lets another process take over.
     fn wait_for_successor(&mut self) {
         let admin = self.admin.as_mut().map(AdminServer::take_held).unwrap_or_default();
-        if let (Some(endpoint), Some(upgrade)) = (self.endpoint.take(), self.upgrade.clone()) {
-            self.tasks.spawn(handover::offer(endpoint, upgrade, Arc::clone(&self.control), admin));
+        if let Some(moves) = self.control.lifecycle.door.moves() {
+            let endpoint = self.endpoint.take();
+            self.tasks.spawn(handover::offer(endpoint, moves, Arc::clone(&self.control), admin));
         }
     }
 
@@ -196,8 +211,7 @@ impl Server {
         inherited: &mut Inherited,
         mut before: Option<&mut Takeover>,
     ) -> Result<Self, StartError> {
-        let upgrade = config.upgrade.clone();
-        let endpoint = match &upgrade {
+        let endpoint = match &config.upgrade {
             None => None,
             Some(settings) => {
                 let failed = |source| StartError::Upgrade { path: settings.socket.clone(), source };
@@ -219,11 +233,7 @@ impl Server {
         let concentrator = Concentrator::new(config.hep.clone());
         let mut opened = Vec::new();
         for listener in &config.listeners {
-            let opened_one = Opened::open(listener, &config, &domains, &concentrator, inherited)?;
-            if before.is_some() {
-                opened_one.pause();
-            }
-            opened.push(opened_one);
+            opened.push(Opened::open(listener, &config, &domains, &concentrator, inherited)?);
         }
         let advertised: Vec<_> = opened.iter().filter_map(|opened| opened.msrp(&config.domain)).collect();
         let sip_advertised = opened.iter().filter_map(|opened| opened.sip(&config.domain)).collect();
@@ -246,15 +256,16 @@ impl Server {
         let tracing = trace::start(&config, listeners::names(&opened), &network)?;
         concentrator.forward_to(tracing.as_ref().map(trace::Tracing::sender).as_ref());
         let mut tasks = JoinSet::new();
-        let listeners = Listeners::default();
+        let listeners = Listeners::new(before.is_none());
         let (mut msrp, mut sip) = (0.., 0..);
         for (opened, listener) in opened.into_iter().zip(&config.listeners) {
             let msrp = if listener.serves_msrp() { msrp.next() } else { None };
             let sip = if listener.sip { sip.next() } else { None };
             listeners.run(opened, &network, msrp, sip);
         }
-        for task in network.sip.iter().flat_map(|sip| sip.tasks(&network)) {
-            tasks.spawn(task);
+        let mut upstreams = JoinSet::new();
+        if let Some(sip) = &network.sip {
+            upstreams.spawn(Arc::clone(sip).run(Arc::clone(&network)));
         }
         let sweeper = Arc::clone(&network.relay);
         tasks.spawn(async move {
@@ -281,9 +292,11 @@ impl Server {
         let admin =
             admin.map(|admin| AdminServer::start_with(admin, Arc::clone(&control), inherited)).transpose()?;
         for address in inherited.addresses() {
-            error!(address, "no listener is for this socket, which was handed over to us: it is closed");
+            error!(address, "no listener is for this socket, which was handed over to us: it serves nobody");
         }
-        Ok(Self { control, tasks, orders, admin, upgrade, endpoint })
+        control.listeners().keep(inherited);
+        let older = JoinSet::new();
+        Ok(Self { control, tasks, upstreams, older, orders, admin, endpoint })
     }
 
     /// Where it listens, with the scheme of the listener's URI, in the order of the configuration.

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use msrp_proto::digest::{Answer, Authorization, Challenge, Secret as DigestSecret};
 use relay::config::Secret;
 use relay::credentials::{Ephemeral, EphemeralAlgorithm};
+use rustix::process::Signal;
 use sqlx::Connection as _;
 use tests::{Admin, Client, Daemon, Scheme, Send, Settings, Site, Stream, WebSocket, within};
 use tokio::net::TcpStream;
@@ -392,4 +393,32 @@ async fn who_keeps_failing_waits_and_others_do_not() {
             }
         } => {}
     }
+}
+
+#[tokio::test]
+async fn a_database_whose_settings_stay_keeps_its_connections_over_a_reload() {
+    let site = Site::new();
+    let database = |more: &str| {
+        settings(&format!("allow_auth_without_tls: true, database: {{ url: 'sqlite:users.db'{more} }}"))
+    };
+    site.write("relay.yaml", &database("").to_yaml());
+    for name in ["erin", "frank", "grace"] {
+        assert_eq!(user(&site, &["add", name], &format!("{name}pw\n")).0, 0);
+    }
+    let daemon = Daemon::start(RELAY, &site, &database("")).await;
+    assert_eq!(status(&daemon, &site, "erin", "erinpw").await, 200);
+    // A connection that is there has the file, whatever its name leads to.
+    std::fs::remove_file(site.path("users.db")).unwrap();
+    let reload = async |settings: &Settings| {
+        let before = daemon.log().with(&["configuration reloaded"]).len();
+        site.write("relay.yaml", &settings.to_yaml());
+        daemon.signal(Signal::HUP);
+        daemon.log().wait_for_lines(&["configuration reloaded"], before + 1).await;
+    };
+    reload(&Settings { users: ", henry: { password: henrypw }".into(), ..database("") }).await;
+    assert_eq!(status(&daemon, &site, "henry", "henrypw").await, 200);
+    assert_eq!(status(&daemon, &site, "frank", "frankpw").await, 200);
+    // With other settings it is another pool, which finds no file.
+    reload(&database(", pool_size: 3")).await;
+    assert_eq!(status(&daemon, &site, "grace", "gracepw").await, 408);
 }

@@ -159,3 +159,68 @@ async fn the_command_line_drains() {
     assert_eq!(ctl(&["drain", "--cancel"]).await, "serving\n");
     assert!(ctl(&["status"]).await.contains("running"));
 }
+
+#[tokio::test]
+async fn a_stopping_relay_opens_its_log_again_and_says_that_it_does_not_reload() {
+    let site = Site::new();
+    let (mut daemon, _) = start(&site, "drain_timeout: 1h").await;
+    let (alice, _) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
+    let log = |name: &str| std::fs::read_to_string(site.path(name)).unwrap_or_default();
+    let until = async |name: &str, words: &str| {
+        let found = async {
+            while !log(name).contains(words) {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(format_args!("{words:?} in {name}"), found).await;
+    };
+    let settings = Settings {
+        admin: Some("listen: 'http://127.0.0.1:0'".into()),
+        timeouts: "drain_timeout: 1h".into(),
+        log: "to: 'file:relay.log'".into(),
+        ..Settings::default()
+    };
+    site.write("relay.yaml", &settings.to_yaml());
+    daemon.signal(Signal::HUP);
+    until("relay.log", "configuration reloaded").await;
+    daemon.signal(Signal::TERM);
+    until("relay.log", "draining").await;
+    std::fs::rename(site.path("relay.log"), site.path("relay.log.1")).unwrap();
+    site.write("relay.yaml", "nonsense");
+    daemon.signal(Signal::HUP);
+    until("relay.log", "SIGHUP: the relay stops, so the configuration is not read again").await;
+    alice.close().await;
+    assert_eq!(daemon.exit().await.code(), Some(0));
+    assert!(!log("relay.log").contains("not reloaded"), "{}", log("relay.log"));
+}
+
+/// Whether somebody else may bind there who shares the port.
+fn is_shared(address: std::net::SocketAddr) -> bool {
+    use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt::set_socket_reuseport};
+
+    let other = socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
+    set_socket_reuseport(&other, true).unwrap();
+    bind(&other, &address).is_ok()
+}
+
+#[tokio::test]
+async fn sockets_are_opened_again_as_they_were_configured() {
+    let site = Site::new();
+    for shared in [false, true] {
+        let settings = Settings {
+            admin: Some("listen: 'http://127.0.0.1:0'".into()),
+            hep_udp: Some(format!("127.0.0.1:0, reuse_port: {shared}")),
+            hep: Some(String::new()),
+            ..Settings::default()
+        };
+        let daemon = Daemon::start(RELAY, &site, &settings).await;
+        let admin = Admin::of(&daemon).await.remove(0);
+        let address = daemon.address(Scheme::HepUdp);
+        assert_eq!(is_shared(address), shared);
+        // Somebody keeps it from being empty, and so from ending.
+        let (_alice, _) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
+        admin.mi("drain", json!([])).await;
+        admin.mi("drain:cancel", json!([])).await;
+        assert_eq!(is_shared(address), shared);
+    }
+}

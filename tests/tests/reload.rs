@@ -18,6 +18,10 @@ use tokio::net::TcpStream;
 mod listeners;
 #[path = "reload/log.rs"]
 mod log;
+#[path = "reload/sip.rs"]
+mod sip;
+#[path = "reload/upgrade.rs"]
+mod upgrade;
 #[path = "reload/watching.rs"]
 mod watching;
 

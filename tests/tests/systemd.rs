@@ -11,6 +11,9 @@ use std::process::Command;
 use rustix::process::Signal;
 use tests::{Admin, Client, Daemon, Scheme, ServiceManager, Settings, Site};
 
+#[path = "systemd/turned_away.rs"]
+mod turned_away;
+
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
 
 fn relay(manager: &ServiceManager) -> Command {
@@ -138,6 +141,33 @@ async fn sockets_of_the_service_manager_serve_the_listeners_that_they_fit() {
     assert_eq!(daemon.exit().await.code(), Some(0));
     // The service manager listens there on.
     assert!(site.path("admin.sock").exists());
+}
+
+#[tokio::test]
+async fn a_socket_of_the_service_manager_keeps_its_path_after_upgrades() {
+    let site = Site::new();
+    let path = site.path("admin.sock");
+    let admin = UnixListener::bind(&path).unwrap();
+    let settings = Settings {
+        admin: Some(format!("listen: 'unix:{}'", path.display())),
+        upgrade: Some("socket: upgrade.sock".into()),
+        ..Settings::default()
+    };
+    let mut old =
+        Daemon::start_as(activated(&[admin.as_fd()], "admin"), &site, "relay.yaml", &settings).await;
+    drop(admin);
+    for _ in 0..2 {
+        let mut successor = Command::new("sh");
+        successor.args(["-c", "exec \"$0\" \"$@\" --upgrade", RELAY]);
+        let new = Daemon::start_as(successor, &site, "relay.yaml", &settings).await;
+        assert_eq!(old.exit().await.code(), Some(0));
+        old = new;
+        assert_eq!(Admin::of(&old).await[0].get("/readyz").await.status, 200);
+    }
+    old.signal(Signal::TERM);
+    assert_eq!(old.exit().await.code(), Some(0));
+    assert!(path.exists());
+    assert!(!site.path("upgrade.sock").exists());
 }
 
 #[tokio::test]

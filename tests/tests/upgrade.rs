@@ -12,6 +12,13 @@ use serde_json::{Value, json};
 use tests::{Admin, Client, Content, Daemon, Scheme, Send, ServiceManager, Session, Settings, Site, within};
 use tokio::net::TcpStream;
 
+#[path = "upgrade/failures.rs"]
+mod failures;
+#[path = "upgrade/neighbours.rs"]
+mod neighbours;
+#[path = "upgrade/service.rs"]
+mod service;
+
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
 
 fn settings() -> Settings {

@@ -188,6 +188,18 @@ fn core(control: &Control) -> Vec<Family> {
             "Connections handed to the process whose sessions they are for.",
         )
         .value(control.handed_connections()),
+        Family::counter(
+            "core",
+            "log_lines_lost",
+            "Lines of the log that were lost: what they go to took none.",
+        )
+        .value(crate::logging::lost()),
+        Family::counter(
+            "core",
+            "log_reopen_failures",
+            "How often the log's file could not be opened again; what was open is written to.",
+        )
+        .value(crate::logging::reopen_failures()),
     ]
 }
 

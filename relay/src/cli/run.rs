@@ -15,9 +15,12 @@ use crate::logging;
 use crate::server::notify::{self, Notifier};
 use crate::server::{Drain, DrainCause, Inherited, Order, Server, StartError, Takeover};
 
+mod program;
 mod successor;
 
-use self::successor::{Program, Successor};
+use self::program::Program;
+pub(super) use self::program::{ApartArgs, apart};
+use self::successor::Successor;
 
 /// The options of `msrp-relay run`.
 #[derive(Debug, Args)]
@@ -115,6 +118,16 @@ impl Stop {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
+
+    /// Waits until it is told to hurry, after the first one. To a process that has been handed over SIGTERM does not say
+    /// that: a service manager sends it to all processes of the service, and once more to those that are left when the
+    /// main one has ended.
+    async fn hurries(&mut self, handed_over: bool) {
+        match handed_over {
+            true => _ = self.interrupt.recv().await,
+            false => _ = self.next().await,
+        }
+    }
 }
 
 async fn serve(mut server: Server, program: Program, signals: Signals) -> anyhow::Result<ExitCode> {
@@ -137,9 +150,9 @@ async fn serve(mut server: Server, program: Program, signals: Signals) -> anyhow
                 break;
             }
             _ = hangup.recv() => reload(&server, &notifier),
-            _ = again.recv() => successor.start(&server, &program, None),
+            _ = again.recv() => successor.start(&server, &program, None).await,
             Some(order) = orders.recv() => match order {
-                Order::Upgrade(reply) => successor.start(&server, &program, Some(reply)),
+                Order::Upgrade(reply) => successor.start(&server, &program, Some(reply)).await,
                 Order::HandOver(handed) => {
                     notifier.hand_over(handed.pid);
                     successor.serves(handed.pid);
@@ -164,10 +177,18 @@ async fn serve(mut server: Server, program: Program, signals: Signals) -> anyhow
     drop(orders);
     successor.stops().await;
     notifier.stopping();
-    let again = async {
-        stop.next().await;
-    };
-    server.stop(again).await;
+    let stopping = Arc::clone(&control);
+    let hangups = tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            stopping.reopen_files();
+            info!(
+                "SIGHUP: the relay stops, so the configuration is not read again; its files are opened again"
+            );
+        }
+    });
+    let handed_over = matches!(control.drain(), Some(Drain { cause: DrainCause::Upgrade, .. }));
+    server.stop(stop.hurries(handed_over)).await;
+    hangups.abort();
     telling.abort();
     watchdog.abort();
     info!("stopped");

@@ -3,14 +3,18 @@
 //! Whoever logs waits for nothing: where there is no room in the queue, the line is lost and counted. The thread tells
 //! how many were lost as soon as it can write again. A line that cannot be written (the disk is full, the daemon is
 //! away) is lost too; what comes after it is tried anew.
+//!
+//! A file that cannot be opened again is written to as it is. That is counted, and told on standard error: whoever moved it
+//! does not look there.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tracing::Level;
 
 /// The most lines that wait: a few megabytes.
@@ -28,8 +32,13 @@ pub(super) trait Sink: Send {
     /// Writes one line.
     fn write(&mut self, line: &Line) -> io::Result<()>;
 
-    /// Opens anew what it writes to.
+    /// Opens anew what it writes to. Where that fails, what was open is written to.
     fn reopen(&mut self) -> io::Result<()>;
+
+    /// Why it could not open anew by itself what it writes to; said once.
+    fn complaint(&mut self) -> Option<io::Error> {
+        None
+    }
 
     /// What it has to say itself, in the form that its lines have.
     fn own(&self, text: &str) -> Line;
@@ -39,6 +48,8 @@ enum Order {
     Line(Line),
     /// All that came before is written.
     Flush(SyncSender<()>),
+    /// What is written to is opened anew.
+    Reopen(SyncSender<io::Result<()>>),
 }
 
 /// The queue's end for those who log. Cloning gives the same one; the thread ends with the last of them.
@@ -53,13 +64,28 @@ struct Shared {
     /// Not told yet.
     lost: AtomicU64,
     lost_in_all: AtomicU64,
+    /// What is written to is to be opened anew, and nobody waits for it.
     reopen: AtomicBool,
+    reopen_failures: AtomicU64,
+    /// Why what is written to was not opened anew when that was tried last.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Shared {
     fn lose(&self) {
         self.lost.fetch_add(1, Ordering::Relaxed);
         self.lost_in_all.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What came of opening it anew. A failure is counted and told; gives the words.
+    fn reopened(&self, result: &io::Result<()>) -> Option<String> {
+        let error = result.as_ref().err();
+        *self.trouble.lock() = error.map(ToString::to_string);
+        let error = error?;
+        self.reopen_failures.fetch_add(1, Ordering::Relaxed);
+        let text = format!("the log cannot be opened again: {error}; what was open is written to");
+        let _ = writeln!(io::stderr(), "{text}");
+        Some(text)
     }
 }
 
@@ -88,9 +114,29 @@ impl Outlet {
         }
     }
 
-    /// Has opened anew what is written to, before the next line.
-    pub(super) fn reopen(&self) {
-        self.shared.reopen.store(true, Ordering::Release);
+    /// Has opened anew what is written to, after the lines that were taken already, and waits for that, for so long at
+    /// most. Where the queue is full, it is done before the next line that is written.
+    ///
+    /// # Errors
+    /// It could not be opened; or that is not known yet.
+    pub(super) fn reopen(&self, limit: Duration) -> io::Result<()> {
+        let (done, answer) = sync_channel(1);
+        if self.queue.try_send(Order::Reopen(done)).is_err() {
+            self.shared.reopen.store(true, Ordering::Release);
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "too many lines wait to be written"));
+        }
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "what it is written to hangs");
+        answer.recv_timeout(limit).map_err(late)?
+    }
+
+    /// How often what is written to could not be opened anew.
+    pub(super) fn reopen_failures(&self) -> u64 {
+        self.shared.reopen_failures.load(Ordering::Relaxed)
+    }
+
+    /// Why it was not opened anew when that was tried last.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.shared.trouble.lock().clone()
     }
 
     /// Lines that were lost.
@@ -115,10 +161,17 @@ fn run(sink: &mut impl Sink, orders: &Receiver<Order>, shared: &Shared) {
                 let _ = done.try_send(());
                 continue;
             }
+            Order::Reopen(done) => {
+                let result = sink.reopen();
+                // Whoever wanted it tells the log, and may not wait any more.
+                shared.reopened(&result);
+                let _ = done.try_send(result);
+                continue;
+            }
         };
         if shared.reopen.swap(false, Ordering::AcqRel) {
-            // Where that fails, what was open is written to.
-            let _ = sink.reopen();
+            let result = sink.reopen();
+            tell(sink, shared.reopened(&result));
         }
         let lost = shared.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
@@ -130,6 +183,16 @@ fn run(sink: &mut impl Sink, orders: &Receiver<Order>, shared: &Shared) {
         if sink.write(&line).is_err() {
             shared.lose();
         }
+        if let Some(error) = sink.complaint() {
+            tell(sink, shared.reopened(&Err(error)));
+        }
+    }
+}
+
+fn tell(sink: &mut impl Sink, text: Option<String>) {
+    if let Some(text) = text {
+        // That is said on standard error, too.
+        let _ = sink.write(&sink.own(&text));
     }
 }
 
@@ -144,6 +207,8 @@ mod tests {
         written: Mutex<Vec<String>>,
         /// What a write of a real one does.
         fails: AtomicBool,
+        /// It cannot be opened.
+        gone: AtomicBool,
     }
 
     /// It writes while its gate is open.
@@ -165,6 +230,9 @@ mod tests {
         }
 
         fn reopen(&mut self) -> io::Result<()> {
+            if self.disk.gone.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
             self.disk.written.lock().push("(reopened)".to_owned());
             Ok(())
         }
@@ -212,10 +280,45 @@ mod tests {
         outlet.put(line("b"));
         outlet.flush(LONG);
         disk.fails.store(false, Ordering::Relaxed);
-        outlet.reopen();
+        outlet.reopen(LONG).unwrap();
         outlet.put(line("c"));
         outlet.flush(LONG);
         assert_eq!(*disk.written.lock(), ["(reopened)", "2 lines of the log were lost", "c"]);
         assert_eq!(outlet.lost(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_opened_again_is_written_to_and_that_is_counted_and_told() {
+        let (disk, gate) = (Arc::new(Disk::default()), Arc::new(Mutex::new(())));
+        let (began, writes) = sync_channel(1);
+        let sink = Gated { disk: Arc::clone(&disk), gate: Arc::clone(&gate), began };
+        let outlet = Outlet::with_room(sink, 1).unwrap();
+        assert_eq!((outlet.reopen_failures(), outlet.trouble()), (0, None));
+        disk.gone.store(true, Ordering::Relaxed);
+        assert_eq!(outlet.reopen(LONG).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!((outlet.reopen_failures(), outlet.trouble().is_some()), (1, true));
+        outlet.put(line("a"));
+        while disk.written.lock().is_empty() {
+            thread::yield_now();
+        }
+        assert_eq!(*disk.written.lock(), ["a"]);
+        // Where it hangs and the queue is full, it is opened when it is over.
+        while writes.try_recv().is_ok() {}
+        let hangs = gate.lock();
+        outlet.put(line("b"));
+        writes.recv_timeout(LONG).unwrap();
+        outlet.put(line("c"));
+        assert_eq!(outlet.reopen(LONG).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(hangs);
+        while disk.written.lock().len() < 4 {
+            thread::yield_now();
+        }
+        let told = disk.written.lock().clone();
+        assert_eq!((&*told[1], &*told[3]), ("b", "c"));
+        assert!(told[2].starts_with("the log cannot be opened again: "), "{told:?}");
+        assert_eq!(outlet.reopen_failures(), 2);
+        disk.gone.store(false, Ordering::Relaxed);
+        outlet.reopen(LONG).unwrap();
+        assert_eq!((outlet.reopen_failures(), outlet.trouble()), (2, None));
     }
 }

@@ -45,13 +45,18 @@ pub(super) struct FileSink {
     format: LogFormat,
     /// The last line is not whole.
     torn: bool,
+    /// Its name leads elsewhere, and cannot be opened.
+    stranded: bool,
+    /// What is wrong with that, if it was not said yet.
+    complaint: Option<io::Error>,
 }
 
 impl FileSink {
     pub(super) fn open(path: &Path, format: LogFormat) -> io::Result<Self> {
         let (file, id) = open(path)?;
         let (path, looked, look_interval) = (path.to_owned(), Instant::now(), LOOK_INTERVAL);
-        Ok(Self { path, file, id, looked, look_interval, format, torn: false })
+        let (torn, stranded, complaint) = (false, false, None);
+        Ok(Self { path, file, id, looked, look_interval, format, torn, stranded, complaint })
     }
 
     /// Opens it again if it was moved.
@@ -61,8 +66,11 @@ impl FileSink {
         }
         self.looked = Instant::now();
         if !fs::metadata(&self.path).is_ok_and(|there| id(&there) == self.id) {
-            // Where that fails, what is open is written to.
-            let _ = self.reopen();
+            let failed = self.reopen().err();
+            // Tried again each second, and said once.
+            if !std::mem::replace(&mut self.stranded, failed.is_some()) {
+                self.complaint = failed;
+            }
         }
     }
 }
@@ -90,9 +98,15 @@ impl Sink for FileSink {
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        (self.file, self.id) = open(&self.path)?;
-        self.torn = false;
+        let opened = open(&self.path);
+        (self.file, self.id) = opened
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))?;
+        (self.torn, self.stranded) = (false, false);
         Ok(())
+    }
+
+    fn complaint(&mut self) -> Option<io::Error> {
+        self.complaint.take()
     }
 
     fn own(&self, text: &str) -> Line {
@@ -336,6 +350,30 @@ mod tests {
         fs::remove_file(&path).unwrap();
         sink.write(&line("d\n")).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "d\n");
+    }
+
+    #[test]
+    fn a_file_whose_folder_is_gone_is_written_to_and_that_is_said_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, moved) = (dir.path().join("logs"), dir.path().join("moved"));
+        fs::create_dir(&folder).unwrap();
+        let mut sink = FileSink::open(&folder.join("log"), LogFormat::Text).unwrap();
+        sink.look_interval = Duration::ZERO;
+        for round in ["a", "b"] {
+            fs::rename(&folder, &moved).unwrap();
+            sink.write(&line(round)).unwrap();
+            let said = sink.complaint().unwrap().to_string();
+            assert!(said.contains("logs/log"), "{said}");
+            sink.write(&line("\n")).unwrap();
+            assert!(sink.complaint().is_none());
+            assert!(sink.reopen().is_err());
+            assert_eq!(fs::read_to_string(moved.join("log")).unwrap(), format!("{round}\n"));
+            // It is there again.
+            fs::create_dir(&folder).unwrap();
+            sink.write(&line("")).unwrap();
+            assert!(sink.complaint().is_none());
+            fs::remove_dir_all(&moved).unwrap();
+        }
     }
 
     #[test]

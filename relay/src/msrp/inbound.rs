@@ -387,7 +387,7 @@ impl Inbound {
                     Method::Auth => self.relay.is_us_for_auth(&uri),
                     _ => self.relay.is_us(&uri),
                 });
-                if !ours {
+                if !ours && self.link.stands_for().is_none() {
                     self.saw(&head, &[]);
                     return Err(foreign(&head));
                 }

@@ -20,7 +20,7 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
@@ -60,6 +60,8 @@ pub struct Target {
     pub reuse_key: Option<Box<str>>,
     /// It is the process of this relay that has the sessions of this tag.
     pub process: Option<ProcessTag>,
+    /// It stands for the link of this number there: see `msrp::kin`.
+    pub on_behalf_of: Option<u64>,
 }
 
 impl fmt::Display for Target {
@@ -134,6 +136,8 @@ pub struct Link {
     random: Arc<dyn Random>,
     counters: Arc<Counters>,
     peer: OnceLock<Peer>,
+    /// A relay's, for which it stands at another process.
+    stands_for: OnceLock<Weak<Link>>,
     state: Mutex<State>,
     /// The sessions that use the link (its client's own, its peer's, those of the relay it leads to),
     /// and how often each does.
@@ -188,6 +192,7 @@ impl Link {
             random,
             counters,
             peer: OnceLock::new(),
+            stands_for: OnceLock::new(),
             state: Mutex::new(State {
                 wire: None,
                 queue: Queue::new(settings.queue),
@@ -214,6 +219,16 @@ impl Link {
     /// How it came to be.
     pub fn kind(&self) -> &LinkKind {
         &self.kind
+    }
+
+    /// The relay's link for which it stands at another process, if it does that.
+    pub fn stands_for(&self) -> Option<&Weak<Self>> {
+        self.stands_for.get()
+    }
+
+    /// See [`stands_for`](Self::stands_for). To be said once, before it is used.
+    pub(crate) fn set_stands_for(&self, link: &Arc<Self>) {
+        let _ = self.stands_for.set(Arc::downgrade(link));
     }
 
     /// Where it leads, if we opened it.

@@ -64,6 +64,7 @@ mod counters;
 mod current;
 mod drain;
 mod inbound;
+mod kin;
 mod link;
 mod origin;
 mod outbound;
@@ -278,6 +279,7 @@ impl Relay {
     /// A connection is gone: its sessions end, and what waited for it fails with `status`.
     pub fn closed(&self, link: &Arc<Link>, status: StatusCode, now: Instant) {
         self.routes.remove(link);
+        self.end_on_behalf(link);
         for id in link.owned() {
             if let Some(session) = self.sessions.remove(id) {
                 debug!(link = link.id(), user = session.user(), session = %session.uri(), "session ends with its connection");
@@ -349,24 +351,6 @@ impl Relay {
     /// Whether the URI leads to one of our listeners, whatever its session-id.
     fn is_us(&self, uri: &UriRef<'_>) -> bool {
         self.current().is_us(uri)
-    }
-
-    /// The other process of this relay that the session of this URI of ours belongs to, if it does.
-    fn kin_of(&self, uri: &UriRef<'_>) -> Option<ProcessTag> {
-        if !self.has_kin() {
-            return None;
-        }
-        let tag = ProcessTag::of_session_id(uri.session_id()?).filter(|tag| *tag != self.sessions.tag())?;
-        self.dialer.get().is_some_and(|dialer| dialer.is_kin(tag)).then_some(tag)
-    }
-
-    fn has_kin(&self) -> bool {
-        self.has_kin.load(Ordering::Relaxed)
-    }
-
-    /// Whether another process of this relay has sessions too ([`Dialer::is_kin`]).
-    pub fn set_has_kin(&self, has_kin: bool) {
-        self.has_kin.store(has_kin, Ordering::Relaxed);
     }
 
     /// The session that a message belongs to whose path begins with these URIs: see [`tap`].

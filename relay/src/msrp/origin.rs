@@ -103,6 +103,11 @@ impl Origin {
         self.from_path = from_path..text.len();
         let previous = head.from_path().next().map_or(0, |uri| uri.len());
         self.previous_hop = self.back_path.start..self.back_path.start + previous;
+        if own_hops == 0 {
+            // What is passed on as it is (`super::kin`) is answered in the name of who it is for.
+            let uri = head.to_path().next().map_or("", |uri| uri.as_str());
+            self.our_uri = put(text, uri.as_bytes());
+        }
         self.message_id = put(text, head.value(Name::MessageId).unwrap_or_default());
 
         let start = text.len();

@@ -31,7 +31,8 @@ impl Relay {
         seen: impl FnOnce(Option<u128>),
     ) {
         let id = head.transaction_id();
-        if !head.to_path().next().is_some_and(|uri| self.is_us(&uri)) {
+        // To what was passed on in another's name (`super::kin`) it is for that one.
+        if link.stands_for().is_none() && !head.to_path().next().is_some_and(|uri| self.is_us(&uri)) {
             debug!(link = link.id(), transaction = %id, "response for another: dropped");
             return seen(None);
         }

@@ -15,6 +15,7 @@ use tracing::debug;
 use super::Relay;
 use super::link::{Link, LinkKind, Target};
 use super::session::{Owner, Session, Traffic};
+use super::tag::ProcessTag;
 use super::tap;
 
 /// Where a request goes.
@@ -34,6 +35,11 @@ impl Route {
     /// Our URIs at the beginning of To-Path, as we handed them out.
     pub(crate) fn own_uris(&self) -> impl DoubleEndedIterator<Item = &str> + ExactSizeIterator {
         self.through.sessions.iter().map(|session| session.uri().as_str())
+    }
+
+    /// One that is passed on as it is (`super::kin`), and belongs to no session here.
+    pub(crate) fn passing(link: Arc<Link>, session: u128, expires: Instant) -> Self {
+        Self { link, through: Through { sessions: SmallVec::new(), outgoing: 0 }, session, expires }
     }
 
     /// The session it is traced under.
@@ -103,6 +109,13 @@ impl Routes {
         verified.get(&*host.to_ascii_lowercase()).into_iter().flatten().cloned().collect()
     }
 
+    /// Those that stand for the link of this number at other processes.
+    pub(super) fn on_behalf_of(&self, link: u64) -> Vec<Arc<Link>> {
+        let dialled = self.dialled.lock();
+        let of_link = |target: &Target| target.on_behalf_of == Some(link);
+        dialled.iter().filter(|(target, _)| of_link(target)).map(|(_, link)| Arc::clone(link)).collect()
+    }
+
     /// Remembers a link by the names its certificate proves.
     pub(crate) fn add_verified(&self, link: &Arc<Link>) {
         let names = names(link);
@@ -169,6 +182,9 @@ impl Relay {
         const IN_USE: Refusal =
             Refusal::Status(StatusCode::SESSION_IN_USE, "session is in use by another peer");
 
+        if let Some(passed) = self.pass(head, from, now) {
+            return Ok(passed);
+        }
         let mut hops = head.to_path();
         let Some(mut uri) = hops.next().filter(|uri| self.is_us(uri)) else { return Err(Refusal::Foreign) };
         let Some(mut previous) = head.from_path().next() else { return Err(Refusal::Foreign) };
@@ -315,20 +331,50 @@ impl Relay {
 
     /// The connection we opened to the URI's host and port, or open now, for what came in on `listener`.
     fn link_to(&self, uri: &UriRef<'_>, listener: Option<usize>, now: Instant) -> Arc<Link> {
+        let process = self.kin_of(uri).filter(|_| self.is_us(uri));
+        let target = self.target(uri, process, listener);
+        self.dialled(target, listener, None, now)
+    }
+
+    /// The connection that stands for `relay` at another process, whose URI this is.
+    pub(super) fn link_on_behalf(
+        &self,
+        uri: &UriRef<'_>,
+        process: ProcessTag,
+        relay: &Arc<Link>,
+        now: Instant,
+    ) -> Arc<Link> {
+        let mut target = self.target(uri, Some(process), relay.listener());
+        target.on_behalf_of = Some(relay.id());
+        self.dialled(target, relay.listener(), Some(relay), now)
+    }
+
+    fn target(&self, uri: &UriRef<'_>, process: Option<ProcessTag>, listener: Option<usize>) -> Target {
         let (scheme, port) = (uri.scheme(), uri.port().unwrap_or(DEFAULT_PORT));
         let host: Box<str> = uri.host().to_ascii_lowercase().into();
         let reuse_key = self.reuse_key(scheme, &host, port, listener);
         let explicit_port = uri.port().is_some();
-        let process = self.kin_of(uri).filter(|_| self.is_us(uri));
-        let target = Target { scheme, host, port, explicit_port, reuse_key, process };
+        Target { scheme, host, port, explicit_port, reuse_key, process, on_behalf_of: None }
+    }
+
+    fn dialled(
+        &self,
+        target: Target,
+        listener: Option<usize>,
+        relay: Option<&Arc<Link>>,
+        now: Instant,
+    ) -> Arc<Link> {
         if let Some(link) = self.routes.open_to(&target).filter(|link| link.is_open()) {
             return link;
         }
         let link = self.new_link(LinkKind::Dialled { target: target.clone(), listener });
+        if let Some(relay) = relay {
+            link.set_stands_for(relay);
+        }
         // Two requests may come here at once: one connection serves both.
         let winner = {
             let mut dialled = self.routes.dialled.lock();
-            let known = dialled.entry(target).or_insert_with(|| Arc::clone(&link));
+            let known = dialled.entry(target.clone()).or_insert_with(|| Arc::clone(&link));
             Arc::clone(known)
         };
         if winner.id() != link.id() && winner.is_open() {
@@ -336,7 +382,7 @@ impl Relay {
         }
         if winner.id() != link.id() {
             self.routes.remove(&winner);
-            return self.link_to(uri, listener, now);
+            return self.dialled(target, listener, relay, now);
         }
         debug!(link = link.id(), target = link.target().map(tracing::field::display), "opening a connection");
         match self.dialer.get() {

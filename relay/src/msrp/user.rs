@@ -156,10 +156,14 @@ impl Users {
     /// Gives those who are there other limits: `own` says a user's own ones by name, where they are known; else it keeps
     /// its own ones.
     pub(crate) fn relimit(&self, everybody: &UserLimits, own: impl Fn(&str) -> Option<UserLimits>) {
+        // Who comes meanwhile, or comes again, has what was asked for then, and everybody's: both are set below.
+        let names: Vec<Box<str>> = self.0.lock().keys().cloned().collect();
+        // A source may take its time, and nobody who logs in is to wait for that.
+        let mut known: HashMap<Box<str>, UserLimits> =
+            names.into_iter().filter_map(|name| own(&name).map(|own| (name, own))).collect();
         for user in self.0.lock().values() {
-            let own = own(&user.name);
             let mut state = user.state.lock();
-            if let Some(own) = own {
+            if let Some(own) = known.remove(&user.name) {
                 state.own = own;
             }
             state.limits = state.own.over(everybody);
@@ -231,6 +235,22 @@ mod tests {
         assert_eq!((counts(&alice), alice.limits_sending()), ((Some(5), None), false));
         users.relimit(&everybody(Some(20)), |_| Some(UserLimits::default()));
         assert_eq!(counts(&alice), (Some(1), Some(20)));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_source_that_is_asked_for_limits() {
+        let users = Users::default();
+        let (now, everybody) = (Instant::now(), UserLimits::default());
+        let alice = users.enter("alice", UserLimits::default(), &everybody, now).unwrap();
+        let fewer = UserLimits { sessions: Some(3), ..UserLimits::default() };
+        users.relimit(&fewer, |name| {
+            // Somebody logs in while the source is asked: both locks are free.
+            let bob = users.enter("bob", UserLimits::default(), &everybody, now).unwrap();
+            assert_eq!((name, alice.sessions(), bob.sessions()), ("alice", 1, 1));
+            Some(UserLimits { sessions: Some(7), ..UserLimits::default() })
+        });
+        let bob = users.enter("bob", UserLimits::default(), &fewer, now).unwrap();
+        assert_eq!((alice.limits().sessions, bob.limits().sessions), (Some(7), Some(3)));
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub struct Control {
     parts: Parts,
     /// What counts now.
     config: ArcSwap<Config>,
-    /// Held by who reads the configuration again.
+    /// Held by who reads the configuration again, begins or ends a drain, or gives the listeners to another process: one
+    /// after the other.
     pub(super) reloading: Mutex<()>,
     /// `tls.expiry_warning`.
     pub(super) expiry_warning: Arc<Mutex<Duration>>,

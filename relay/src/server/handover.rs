@@ -47,9 +47,15 @@
 //! routing (`Relay::kin_of`), and the connection to it is a pair of sockets (`kin`). An old process knows the new one
 //! alone, which takes what is for a third one there.
 //!
-//! Not covered is a connection that carries sessions of both processes: the first request decides, and the others are
-//! answered with 481. A relay in front of this one has such connections: so while it drains, the old process goes on
-//! granting sessions to verified relays over the connections that they have, until its drain ends.
+//! A relay in front of this one has one connection for sessions of both processes. What comes over it for a session of
+//! the other process is passed on, over a pair of sockets that stands for that connection there (`msrp::kin`); and while
+//! it drains, the old process goes on granting sessions to verified relays over the connections that they have, until
+//! its drain ends. Not covered is another one's connection with sessions of both processes: the first request decides, and
+//! the others are answered with 481.
+//!
+//! # Whose child
+//!
+//! The new process is to be the service manager's child, whoever has started it: `cli::run::program`.
 //!
 //! # When something fails
 //!
@@ -60,14 +66,16 @@
 //! | the old one is told to stop while it is *paused* | it waits for the new one, and drains as after any upgrade |
 //! | the new one, *paused*, does not serve within 5 s | it is refused, and ends; the old one goes on |
 //! | the old one dies before the new one serves | the new one serves; sessions of the old one are gone |
-//! | the old one dies while it drains | its connections close, relayed ones too; clients ask for new sessions |
-//! | the new one dies | the old one goes on draining; nobody new gets to its sessions |
+//! | the old one dies while it drains | its connections close, relayed ones too, in order; clients ask for new sessions |
+//! | the new one dies | the old one goes on draining; nobody new gets to its sessions, and relayed connections are lost |
+//! | the new one is told to stop | it waits for the old ones as for sessions of its own, and then ends what it relays, in order |
 //! | a generation does not take a connection within 5 s | it stays here: 481 |
 //! | a generation has too many connections (`limits`) | the one handed over is closed |
 //! | no To-Path within 10 s or 16 KiB | the connection is served here, as any other |
 //! | the configurations differ | each process goes by its own; listeners that the new one has not are closed |
 
 mod channel;
+mod door;
 mod generations;
 mod kin;
 mod message;
@@ -78,6 +86,7 @@ mod receive;
 mod successor;
 
 pub(super) use self::channel::Endpoint;
+pub(super) use self::door::Door;
 pub(super) use self::generations::Generations;
 pub use self::generations::OlderProcess;
 pub(super) use self::kin::connect;

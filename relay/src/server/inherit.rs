@@ -2,7 +2,8 @@
 //!
 //! `LISTEN_FDS` says how many there are, `LISTEN_PID` for whom, `LISTEN_FDNAMES` what they are called. A socket goes to the
 //! listener that is configured for its address and kind; its name is for the log. What is configured and was not handed
-//! over is bound as usual; what was handed over and is not configured is closed, with an error in the log.
+//! over is bound as usual; what was handed over and is not configured serves nobody (`listeners::kept`), with an error in
+//! the log.
 
 use std::env;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -25,6 +26,8 @@ pub struct Inherited {
     taken: Vec<PathBuf>,
     /// The paths of those of Unix that are the service manager's, taken or not.
     managed: Vec<PathBuf>,
+    /// The addresses of those of TCP and UDP (`true`) that are the service manager's, taken or not.
+    managed_at: Vec<(SocketAddr, bool)>,
 }
 
 impl Inherited {
@@ -41,6 +44,36 @@ impl Inherited {
     /// One more, of a Unix socket at this path.
     pub fn push_unix(&mut self, socket: UnixListener, path: PathBuf) {
         self.unix.push((socket, path));
+    }
+
+    /// As [`push_tcp`](Self::push_tcp), of a socket that its opener keeps: it is bound whatever becomes of it here.
+    pub fn push_managed_tcp(&mut self, socket: TcpListener, listener: Option<String>) {
+        self.managed_at.extend(socket.local_addr().ok().map(|address| (address, false)));
+        self.push_tcp(socket, listener);
+    }
+
+    /// As [`push_managed_tcp`](Self::push_managed_tcp), of UDP.
+    pub fn push_managed_udp(&mut self, socket: UdpSocket, listener: Option<String>) {
+        self.managed_at.extend(socket.local_addr().ok().map(|address| (address, true)));
+        self.push_udp(socket, listener);
+    }
+
+    /// Whether whoever opened the socket at this address, of UDP or of TCP, keeps it.
+    #[must_use]
+    pub fn is_managed_at(&self, address: SocketAddr, is_udp: bool) -> bool {
+        self.managed_at.contains(&(address, is_udp))
+    }
+
+    /// Those that their opener keeps, and that nobody has taken: of TCP, and of UDP.
+    pub(super) fn take_managed(&mut self) -> (Vec<TcpListener>, Vec<UdpSocket>) {
+        let managed = &self.managed_at;
+        let is_managed = |address: std::io::Result<SocketAddr>, is_udp| {
+            address.is_ok_and(|address| managed.contains(&(address, is_udp)))
+        };
+        let tcp = self.tcp.extract_if(.., |(_, socket)| is_managed(socket.local_addr(), false));
+        let tcp = tcp.map(|(_, socket)| socket).collect();
+        let udp = self.udp.extract_if(.., |(_, socket)| is_managed(socket.local_addr(), true));
+        (tcp, udp.map(|(_, socket)| socket).collect())
     }
 
     /// As [`push_unix`](Self::push_unix), of a socket that its opener keeps: its path is not to be taken away.
@@ -128,7 +161,7 @@ impl FromEnv {
                     address = address.map(tracing::field::display),
                     "socket of the service manager: TCP"
                 );
-                inherited.push_tcp(socket, None);
+                inherited.push_managed_tcp(socket, None);
             } else if let Ok(Some(socket)) = self.sockets.take_udp_socket(index) {
                 let address = socket.local_addr().ok();
                 info!(
@@ -136,7 +169,7 @@ impl FromEnv {
                     address = address.map(tracing::field::display),
                     "socket of the service manager: UDP"
                 );
-                inherited.push_udp(socket, None);
+                inherited.push_managed_udp(socket, None);
             } else if let Ok(Some(socket)) = self.sockets.take_unix_listener(index) {
                 let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(Into::into));
                 info!(name, path = ?path, "socket of the service manager: Unix");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::handover::HandOver;
+use super::handover::{Door, HandOver};
 use super::{Control, now};
 
 /// How many orders wait at most; one more is refused.
@@ -74,8 +74,12 @@ pub struct DrainStatus {
     pub drain: Drain,
     /// Sessions that there are.
     pub sessions: usize,
-    /// Connections with something under way.
+    /// Connections with something under way, and those that are relayed to older processes.
     pub busy: usize,
+    /// Older processes that are waited for.
+    pub older_processes: usize,
+    /// Sessions that those have left.
+    pub older_sessions: u64,
 }
 
 /// What somebody wants of the task that holds the server.
@@ -122,12 +126,14 @@ pub(super) struct Lifecycle {
     drain: watch::Sender<Option<Drain>>,
     orders: mpsc::Sender<Order>,
     next: watch::Sender<Next>,
+    pub(super) door: Door,
 }
 
 impl Lifecycle {
     pub(super) fn new() -> (Self, mpsc::Receiver<Order>) {
         let (orders, receiver) = mpsc::channel(ORDERS);
-        (Self { drain: watch::Sender::new(None), orders, next: watch::Sender::default() }, receiver)
+        let (drain, next) = (watch::Sender::new(None), watch::Sender::default());
+        (Self { drain, orders, next, door: Door::new() }, receiver)
     }
 
     pub(super) fn set(&self, drain: Option<Drain>) {
@@ -156,7 +162,14 @@ impl Control {
         let drain = self.drain()?;
         let carried = self.network().connections.snapshot();
         let busy = carried.iter().filter(|(_, carried)| !carried.is_idle()).count();
-        Some(DrainStatus { drain, sessions: self.relay().sessions().len(), busy })
+        let older = self.older_processes();
+        Some(DrainStatus {
+            drain,
+            sessions: self.relay().sessions().len(),
+            busy: busy + self.network().generations.underway(),
+            older_processes: older.len(),
+            older_sessions: older.iter().map(|older| older.sessions).sum(),
+        })
     }
 
     /// Notes how far another process is; `false`, and nothing is noted, if it may get no further as this one drains or
@@ -171,6 +184,11 @@ impl Control {
             }
             may
         })
+    }
+
+    /// Whether another process has the listeners, and does not serve yet.
+    pub(super) fn is_being_succeeded(&self) -> bool {
+        matches!(self.lifecycle.next.borrow().stage, Succession::Offered | Succession::Paused)
     }
 
     /// Waits until nobody may take over any more, as this one stops.

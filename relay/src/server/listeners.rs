@@ -2,14 +2,15 @@
 //! ([`Listeners`]), which ends when the listener is taken away or the relay stops. Between the two nothing is
 //! accepted, though the kernel takes connections already.
 //!
-//! A socket is bound here, or taken from [`Inherited`], where there are those that somebody else has opened.
+//! A socket is bound here, or taken from [`Inherited`], where there are those that somebody else has opened. What becomes
+//! of one that a service manager keeps open, too, while no listener accepts on it, is in [`kept`].
 //!
 //! What clients of a listener are is known by numbers that connections and sessions keep: [`Serves::msrp`] and
 //! [`Serves::sip`]. They are never those of another listener, also not when it is gone.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -32,8 +33,19 @@ mod accepting;
 use self::accepting::Closed;
 pub use self::accepting::ReopenError;
 mod change;
+mod kept;
+mod overlap;
 
-/// A socket of a listener.
+use self::kept::Kept;
+
+/// A socket of a listener, before it is run.
+#[derive(Debug)]
+struct OpenSocket {
+    socket: Socket,
+    /// A service manager has it open, too.
+    managed: bool,
+}
+
 #[derive(Debug)]
 enum Socket {
     Stream(Box<BoundListener>),
@@ -48,13 +60,17 @@ impl Socket {
             Self::Datagram(receiver) => receiver.local_addr(),
         }
     }
+
+    fn is_udp(&self) -> bool {
+        matches!(self, Self::Datagram(_))
+    }
 }
 
 /// A listener whose sockets are open, and which accepts nothing yet.
 #[derive(Debug)]
 pub(super) struct Opened {
     listener: Listener,
-    sockets: Vec<Socket>,
+    sockets: Vec<OpenSocket>,
     hep: Option<Arc<Dispatch>>,
 }
 
@@ -100,22 +116,17 @@ impl Opened {
                 }
                 .map(|socket| Socket::Stream(Box::new(socket))),
             }
+            .map(|socket| {
+                let managed = inherited.is_managed_at(socket.local_addr(), socket.is_udp());
+                OpenSocket { socket, managed }
+            })
         };
         let sockets = addresses.into_iter().map(&mut open).collect::<Result<_, _>>()?;
         Ok(Self { listener: listener.clone(), sockets, hep })
     }
 
-    /// Accepts nothing until [`Listeners::set_accepting`].
-    pub(super) fn pause(&self) {
-        for socket in &self.sockets {
-            if let Socket::Stream(listener) = socket {
-                listener.control().set_accepting(Accepting::Paused);
-            }
-        }
-    }
-
     fn bound_port(&self) -> u16 {
-        self.sockets.first().map_or(self.listener.port, |socket| socket.local_addr().port())
+        self.sockets.first().map_or(self.listener.port, |open| open.socket.local_addr().port())
     }
 
     /// What it calls itself in the URIs of MSRP, if it serves that; `domain` is the relay's.
@@ -130,8 +141,8 @@ impl Opened {
 
     /// Where its connections come in, with its name; datagrams have none.
     pub(super) fn names(&self) -> impl Iterator<Item = (SocketAddr, String)> {
-        let streams = self.sockets.iter().filter(|socket| matches!(socket, Socket::Stream(_)));
-        streams.map(|socket| (socket.local_addr(), self.listener.to_string()))
+        let streams = self.sockets.iter().filter(|open| !open.socket.is_udp());
+        streams.map(|open| (open.socket.local_addr(), self.listener.to_string()))
     }
 }
 
@@ -155,9 +166,21 @@ fn advertised_sip(listener: &Listener, bound_port: u16, domain: &Host) -> Option
     listener.sip.then(|| crate::sip::Advertised { transport, host: host.to_string().into(), port })
 }
 
-/// The listeners that run, in the order in which they were begun.
-#[derive(Debug, Default)]
-pub(super) struct Listeners(Mutex<Vec<Running>>);
+/// All listeners.
+#[derive(Debug)]
+pub(super) struct Listeners(Mutex<All>);
+
+#[derive(Debug)]
+struct All {
+    /// Those that run, in the order in which they were begun.
+    running: Vec<Running>,
+    /// Sockets that no listener is for.
+    kept: Vec<Kept>,
+    /// Whether those that are begun accept at once.
+    accepting: bool,
+    /// Tasks that were told to end, and have their sockets until they get a turn.
+    ending: Vec<JoinHandle<()>>,
+}
 
 /// One that runs.
 #[derive(Debug)]
@@ -177,6 +200,8 @@ struct Running {
 struct RunningSocket {
     address: SocketAddr,
     socket: Shared,
+    /// A service manager has it open, too.
+    managed: bool,
     task: JoinHandle<()>,
 }
 
@@ -188,6 +213,11 @@ enum Shared {
 }
 
 impl Listeners {
+    /// None yet. Those that are begun accept at once, or not before [`set_accepting`](Self::set_accepting) says so.
+    pub(super) fn new(accepting: bool) -> Self {
+        Self(Mutex::new(All { running: Vec::new(), kept: Vec::new(), accepting, ending: Vec::new() }))
+    }
+
     /// Begins to accept; `msrp` and `sip` are its numbers there.
     pub(super) fn run(
         &self,
@@ -196,43 +226,45 @@ impl Listeners {
         msrp: Option<usize>,
         sip: Option<usize>,
     ) {
-        let running = running(opened, network, msrp, sip);
-        self.0.lock().push(running);
+        let mut all = self.0.lock();
+        let running = running(opened, network, msrp, sip, all.accepting);
+        all.running.push(running);
     }
 
     /// Where they listen, with the scheme of the listener's URI.
     pub(super) fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
-        let running = self.0.lock();
+        let all = self.0.lock();
         let of_one = |running: &Running| {
             let scheme = running.listener.uri_scheme();
             running.sockets.iter().map(move |socket| (scheme, socket.address)).collect::<Vec<_>>()
         };
-        running.iter().flat_map(of_one).collect()
+        all.running.iter().flat_map(of_one).collect()
     }
 
-    /// The sockets once more, each with the listener's name and its address: for the process that comes after this
-    /// one. They stay open here too.
+    /// The sockets once more, each with the listener's name: for the process that comes after this one. They stay open
+    /// here too.
     ///
     /// # Errors
     /// There is no descriptor left.
-    pub(super) fn duplicates(&self) -> std::io::Result<Vec<(String, SocketAddr, OwnedFd)>> {
-        let running = self.0.lock();
+    pub(super) fn duplicates(&self) -> std::io::Result<Vec<Duplicate>> {
+        let all = self.0.lock();
         let mut duplicates = Vec::new();
-        for Running { listener, sockets, .. } in &*running {
-            for RunningSocket { address, socket, .. } in sockets {
-                let duplicate = match socket {
-                    Shared::Stream(control) => control.as_fd().try_clone_to_owned(),
-                    Shared::Datagram(socket) => socket.as_fd().try_clone_to_owned(),
-                }?;
-                duplicates.push((listener.to_string(), *address, duplicate));
+        for Running { listener, sockets, .. } in &all.running {
+            for RunningSocket { socket, managed, .. } in sockets {
+                let (listener, managed) = (listener.to_string(), *managed);
+                duplicates.push(Duplicate { listener, socket: socket.duplicate()?, managed });
             }
+        }
+        for kept in &all.kept {
+            let listener = kept.listener.clone();
+            duplicates.push(Duplicate { listener, socket: kept.duplicate()?, managed: true });
         }
         Ok(duplicates)
     }
 
     /// What receives HEP, one for each listener for it.
     pub(super) fn hep(&self) -> Vec<Arc<Dispatch>> {
-        self.0.lock().iter().filter_map(|running| running.hep.clone()).collect()
+        self.0.lock().running.iter().filter_map(|running| running.hep.clone()).collect()
     }
 
     /// Ends all: nothing is accepted any more, handshakes under way end, and the sockets are closed.
@@ -241,9 +273,14 @@ impl Listeners {
         let mut ended = Vec::new();
         // What they have counted is still asked for.
         let mut handshakes = Vec::new();
-        for running in &mut *self.0.lock() {
-            ended.append(&mut running.sockets);
-            handshakes.append(&mut running.handshakes);
+        {
+            let mut all = self.0.lock();
+            for running in &mut all.running {
+                ended.append(&mut running.sockets);
+                handshakes.append(&mut running.handshakes);
+                running.closed.clear();
+            }
+            all.kept.clear();
         }
         for socket in ended {
             socket.end().await;
@@ -256,7 +293,10 @@ impl Listeners {
 
     /// As [`stop`](Self::stop), without waiting until it is so.
     pub(super) fn abort(&self) {
-        for running in &*self.0.lock() {
+        let mut all = self.0.lock();
+        all.kept.clear();
+        for running in &mut all.running {
+            running.closed.clear();
             running
                 .sockets
                 .iter()
@@ -264,6 +304,33 @@ impl Listeners {
                 .chain(&running.handshakes)
                 .for_each(JoinHandle::abort);
         }
+    }
+}
+
+/// A socket for another process.
+#[derive(Debug)]
+pub(super) struct Duplicate {
+    /// The name of its listener.
+    pub(super) listener: String,
+    pub(super) socket: OwnedFd,
+    /// A service manager has it open, too.
+    pub(super) managed: bool,
+}
+
+impl Shared {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Stream(control) => control.as_fd(),
+            Self::Datagram(socket) => socket.as_fd(),
+        }
+    }
+
+    fn duplicate(&self) -> std::io::Result<OwnedFd> {
+        self.as_fd().try_clone_to_owned()
+    }
+
+    fn is_udp(&self) -> bool {
+        matches!(self, Self::Datagram(_))
     }
 }
 
@@ -284,30 +351,45 @@ fn serves(
     Serves { msrp, sip, websocket, hep, proxied }
 }
 
-/// Begins to accept; `msrp` and `sip` are its numbers there.
-fn running(opened: Opened, network: &Arc<Network>, msrp: Option<usize>, sip: Option<usize>) -> Running {
+/// Begins to accept, if it is `accepting`; `msrp` and `sip` are its numbers there.
+fn running(
+    opened: Opened,
+    network: &Arc<Network>,
+    msrp: Option<usize>,
+    sip: Option<usize>,
+    accepting: bool,
+) -> Running {
     let Opened { listener, sockets, hep } = opened;
     let serves = Arc::new(ArcSwap::from_pointee(serves(&listener, msrp, sip, hep.clone())));
-    let sockets = sockets.into_iter().filter_map(|socket| run(socket, &serves, network)).collect();
+    let run = |open: OpenSocket| run(open, &serves, network, accepting);
+    let sockets = sockets.into_iter().filter_map(run).collect();
     let (closed, handshakes) = (Vec::new(), Vec::new());
     Running { listener, serves, hep, sockets, closed, handshakes }
 }
 
 /// Begins to accept on one socket.
-fn run(socket: Socket, serves: &Arc<ArcSwap<Serves>>, network: &Arc<Network>) -> Option<RunningSocket> {
+fn run(
+    OpenSocket { socket, managed }: OpenSocket,
+    serves: &Arc<ArcSwap<Serves>>,
+    network: &Arc<Network>,
+    accepting: bool,
+) -> Option<RunningSocket> {
     let address = socket.local_addr();
     match socket {
         Socket::Stream(socket) => {
             let acceptor = ListenerAcceptor::new(Arc::clone(network), Arc::clone(serves), address);
             let control = socket.control().clone();
+            if !accepting {
+                control.set_accepting(Accepting::Paused);
+            }
             let running = socket.with_domains(Arc::clone(&network.server_domains));
             let running = running.with_ledger(Arc::clone(network.ledger())).run(Arc::new(acceptor));
             let task = tokio::spawn(running);
-            Some(RunningSocket { address, socket: Shared::Stream(control), task })
+            Some(RunningSocket { address, socket: Shared::Stream(control), managed, task })
         }
         Socket::Datagram(receiver) => {
             let socket = Shared::Datagram(receiver.udp_socket()?);
-            Some(RunningSocket { address, socket, task: tokio::spawn(receiver.run()) })
+            Some(RunningSocket { address, socket, managed, task: tokio::spawn(receiver.run()) })
         }
     }
 }

@@ -185,7 +185,8 @@ impl Network {
         if self.generations.is_empty() {
             self.serve(arrival);
         } else {
-            tokio::spawn(handover::sort(Arc::clone(self), arrival));
+            let underway = self.generations.sort();
+            tokio::spawn(handover::sort(Arc::clone(self), arrival, underway));
         }
     }
 
@@ -255,7 +256,7 @@ impl Network {
     async fn connect(self: Arc<Self>, link: Arc<Link>) {
         let Some(target) = link.target() else { return };
         if let Some(tag) = target.process {
-            match handover::connect(&self, tag).await {
+            match handover::connect(&self, tag, &link).await {
                 Ok((stream, peer)) => self.connected(&link, stream, peer, None),
                 Err(error) => {
                     warn!(link = link.id(), %target, %tag, %error, "the other process is not reached");

@@ -6,7 +6,7 @@
 //! | every listener accepts | `READY=1`, `MAINPID` |
 //! | a reload begins, ends | `RELOADING=1` with `MONOTONIC_USEC`, then `READY=1` (`Type=notify-reload`) |
 //! | it stops | `STOPPING=1`, and while it drains `EXTEND_TIMEOUT_USEC` every second |
-//! | it drains | `STATUS=` with what is left, every second |
+//! | it drains | `STATUS=` with what is left, in older processes too, every second |
 //! | every half of `WATCHDOG_USEC` | `WATCHDOG=1`, by [`watchdog`] |
 //! | the next process has taken over | `MAINPID=` with its number, and nothing any more |
 
@@ -74,9 +74,13 @@ impl Notifier {
 /// One line for people: what is left.
 #[must_use]
 pub fn drain_line(status: &DrainStatus) -> String {
-    let DrainStatus { drain, sessions, busy } = status;
+    let DrainStatus { drain, sessions, busy, older_processes, older_sessions } = status;
+    let older = match older_processes {
+        0 => String::new(),
+        _ => format!(", {older_sessions} sessions in {older_processes} older processes"),
+    };
     let left = drain.left().map(|left| format!(", {} s at most", left.as_secs())).unwrap_or_default();
-    format!("draining: {sessions} sessions, {busy} busy connections{left}")
+    format!("draining: {sessions} sessions, {busy} busy connections{older}{left}")
 }
 
 /// Tells how a drain is going, whenever there is one, until it is dropped.

@@ -19,10 +19,12 @@
 //! | `hep` | the next packet; limits of a frame: the next connection |
 //! | `records` | the next record. What waits for a sink that is gone is still written; of one that changed, by the new settings |
 //! | `log` | at once |
+//! | `upgrade` | the next process that takes over |
 //! | `admin.token`, `admin.allow_hosts` | the next request. A token that is gone is asked for until a restart |
-//! | `sip` | the next connection; what [`NEEDS_RESTART`] says is an exception |
+//! | `sip` | the next message; limits and times of a connection: the next one. Upstreams that are new are connected to. One that is gone gets no new requests, and its connection is closed when nothing uses it (`sip::place`). Tokens of the secret before are still taken, until it changes again |
 //!
-//! A relay that drains takes all of it over but other listeners: its own are closed.
+//! A relay that drains takes all of it over but other listeners and `upgrade.socket`: its own are closed. So does one whose place another
+//! process is about to take, which has its listeners already. No drain begins or ends while a reload is under way.
 //!
 //! What cannot be taken over is told, each time, until the relay is started again or the file is as it was.
 
@@ -34,6 +36,7 @@ use tcp_transport::tls::Changes;
 use tracing::{error, info, warn};
 
 use super::control::Control;
+use super::handover::Door;
 use super::network::Network;
 use super::{StartError, tls, trace};
 use crate::config::{Change, Config, ConfigError, ConfigErrors};
@@ -58,18 +61,12 @@ const TAKEN_OVER: &[&str] = &[
     "records",
     "hep",
     "log",
+    "upgrade",
 ];
 
 /// What of them is not, and why.
-const NEEDS_RESTART: &[(&str, &str)] = &[
-    ("events.queue", "the queue of events is made when the relay starts"),
-    ("sip.sip_upstream", "the connections to upstreams are kept from the start on"),
-    ("sip.probe_interval", "the upstreams are watched from the start on"),
-    ("sip.probe_timeout", "the upstreams are watched from the start on"),
-    ("sip.probe_failures", "the upstreams are watched from the start on"),
-    ("sip.flow_secret", "the flow tokens that are in use are made with it"),
-    ("sip.crlf_pingpong", "the SIP edge is made when the relay starts"),
-];
+const NEEDS_RESTART: &[(&str, &str)] =
+    &[("events.queue", "the queue of events is made when the relay starts")];
 
 /// Why another section is not.
 const AT_START: &str = "this is only looked at when the relay starts";
@@ -139,8 +136,7 @@ impl Control {
         let _runtime = self.runtime.enter();
         // One after the other: each compares with what the one before has left.
         let _one = self.reloading.lock();
-        self.records().reopen();
-        logging::reopen();
+        self.reopen_files();
         let before = self.config();
         let reloaded = read(&before).and_then(|config| self.take_over(&before, config));
         match &reloaded {
@@ -167,12 +163,30 @@ impl Control {
         reloaded
     }
 
+    /// Has the files of session records and of the log opened again, for whoever has moved them.
+    pub fn reopen_files(&self) {
+        self.records().reopen();
+        if let Err(error) = logging::reopen() {
+            error!(%error, "the log was not opened again: what was open is written to");
+        }
+    }
+
     fn take_over(&self, before: &Config, mut config: Config) -> Result<Reloaded, ConfigErrors> {
-        let draining = !self.is_ready();
-        if draining && config.listeners != before.listeners {
-            // They are closed, or another process has them.
-            let message = "cannot change while the relay drains";
-            return Err(config.source.error_at(&["listeners"], message).into());
+        let socket = |config: &Config| config.upgrade.as_ref().map(|upgrade| upgrade.socket.clone());
+        let changed = [
+            ("listeners", config.listeners != before.listeners),
+            ("upgrade", socket(&config) != socket(before)),
+        ];
+        for (section, _) in changed.into_iter().filter(|(_, changed)| *changed) {
+            // They are closed, or another process has them, or is about to.
+            let message = match (self.is_ready(), self.is_being_succeeded()) {
+                (false, _) => Some("cannot change while the relay drains"),
+                (true, true) => Some("cannot change while another process takes over"),
+                (true, false) => None,
+            };
+            if let Some(message) = message {
+                return Err(config.source.error_at(&[section], message).into());
+            }
         }
         let network = self.network();
 
@@ -200,9 +214,17 @@ impl Control {
             };
             prepared.map_err(failed).ok()
         };
+        if network.sip.as_ref().is_some_and(|sip| !sip.has_numbers_for(&config)) {
+            let message = "has changed so often that the relay has to be started again";
+            errors.push(config.source.error_at(&["sip", "sip_upstream"], message).into());
+        }
         let records = self.records().prepare(&config.records);
         let records = records
             .map_err(|error| errors.push(config.source.error_at(&["records"], error.to_string()).into()));
+        let door = Door::prepare(before.upgrade.as_ref(), config.upgrade.as_ref());
+        let door = door.map_err(|error| {
+            errors.push(config.source.error_at(&["upgrade", "socket"], error.to_string()).into());
+        });
         let log = logging::prepare(&config.log);
         let log = log.map_err(|error| errors.push(config.source.error_at(&["log", "to"], error).into()));
         if config.auth.realm == before.auth.realm {
@@ -215,8 +237,8 @@ impl Control {
             };
             prepared.map_err(failed).ok()
         });
-        let (Some(servers), Some(clients), Some(listeners), Ok(records), Ok(log), Some(core)) =
-            (servers, clients, listeners, records, log, core)
+        let (Some(servers), Some(clients), Some(listeners), Ok(records), Ok(log), Ok(door), Some(core)) =
+            (servers, clients, listeners, records, log, door, core)
         else {
             let all = errors.into_iter().reduce(ConfigErrors::and);
             return Err(all.unwrap_or_else(|| config.source.error("cannot be taken over")));
@@ -225,12 +247,6 @@ impl Control {
         else {
             return Err(config.source.error("has certificates that changed while they were read"));
         };
-
-        if draining == self.is_ready() {
-            return Err(config
-                .source
-                .error("cannot be taken over at the moment at which a drain begins or ends"));
-        }
 
         // What cannot.
         for warning in &config.warnings {
@@ -261,6 +277,7 @@ impl Control {
         }
         self.concentrator().reload(config.hep.clone(), &self.listeners().hep());
         self.keep_token(&mut config, before);
+        self.lifecycle.door.take_over(door);
         logging::take_over(log, &before.log, &config.log);
         self.set_config(config);
         Ok(reloaded)
@@ -300,8 +317,6 @@ impl Control {
         }
         if started.sip.is_some() != config.sip.is_some() {
             add("sip".to_owned(), "the SIP edge is made when the relay starts");
-        } else if config.sip.is_some() && started.domain != config.domain {
-            add("domain".to_owned(), "the SIP edge keeps the name that upstreams know it by");
         }
         for (number, setting) in self.listeners().unchanged_sockets(config) {
             let listener = config.listeners.get(number).map(ToString::to_string).unwrap_or_default();
@@ -369,6 +384,78 @@ mod tests {
         assert!(former.upgrade().is_some());
         server.control().reload_to(config("timeouts: { drain_timeout: 1m }\n")).unwrap();
         assert!(former.upgrade().is_none());
+    }
+
+    /// As [`config`], with one more listener.
+    fn config_with_two() -> Config {
+        let text = "domain: relay.test\nlisteners: [ { uri: 'msrp://127.0.0.1:0' }, { uri: 'msrp://127.0.0.2:0' } ]\n";
+        Config::parse(text, Path::new(""), "relay.yaml").unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    /// Has `order` begun while a reload to `config` is under way: it comes to nothing before that is over.
+    async fn beside_a_reload(
+        server: &Arc<Server>,
+        config: Config,
+        order: impl FnOnce(&Server) + Send + 'static,
+    ) -> Result<Reloaded, ConfigErrors> {
+        let (control, server) = (Arc::clone(server.control()), Arc::clone(server));
+        let both = move || {
+            let (begins, began) = std::sync::mpsc::channel();
+            let before = control.is_ready();
+            let mut ordered = None;
+            let reloaded = control.reload_from(|_| {
+                ordered = Some(std::thread::spawn(move || {
+                    begins.send(()).unwrap();
+                    order(&server);
+                }));
+                began.recv().unwrap();
+                // It has all the time that it would need.
+                for _ in 0..10_000 {
+                    std::thread::yield_now();
+                }
+                assert_eq!(control.is_ready(), before);
+                Ok(config)
+            });
+            ordered.unwrap().join().unwrap();
+            reloaded
+        };
+        tokio::task::spawn_blocking(both).await.unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_drain_begins_and_ends_before_or_after_a_reload() {
+        use crate::server::{Drain, DrainCause};
+
+        let server = Arc::new(Server::start(config("")).await.unwrap());
+        let control = Arc::clone(server.control());
+        let drain = |server: &Server| server.drain(Drain::now(DrainCause::Operator, None));
+        beside_a_reload(&server, config_with_two(), drain).await.unwrap();
+        assert!(!control.is_ready() && control.addresses().is_empty(), "the new one is closed, too");
+        let cancel = |server: &Server| server.cancel_drain().unwrap();
+        let refused = beside_a_reload(&server, config(""), cancel).await.unwrap_err().to_string();
+        assert!(refused.contains("cannot change while the relay drains"), "{refused}");
+        assert!(control.is_ready());
+        assert_eq!(control.addresses().len(), 2);
+        drain(&server);
+        beside_a_reload(&server, config_with_two(), cancel).await.unwrap();
+        assert_eq!((control.is_ready(), control.addresses().len()), (true, 2));
+    }
+
+    #[tokio::test]
+    async fn while_another_process_takes_over_the_listeners_stay() {
+        use crate::server::lifecycle::Succession;
+
+        let server = Server::start(config("")).await.unwrap();
+        let control = server.control();
+        for stage in [Succession::Offered, Succession::Paused] {
+            assert!(control.set_succession(stage));
+            let refused = control.reload_to(config_with_two()).unwrap_err().to_string();
+            assert!(refused.contains("cannot change while another process takes over"), "{refused}");
+            control.reload_to(config("timeouts: { drain_timeout: 1m }\n")).unwrap();
+        }
+        control.set_succession(Succession::None);
+        control.reload_to(config_with_two()).unwrap();
+        assert_eq!(control.addresses().len(), 2);
     }
 
     #[test]

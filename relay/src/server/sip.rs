@@ -4,25 +4,26 @@
 //! * [`connection`]: what arrives on one, for `tcp-transport`'s driver;
 //! * [`clock`]: how long a peer may take;
 //! * [`peer`]: who has opened a connection: a client or an upstream;
-//! * [`upstream`]: connections to the upstreams, kept open, and their health.
+//! * [`upstream`]: connections to the upstreams, kept open, and their health; [`place`]: what there is of one.
 //!
 //! A message is written where it was read: what a read brings is decided message by message, put into the queues it
 //! is for, and each queue is written once at the end. What a socket does not take waits for the task of its connection,
 //! up to the limits in [`link`]; beyond them a request is refused with 480 or 503 and a response dropped, and whoever sends
 //! is never waited for.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rand::Rng as _;
 use tcp_transport::tls::PeerCertificate;
 use tcp_transport::ws::{self, Opened, Role};
-use tcp_transport::{ConnectionId, Connector, DriverSettings, Registry, Stream, connection as driver};
+use tcp_transport::{
+    CloseReason, ConnectionId, Connector, DriverSettings, Registry, Stream, connection as driver,
+};
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
@@ -32,10 +33,11 @@ use self::counters::Counting;
 pub use self::counters::SipCounters;
 use self::link::{Framing, QueueLimits, SipLink};
 use self::peer::Accepted;
+use self::place::Place;
 use super::network::{Carried, upstream_connector};
 use super::trace::Traces;
 use super::{now, websocket};
-use crate::config::{Config, Listener, Sip};
+use crate::config::{Config, Listener, Sip, SipUpstream};
 use crate::msrp::user_of_principal;
 use crate::sip::{
     Advertised, Change, Destination, Edge, Flow, Flows, Keys, Settings, ShortSecret, Side, Unsendable,
@@ -47,6 +49,7 @@ mod connection;
 mod counters;
 pub(super) mod link;
 mod peer;
+mod place;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -60,12 +63,14 @@ const UPSTREAM_SHARE: usize = 16;
 
 /// The edge, its connections and its upstreams.
 pub(super) struct SipEdge {
-    edge: Edge,
+    edge: ArcSwap<Edge>,
     upstreams: RwLock<Upstreams>,
-    /// The connection to each upstream.
-    peers: Vec<RwLock<Option<Arc<SipLink>>>>,
-    /// Where each was last reached.
-    dialled: Vec<RwLock<Option<IpAddr>>>,
+    /// The places of the upstreams, by number, with those that are going.
+    places: ArcSwap<HashMap<usize, Arc<Place>>>,
+    /// There are others.
+    moved: Notify,
+    /// Held by who changes them, or the edge.
+    changing: Mutex<()>,
     /// A probe is due that was not when [`Upstreams::deadline`] was last asked.
     probe: Notify,
     connections: Arc<Registry<Carried>>,
@@ -79,8 +84,9 @@ pub(super) struct SipEdge {
 struct Tuning {
     /// Those for SIP, by the edge's index.
     listeners: HashMap<usize, Listener>,
-    /// The upstreams and their health are those of the start.
     config: Sip,
+    /// The numbers of its upstreams.
+    numbers: Vec<usize>,
     connector: Connector,
     /// `timeouts.probation`
     probation: Duration,
@@ -91,10 +97,17 @@ struct Tuning {
 }
 
 impl Tuning {
-    fn new(config: &Config, sip: &Sip, listeners: HashMap<usize, Listener>, connector: Connector) -> Self {
+    fn new(
+        config: &Config,
+        sip: &Sip,
+        listeners: HashMap<usize, Listener>,
+        numbers: Vec<usize>,
+        connector: Connector,
+    ) -> Self {
         Self {
             listeners,
             config: sip.clone(),
+            numbers,
             connector,
             probation: config.timeouts.probation,
             send_timeout: config.timeouts.send_timeout,
@@ -128,48 +141,114 @@ impl SipEdge {
         connector: Connector,
         traces: Arc<Traces>,
     ) -> Result<Self, ShortSecret> {
-        let drawn: [u8; 32] = rand::random();
-        let secret = sip.flow_secret.as_ref().map_or(&drawn[..], |secret| secret.reveal().as_bytes());
-        let keys = Keys::new(secret, rand::rng().next_u64())?;
-        let keys = if sip.flow_secret.is_none() { keys.drawn() } else { keys };
-        let seconds = sip.health.probe_interval.as_secs().max(1);
-        let settings = Settings {
-            listeners,
-            upstreams: sip.sip_upstream.iter().map(|upstream| upstream.settings(&config.domain)).collect(),
-            retry_after: u32::try_from(seconds).unwrap_or(u32::MAX),
-            crlf_pingpong: sip.crlf_pingpong,
+        let keys = match &sip.flow_secret {
+            Some(secret) => Keys::new(secret.reveal().as_bytes(), rand::rng().next_u64())?,
+            None => Keys::new(&rand::random::<[u8; 32]>(), rand::rng().next_u64())?.drawn(),
         };
+        let settings = settings(config, sip, listeners);
         let mut upstreams = Upstreams::new(&settings.upstreams, sip.health, now());
         for index in 0..settings.upstreams.len() {
             upstreams.disconnected(index);
         }
+        let edge = Edge::new(settings, keys);
+        let numbers = edge.upstream_numbers();
+        let place = |upstream: &SipUpstream| Arc::new(Place::new(upstream.uri.clone()));
+        let places = numbers.iter().copied().zip(sip.sip_upstream.iter().map(place)).collect();
+        let listeners = sip_listeners(config, edge.listener_numbers());
         Ok(Self {
-            peers: settings.upstreams.iter().map(|_| RwLock::default()).collect(),
-            dialled: settings.upstreams.iter().map(|_| RwLock::default()).collect(),
-            probe: Notify::new(),
-            edge: Edge::new(settings, keys),
+            edge: ArcSwap::from_pointee(edge),
             upstreams: RwLock::new(upstreams),
+            places: ArcSwap::from_pointee(places),
+            moved: Notify::new(),
+            changing: Mutex::default(),
+            probe: Notify::new(),
             connections,
             traces,
             counters: Counting::default(),
-            tuning: ArcSwap::from_pointee(Tuning::new(config, sip, sip_listeners(config, 0..), connector)),
+            tuning: ArcSwap::from_pointee(Tuning::new(config, sip, listeners, numbers, connector)),
         })
     }
 
-    /// Takes over what may change, for the next connection; `listeners` call themselves so. Gives their indexes.
+    /// Whether a reload can give these upstreams numbers of their own.
+    pub(super) fn has_numbers_for(&self, config: &Config) -> bool {
+        let upstreams = config.sip.iter().flat_map(|sip| &sip.sip_upstream);
+        let settings: Vec<_> = upstreams.map(|upstream| upstream.settings(&config.domain)).collect();
+        self.edge.load().has_numbers_for(&settings)
+    }
+
+    /// Takes other settings over; `listeners` call themselves so. Gives their numbers.
+    ///
+    /// What connections are made with counts for the next one. Upstreams that are new are connected to, those that are
+    /// gone get no new requests, and their connections are closed when nothing uses them any more.
     pub(super) fn reload(&self, config: &Config, listeners: &[Advertised]) -> Vec<Option<usize>> {
+        let _one = self.changing.lock();
         let before = self.tuning.load_full();
-        let indexes = self.edge.listeners(listeners);
-        let sip = Sip {
-            sip_upstream: before.config.sip_upstream.clone(),
-            health: before.config.health,
-            ..config.sip.as_ref().unwrap_or(&before.config).clone()
+        let sip = config.sip.as_ref().unwrap_or(&before.config);
+        let edge = {
+            let edge = self.edge.load();
+            let keys = renewed(edge.keys(), &before.config, sip);
+            let used = self.used_listeners();
+            edge.changed(settings(config, sip, listeners.to_vec()), keys, |number| used.contains(&number))
         };
-        let connector = upstream_connector(config, &sip).with_ledger(Arc::clone(self.connections.ledger()));
-        let mut listeners = before.listeners.clone();
-        listeners.extend(sip_listeners(config, indexes.iter().copied()));
-        self.tuning.store(Arc::new(Tuning::new(config, &sip, listeners, connector)));
+        let (numbers, indexes) = (edge.upstream_numbers(), edge.listener_numbers());
+        let mut known: HashMap<_, _> = before
+            .listeners
+            .iter()
+            .filter(|(number, _)| edge.has_listener(**number))
+            .map(|(number, listener)| (*number, listener.clone()))
+            .collect();
+        known.extend(sip_listeners(config, indexes.iter().copied()));
+        let connector = upstream_connector(config, sip).with_ledger(Arc::clone(self.connections.ledger()));
+
+        // A request finds the settings of whatever it is sent to: first those, then who is chosen. And whoever is connected
+        // to is known by then.
+        let wanted = edge.settings().upstreams.clone();
+        self.edge.store(Arc::new(edge));
+        self.tuning.store(Arc::new(Tuning::new(config, sip, known, numbers.clone(), connector)));
+        {
+            let mut upstreams = self.upstreams.write();
+            let both = numbers.iter().copied().zip(&wanted);
+            for back in upstreams.change(both, sip.health, now()) {
+                // It was gone, and its connection is still there.
+                if self.place(back).is_some_and(|place| place.link().is_some()) {
+                    upstreams.connected(back, now());
+                }
+            }
+        }
+        self.move_to(&numbers, sip);
+        self.probe.notify_one();
         indexes.into_iter().map(Some).collect()
+    }
+
+    /// Gives each of these upstreams a place, and wants no others.
+    fn move_to(&self, numbers: &[usize], sip: &Sip) {
+        let mut places = HashMap::clone(&self.places.load());
+        for (number, place) in &places {
+            place.set_wanted(numbers.contains(number));
+        }
+        for (number, upstream) in numbers.iter().zip(&sip.sip_upstream) {
+            let place = places.entry(*number).or_insert_with(|| Arc::new(Place::new(upstream.uri.clone())));
+            if place.set_uri(&upstream.uri)
+                && let Some(link) = place.link()
+            {
+                link.handle().close(CloseReason::Local("the upstream's URI has changed".into()));
+            }
+        }
+        self.places.store(Arc::new(places));
+        self.moved.notify_one();
+    }
+
+    /// The numbers of the listeners whose clients are connected.
+    fn used_listeners(&self) -> HashSet<usize> {
+        let all = self.connections.snapshot();
+        let used = all.iter().filter_map(|(_, carried)| match carried {
+            Carried::Sip(link) => match link.flow().side {
+                Side::Client(number) => Some(number),
+                Side::Upstream(_) => None,
+            },
+            _ => None,
+        });
+        used.collect()
     }
 
     /// What it has done.
@@ -182,7 +261,7 @@ impl SipEdge {
         let upstreams = self.upstreams.read();
         let tuning = self.tuning.load();
         let names = tuning.config.sip_upstream.iter().map(|upstream| upstream.uri.to_string());
-        names.enumerate().map(|(index, name)| (name, upstreams.is_up(index))).collect()
+        names.zip(&tuning.numbers).map(|(name, number)| (name, upstreams.is_up(*number))).collect()
     }
 
     /// Takes a connection in that came over the listener of this index, a client's or an upstream's; with `websocket` one
@@ -242,16 +321,20 @@ impl SipEdge {
             secure,
             direct: !websocket && stream.entry().proxy().is_none(),
         };
-        accepted.upstream(&self.tuning.load().config.sip_upstream, |index| *self.dialled.get(index)?.read())
+        let tuning = self.tuning.load();
+        let number = |position: usize| tuning.numbers.get(position).copied();
+        let dialled = |position| self.place(number(position)?)?.dialled();
+        accepted.upstream(&tuning.config.sip_upstream, dialled).and_then(number)
     }
 
     /// Takes in the connection that was opened to an upstream. It ends with the future that is returned.
     fn connected(
         self: &Arc<Self>,
         upstream: usize,
+        place: &Place,
         stream: Stream,
         opened: Option<Opened>,
-    ) -> impl Future<Output = tcp_transport::CloseReason> + use<> {
+    ) -> impl Future<Output = CloseReason> + use<> {
         let rest = opened.as_ref().map(|opened| opened.rest.clone()).unwrap_or_default();
         let tuning = self.tuning.load_full();
         let incoming = opened.map(|_| {
@@ -266,15 +349,11 @@ impl SipEdge {
         let interval = tuning.config.crlf_ping_interval.filter(|_| incoming.is_none());
         let clock =
             Clock::of_upstream(now(), tuning.config.max_msg_time, interval, tuning.config.crlf_pong_timeout);
-        if let Some(dialled) = self.dialled.get(upstream) {
-            *dialled.write() = Some(stream.peer_addr().ip());
-        }
+        place.set_dialled(stream.peer_addr().ip());
         let side = Side::Upstream(upstream);
         let (link, driver, protocol) =
             self.open(stream, rest, None, side, framing, incoming, tuning.upstream_queue(), clock);
-        if let Some(peer) = self.peers.get(upstream) {
-            *peer.write() = Some(link);
-        }
+        place.set_link(link);
         self.upstreams.write().connected(upstream, now());
         self.probe.notify_one();
         driver.run(protocol)
@@ -316,14 +395,30 @@ impl SipEdge {
     }
 
     /// Puts a message into the queue it is for; that has to be written afterwards.
-    fn send(&self, to: Destination, slices: &[Bytes], now: Instant) -> Result<Arc<SipLink>, Unsendable> {
+    fn send(
+        &self,
+        from: Side,
+        to: Destination,
+        slices: &[Bytes],
+        now: Instant,
+    ) -> Result<Arc<SipLink>, Unsendable> {
         let link = match to {
             Destination::Client(connection) => self.link(connection),
-            Destination::Upstream { index, over } => over
-                .and_then(|connection| self.link(connection))
-                .filter(|link| link.flow().side == Side::Upstream(index))
-                .or_else(|| self.peer(index)),
+            Destination::Upstream { index, over } => {
+                let place = self.place(index);
+                if let Some(place) = &place {
+                    place.is_used();
+                }
+                over.and_then(|connection| self.link(connection))
+                    .filter(|link| link.flow().side == Side::Upstream(index))
+                    .or_else(|| place?.link())
+            }
         };
+        if let Side::Upstream(index) = from
+            && let Some(place) = self.place(index)
+        {
+            place.is_used();
+        }
         let link = link.ok_or(Unsendable::Gone)?;
         link.push(slices, now)?;
         Ok(link)
@@ -337,29 +432,27 @@ impl SipEdge {
         }
     }
 
-    /// The connection to an upstream.
-    fn peer(&self, upstream: usize) -> Option<Arc<SipLink>> {
-        self.peers.get(upstream)?.read().clone()
+    /// The place of an upstream.
+    fn place(&self, upstream: usize) -> Option<Arc<Place>> {
+        self.places.load().get(&upstream).cloned()
     }
 
     /// A connection is over.
     fn closed(&self, link: &Arc<SipLink>) {
         self.connections.remove(link.handle().id());
         let Side::Upstream(index) = link.flow().side else { return };
-        let Some(mut peer) = self.peers.get(index).map(RwLock::write) else { return };
-        if peer.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
-            *peer = None;
-            let mut upstreams = self.upstreams.write();
+        let Some(place) = self.place(index) else { return };
+        let mut upstreams = self.upstreams.write();
+        if place.take_link(link) {
             upstreams.disconnected(index);
             let change = upstreams.failed(index);
-            drop((upstreams, peer));
+            drop(upstreams);
             self.tell(change);
         }
     }
 
     fn name(&self, upstream: usize) -> String {
-        let tuning = self.tuning.load();
-        tuning.config.sip_upstream.get(upstream).map(|upstream| upstream.uri.to_string()).unwrap_or_default()
+        self.place(upstream).map(|place| place.uri().to_string()).unwrap_or_default()
     }
 
     /// Says in the log who has come or gone.
@@ -378,6 +471,30 @@ impl Flows for SipEdge {
         let flow = *self.link(connection)?.flow();
         matches!(flow.side, Side::Client(_)).then_some(flow)
     }
+}
+
+/// What the edge is to know.
+fn settings(config: &Config, sip: &Sip, listeners: Vec<Advertised>) -> Settings {
+    let seconds = sip.health.probe_interval.as_secs().max(1);
+    Settings {
+        listeners,
+        upstreams: sip.sip_upstream.iter().map(|upstream| upstream.settings(&config.domain)).collect(),
+        retry_after: u32::try_from(seconds).unwrap_or(u32::MAX),
+        crlf_pingpong: sip.crlf_pingpong,
+    }
+}
+
+/// The keys after a reload.
+fn renewed(keys: &Keys, before: &Sip, now: &Sip) -> Keys {
+    if before.flow_secret == now.flow_secret {
+        return keys.clone();
+    }
+    let renewed = match &now.flow_secret {
+        Some(secret) => keys.renewed(secret.reveal().as_bytes()),
+        None => keys.renewed(&rand::random::<[u8; 32]>()).map(Keys::drawn),
+    };
+    // The configuration has no short one.
+    renewed.unwrap_or_else(|_| keys.clone())
 }
 
 /// The listeners for SIP, by these indexes.

@@ -3,17 +3,21 @@
 //! | | SIGTERM, SIGINT | `ctl drain` | an upgrade |
 //! |---|---|---|---|
 //! | listeners | closed | closed | the next process has them |
+//! | sockets of a service manager | who connects is closed at once (`listeners::kept`) | likewise | the next process has them |
 //! | a new AUTH | 408 | 408 | 408; of a verified relay: granted until the drain ends |
 //! | sessions and messages | go on | go on | go on, and their peers still get there (`server::handover`) |
-//! | connections without a session | closed when idle | closed when idle | closed when idle, those of SIP and HEP too |
+//! | connections without a session | closed when idle | closed when idle | closed when idle, those of SIP and HEP too (`server::leavers`) |
 //! | how long | `timeouts.drain_timeout` | until the last session ends; `--timeout` | `upgrade.drain_timeout` |
-//! | what ends it at once | a second signal | a signal hurries as on the left | likewise |
+//! | what ends it sooner | a second signal | a signal hurries as on the left | a signal leaves it `timeouts.drain_timeout`; SIGINT after that ends it at once |
 //!
 //! When no session is left and nothing is under way, or the time is over, [`Server::stop`] ends the rest: what is under
 //! way with `#`, sessions, connections in order, and then everything that tells others of it.
 //!
-//! SIP clients and HEP agents hold connections for as long as they live, so nobody waits for them: they come back, to
-//! whoever listens then.
+//! The newest process waits for older ones as it does for sessions of its own (`server::handover`): their peers' TLS may
+//! be here, and to a service manager the newest one's end is the service's.
+//!
+//! SIP clients and HEP agents hold connections for as long as they live, so nobody waits for them, or for long: they come
+//! back, to whoever listens then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,23 +27,21 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::handover::{self, HandOver};
+use super::leavers::Leavers;
 use super::lifecycle::{Drain, DrainCause};
 use super::listeners::ReopenError;
-use super::network::Carried;
-use super::{Order, Server, hep, now};
+use super::{Order, SHUTDOWN, Server, hep};
 use crate::msrp::Drains;
 
 /// How often a draining relay looks whether it is empty.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
-/// How often it looks for connections that have no session any more.
-const LEAVERS_POLL: Duration = Duration::from_millis(500);
-
-/// How old a connection is before that. Who has just come may have its first request on the way.
-const LEAVER_AGE: Duration = Duration::from_secs(1);
-
 /// How long connections have to close in order once nothing is under way any more.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long older processes have after that, if they were told to stop when this one was: they close their connections
+/// and write their records then.
+const OLDER_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Server {
     /// What others want of whoever holds the server ([`Control::order`](super::Control::order)). It is given away once;
@@ -51,10 +53,13 @@ impl Server {
     /// Begins to drain, or goes on with another end. Handshakes under way are finished.
     pub fn drain(&self, drain: Drain) {
         let control = &self.control;
+        let _runtime = control.runtime.enter();
+        // A reload is over, or comes after it: it opens nothing that was closed here.
+        let _no_reload = control.reloading.lock();
         let relays_until = if drain.cause == DrainCause::Upgrade { drain.until } else { None };
         control.relay().set_draining(Some(Drains { relays_until }));
         control.lifecycle.set(Some(drain));
-        control.listeners().close();
+        control.listeners().close(drain.cause == DrainCause::Upgrade);
         let (sessions, cause) = (control.relay().sessions().len(), drain.cause.as_str());
         let seconds = drain.left().map(|left| left.as_secs());
         info!(cause, sessions, seconds, "draining: nothing new is taken");
@@ -64,14 +69,16 @@ impl Server {
     pub fn hand_over(&mut self, handed: HandOver) {
         let HandOver { channel, taken, pid } = handed;
         let channel = Arc::new(channel);
-        let upgrade = self.upgrade.as_ref();
-        let timeout = upgrade
-            .map_or_else(|| self.control.config().timeouts.drain_timeout, |upgrade| upgrade.drain_timeout);
+        let config = self.control.config();
+        let upgrade = config.upgrade.as_ref();
+        let timeout = upgrade.map_or(config.timeouts.drain_timeout, |upgrade| upgrade.drain_timeout);
         self.drain(Drain::now(DrainCause::Upgrade, Some(timeout)));
         let network = self.control.network();
         network.generations.follow(pid, Arc::clone(&channel));
         network.relay.set_has_kin(true);
         self.tasks.spawn(handover::receive(Arc::clone(network), channel));
+        // The next process has connections of its own to SIP upstreams, which may take one of ours for one of its.
+        self.upstreams.abort_all();
         if let Some(mut admin) = self.admin.take() {
             admin.disown(&taken);
             tokio::spawn(admin.stop());
@@ -84,6 +91,8 @@ impl Server {
     /// An address cannot be listened on any more. It goes on draining then.
     pub fn cancel_drain(&self) -> Result<(), ReopenError> {
         let control = &self.control;
+        let _runtime = control.runtime.enter();
+        let _no_reload = control.reloading.lock();
         control.listeners().reopen(control.network())?;
         control.relay().set_draining(None);
         control.lifecycle.set(None);
@@ -113,38 +122,22 @@ impl Server {
         }
     }
 
-    /// Waits until no session is left and nothing is under way.
+    /// Waits until no session is left and nothing is under way, here and in the processes before this one.
     async fn empty(&self, cause: DrainCause) {
         let relay = self.control.relay();
-        let connections = &self.control.network().connections;
-        let mut looked = None;
+        let (connections, generations) =
+            (&self.control.network().connections, &self.control.network().generations);
+        let mut leavers = Leavers::new(cause);
         loop {
-            let now = now();
-            if looked.is_none_or(|at| now >= at + LEAVERS_POLL) {
-                self.let_leavers_go(cause);
-                looked = Some(now);
-            }
-            let idle = || connections.snapshot().iter().all(|(_, carried)| carried.is_idle());
-            let (_, relayed) = self.control.network().generations.handed();
+            let stay = leavers.let_go(connections);
+            // In the order in which a connection goes from one to the next, so that none is missed between two.
             let opening = self.control.listeners().is_opening();
-            if relay.sessions().is_empty() && relayed == 0 && !opening && idle() {
+            let underway = generations.underway() > 0 || !generations.is_empty();
+            let idle = || connections.snapshot().iter().all(|(_, carried)| carried.is_idle());
+            if !opening && !underway && !stay && relay.sessions().is_empty() && idle() {
                 return;
             }
             tokio::time::sleep(DRAIN_POLL).await;
-        }
-    }
-
-    /// Closes the connections that nobody needs here any more: their clients come back, where there is something new
-    /// to be had.
-    fn let_leavers_go(&self, cause: DrainCause) {
-        for (handle, carried) in self.control.network().connections.snapshot() {
-            let leaves = match &carried {
-                Carried::Msrp(link) => link.sessions() == 0,
-                Carried::Sip(_) | Carried::Hep => cause == DrainCause::Upgrade,
-            };
-            if leaves && carried.is_idle() && handle.entry().age() >= LEAVER_AGE {
-                handle.close(CloseReason::Local("draining".into()));
-            }
         }
     }
 
@@ -159,13 +152,14 @@ impl Server {
         }
         self.drain(drain);
         let mut hurry = std::pin::pin!(hurry);
-        let hurried = tokio::select! {
+        let mut hurried = tokio::select! {
             biased;
             () = self.drained() => false,
             () = &mut hurry => true,
         };
         self.control.listeners().stop().await;
         self.tasks.shutdown().await;
+        self.upstreams.shutdown().await;
         let connections = &self.control.network().connections;
         for (_, carried) in connections.snapshot() {
             carried.wind_up();
@@ -173,10 +167,21 @@ impl Server {
         // Before their connections end, so that their end says why.
         self.control.records().set_stopping();
         self.control.relay().end_all_sessions();
-        let left = connections.close_all(CloseReason::Local("shutdown".into()), CLOSE_TIMEOUT).await;
+        let left = connections.close_all(CloseReason::Local(SHUTDOWN.into()), CLOSE_TIMEOUT).await;
         if left > 0 {
             info!(left, "connections did not close in time");
         }
+        if !hurried && !self.older.is_empty() {
+            let older = async { while self.older.join_next().await.is_some() {} };
+            tokio::select! {
+                biased;
+                _ = tokio::time::timeout(OLDER_TIMEOUT, older) => {}
+                () = &mut hurry => hurried = true,
+            }
+        }
+        // After those, so that the last of what they have to say arrives.
+        let generations = &self.control.network().generations;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, generations.end_underway()).await;
         if let Some(counters) = self.control.hep_counters() {
             hep::log_end(&counters);
         }
@@ -192,7 +197,7 @@ impl Server {
         };
         self.control.records().stop(hurry).await;
         let is_ours = before.is_none_or(|before| before.cause != DrainCause::Upgrade);
-        if let Some(upgrade) = self.upgrade.as_ref().filter(|_| is_ours) {
+        if let Some(upgrade) = self.control.config().upgrade.as_ref().filter(|_| is_ours) {
             // It has gone already, at worst.
             let _ = std::fs::remove_file(&upgrade.socket);
         }

@@ -47,10 +47,9 @@ impl Edge {
         scratch: &mut Scratch,
         out: &mut Vec<Bytes>,
     ) -> Outcome {
-        let listeners = self.listeners.load();
         let host = match from.side {
-            Side::Client(listener) => listeners.get(listener).map(|own| &*own.host),
-            Side::Upstream(index) => self.settings.upstreams.get(index).map(|upstream| &*upstream.local.host),
+            Side::Client(listener) => self.listeners.get(listener).map(|own| &*own.host),
+            Side::Upstream(index) => self.upstreams.get(index).map(|upstream| &*upstream.settings.local.host),
         };
         let fields = format!("Warning: 380 {} \"SIPS Not Allowed\"\r\n", host.unwrap_or("edge.invalid"));
         self.respond_with(head, from, 480, "Temporarily Unavailable", &fields, scratch, out)
@@ -140,7 +139,9 @@ impl Edge {
 
     /// Appends an OPTIONS that asks whether an upstream is alive. Its answer comes as [`Outcome::Probed`].
     pub fn probe(&self, probe: Probe, scratch: &mut Scratch, out: &mut Vec<Bytes>) {
-        let Some(upstream) = self.settings.upstreams.get(probe.upstream) else { return };
+        let Some(upstream) = self.upstreams.get(probe.upstream).map(|upstream| &upstream.settings) else {
+            return;
+        };
         let Ok(index) = u16::try_from(probe.upstream) else { return };
         let (peer, local) = (&upstream.peer, &upstream.local);
         let (sequence, instance) = (probe.sequence, self.keys.instance());

@@ -1,13 +1,12 @@
 //! The edge as its driver sees it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tcp_transport::sip::{Defect, Event, Head, Message, Refused, Rewrite, SipUri};
 
 use super::keys::Keys;
+use super::numbered::Numbered;
 use super::upstream::{Probe, Upstreams};
 
 /// How SIP is carried.
@@ -81,7 +80,7 @@ pub struct UpstreamSettings {
 pub struct Settings {
     /// How the edge calls itself towards the clients of each listener.
     pub listeners: Vec<Advertised>,
-    /// The upstreams; 65 535 at most.
+    /// The upstreams; 65 535 at most, those before a change included.
     pub upstreams: Vec<UpstreamSettings>,
     /// What a client is told to wait for when all upstreams are down, in seconds (RFC 3261 §20.33). Default 10, the
     /// default interval of probes.
@@ -201,9 +200,31 @@ pub struct Scratch {
 #[derive(Debug)]
 pub struct Edge {
     pub(super) settings: Settings,
-    /// How the listeners call themselves. There may be more of them, and each keeps its index for ever.
-    pub(super) listeners: ArcSwap<Vec<Advertised>>,
+    /// How the listeners call themselves.
+    pub(super) listeners: Numbered<Advertised>,
+    pub(super) upstreams: Numbered<Upstream>,
     pub(super) keys: Keys,
+}
+
+/// An upstream that there is, or that is going.
+#[derive(Clone, Debug)]
+pub(super) struct Upstream {
+    pub(super) settings: UpstreamSettings,
+    /// How we called ourselves towards it before: what we have left in messages leads to us.
+    former: Option<Advertised>,
+    /// It gets no requests any more but by the connections that are there.
+    is_going: bool,
+}
+
+impl Upstream {
+    fn new(settings: UpstreamSettings) -> Self {
+        Self { settings, former: None, is_going: false }
+    }
+
+    /// Our names towards it.
+    fn own(&self) -> impl Iterator<Item = &Advertised> {
+        self.former.iter().chain([&self.settings.local])
+    }
 }
 
 /// What an outcome depends on besides the message.
@@ -218,27 +239,98 @@ impl Edge {
     /// An edge with these settings.
     #[must_use]
     pub fn new(settings: Settings, keys: Keys) -> Self {
-        let listeners = ArcSwap::from_pointee(settings.listeners.clone());
-        Self { settings, listeners, keys }
+        let listeners = Numbered::new(settings.listeners.iter().cloned());
+        let upstreams = Numbered::new(settings.upstreams.iter().cloned().map(Upstream::new));
+        Self { settings, listeners, upstreams, keys }
     }
 
-    /// The indexes of listeners that call themselves so; those that are new are known from now on.
-    pub fn listeners(&self, wanted: &[Advertised]) -> Vec<usize> {
-        let mut all = Vec::clone(&self.listeners.load());
-        let mut found: Vec<usize> = Vec::new();
-        for wanted in wanted {
-            let free = |index: &usize| !found.contains(index);
-            let known = (0..all.len()).find(|index| all.get(*index) == Some(wanted) && free(index));
-            found.push(known.unwrap_or_else(|| {
-                all.push(wanted.clone());
-                all.len() - 1
-            }));
+    /// This edge with other settings. What is there keeps its number, by how a listener calls itself and how an upstream
+    /// is reached. A listener that is gone is known for as long as it is `in_use`, an upstream until it is
+    /// [forgotten](Self::without_upstream).
+    #[must_use]
+    pub fn changed(&self, settings: Settings, keys: Keys, in_use: impl Fn(usize) -> bool) -> Self {
+        let (mut listeners, mut upstreams) = (self.listeners.clone(), self.upstreams.clone());
+        listeners.retain(|number, own| settings.listeners.contains(own) || in_use(number));
+        for own in &settings.listeners {
+            let wanted = settings.listeners.iter().filter(|other| *other == own).count();
+            if listeners.iter().filter(|(_, known)| *known == own).count() < wanted {
+                listeners.add(own.clone());
+            }
         }
-        self.listeners.store(Arc::new(all));
+        for (_, upstream) in upstreams.iter_mut() {
+            upstream.is_going = true;
+        }
+        for new in &settings.upstreams {
+            if let Some((_, known)) = upstreams.iter_mut().find(|(_, known)| known.settings.peer == new.peer)
+            {
+                let before = std::mem::replace(&mut known.settings, new.clone());
+                known.is_going = false;
+                if before.local != new.local {
+                    known.former = Some(before.local);
+                }
+                continue;
+            }
+            upstreams.add(Upstream::new(new.clone()));
+        }
+        Self { settings, listeners, upstreams, keys }
+    }
+
+    /// This edge without an upstream that nothing leads to any more.
+    #[must_use]
+    pub fn without_upstream(&self, number: usize) -> Self {
+        let mut upstreams = self.upstreams.clone();
+        upstreams.retain(|known, _| known != number);
+        let (settings, listeners) = (self.settings.clone(), self.listeners.clone());
+        Self { settings, listeners, upstreams, keys: self.keys.clone() }
+    }
+
+    /// Whether these upstreams can be told from all that there were.
+    #[must_use]
+    pub fn has_numbers_for(&self, upstreams: &[UpstreamSettings]) -> bool {
+        let is_known =
+            |new: &UpstreamSettings| self.upstreams.iter().any(|(_, old)| old.settings.peer == new.peer);
+        let more = upstreams.iter().filter(|new| !is_known(new)).count();
+        self.upstreams.next() + more <= usize::from(u16::MAX)
+    }
+
+    /// The numbers of the listeners, in the order of the settings.
+    #[must_use]
+    pub fn listener_numbers(&self) -> Vec<usize> {
+        let mut found: Vec<usize> = Vec::new();
+        for own in &self.settings.listeners {
+            let mut known = self.listeners.iter();
+            found.extend(
+                known
+                    .find(|(number, known)| *known == own && !found.contains(number))
+                    .map(|(number, _)| number),
+            );
+        }
         found
     }
 
-    /// What it was made with.
+    /// The numbers of the upstreams, in the order of the settings.
+    #[must_use]
+    pub fn upstream_numbers(&self) -> Vec<usize> {
+        let number = |new: &UpstreamSettings| {
+            let mut known = self.upstreams.iter();
+            known.find(|(_, known)| known.settings.peer == new.peer).map(|(number, _)| number)
+        };
+        self.settings.upstreams.iter().filter_map(number).collect()
+    }
+
+    /// Whether it knows a listener of this number.
+    #[must_use]
+    pub fn has_listener(&self, number: usize) -> bool {
+        self.listeners.get(number).is_some()
+    }
+
+    /// What tokens are signed with.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// What it was made with, or changed to.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -320,8 +412,7 @@ impl Edge {
 
     /// Whether a Via's host and port are of this edge, which writes both.
     pub(super) fn is_own_via(&self, host: &[u8], port: Option<u16>) -> bool {
-        self.listeners.load().iter().any(|own| own.is(host, port))
-            || self.settings.upstreams.iter().any(|upstream| upstream.local.is(host, port))
+        self.own().any(|own| own.is(host, port))
     }
 
     /// Whether a URI leads to this edge. Without a port it leads to the default port of its scheme and transport
@@ -338,15 +429,26 @@ impl Edge {
         let is_own = |own: &Advertised| {
             ports.contains(&own.port) && own.host.as_bytes().eq_ignore_ascii_case(uri.host)
         };
-        self.listeners.load().iter().any(is_own)
-            || self.settings.upstreams.iter().any(|upstream| is_own(&upstream.local))
-            || from.local.is_some_and(is_local)
+        self.own().any(is_own) || from.local.is_some_and(is_local)
     }
 
     /// The upstream with this host and port. Without a port it is by its host alone: where it leads is for the upstream to
     /// say, as all that a client sends.
     pub(super) fn upstream_at(&self, host: &[u8], port: Option<u16>) -> Option<usize> {
-        self.settings.upstreams.iter().position(|upstream| upstream.peer.is(host, port))
+        let mut there = self.there();
+        there.find(|(_, upstream)| upstream.peer.is(host, port)).map(|(number, _)| number)
+    }
+
+    /// The upstreams that take requests.
+    pub(super) fn there(&self) -> impl Iterator<Item = (usize, &UpstreamSettings)> {
+        let there = self.upstreams.iter().filter(|(_, upstream)| !upstream.is_going);
+        there.map(|(number, upstream)| (number, &upstream.settings))
+    }
+
+    /// All our names.
+    fn own(&self) -> impl Iterator<Item = &Advertised> {
+        let upstreams = self.upstreams.iter().flat_map(|(_, upstream)| upstream.own());
+        self.listeners.iter().map(|(_, own)| own).chain(upstreams)
     }
 
     /// Whether a head has a Via of this edge whose branch ends with `loop_hash`.

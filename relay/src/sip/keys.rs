@@ -27,7 +27,12 @@ pub struct ShortSecret;
 /// The keys of one process.
 #[derive(Clone)]
 pub struct Keys {
-    mac: Hmac<Sha256>,
+    /// What tokens are signed with.
+    tokens: Hmac<Sha256>,
+    /// What they were signed with before.
+    former: Option<Hmac<Sha256>>,
+    /// For hashes that have to stay the same for as long as the process lives.
+    hashes: Hmac<Sha256>,
     instance: [u8; 8],
     /// The secret was drawn for this process, and nobody else has it.
     drawn: bool,
@@ -79,7 +84,18 @@ impl Keys {
             return Err(ShortSecret);
         }
         let mac = Hmac::new_from_slice(secret).map_err(|_| ShortSecret)?;
-        Ok(Self { mac, instance: instance.to_be_bytes(), drawn: false })
+        let (tokens, former, hashes) = (mac.clone(), None, mac);
+        Ok(Self { tokens, former, hashes, instance: instance.to_be_bytes(), drawn: false })
+    }
+
+    /// These with another secret, which signs from now on. Tokens that were signed with the one before are still taken,
+    /// those of the one before that are not.
+    ///
+    /// # Errors
+    /// [`ShortSecret`]
+    pub fn renewed(&self, secret: &[u8]) -> Result<Self, ShortSecret> {
+        let new = Self::new(secret, self.instance())?;
+        Ok(Self { former: Some(self.tokens.clone()), hashes: self.hashes.clone(), ..new })
     }
 
     /// The secret was drawn at random for this process. Then nobody can tell a forged token from one of the process
@@ -97,14 +113,7 @@ impl Keys {
 
     /// A keyed hash of these parts, for the purpose that `label` names.
     pub(super) fn hash<'a>(&self, label: &str, parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
-        let mut mac = self.mac.clone();
-        mac.update(label.as_bytes());
-        for part in parts {
-            // With its length, so that no byte can pass from one part into the next.
-            mac.update(&(part.len() as u64).to_be_bytes());
-            mac.update(part);
-        }
-        mac.finalize().into_bytes().into()
+        hash(&self.hashes, label, parts)
     }
 
     /// Appends the flow token of a connection.
@@ -113,7 +122,7 @@ impl Keys {
         token[0] = FLOW;
         token[1..9].copy_from_slice(&self.instance);
         token[9..FLOW_LEN].copy_from_slice(&connection.to_be_bytes());
-        let mac = self.hash("flow", [&token[..FLOW_LEN]]);
+        let mac = hash(&self.tokens, "flow", [&token[..FLOW_LEN]]);
         token[FLOW_LEN..].copy_from_slice(&mac[..MAC_LEN]);
         URL_SAFE_NO_PAD.encode_string(token, out);
     }
@@ -125,7 +134,7 @@ impl Keys {
         if self.drawn && token[0] == FLOW && token[1..9] != self.instance {
             return Err(BadToken::OtherProcess);
         }
-        self.verify("flow", [token], mac)?;
+        self.verify("flow", &[token], mac)?;
         if token[0] != FLOW {
             return Err(BadToken::Forged);
         }
@@ -154,7 +163,7 @@ impl Keys {
         };
         token[20] = party;
         token[21..RETURN_LEN].copy_from_slice(&connection.to_be_bytes());
-        let mac = self.hash("return", [&token[..RETURN_LEN], branch]);
+        let mac = hash(&self.tokens, "return", [&token[..RETURN_LEN], branch]);
         token[RETURN_LEN..].copy_from_slice(&mac[..MAC_LEN]);
         URL_SAFE_NO_PAD.encode_string(token, out);
     }
@@ -163,7 +172,7 @@ impl Keys {
     pub(super) fn read_return(&self, token: &[u8], branch: &[u8]) -> Result<(Came, Went), BadToken> {
         let bytes: [u8; RETURN_LEN + MAC_LEN] = decode(token).ok_or(BadToken::Forged)?;
         let (token, mac) = bytes.split_at(RETURN_LEN);
-        self.verify("return", [token, branch], mac)?;
+        self.verify("return", &[token, branch], mac)?;
         if token[0] != RETURN {
             return Err(BadToken::Forged);
         }
@@ -180,17 +189,27 @@ impl Keys {
         Ok((came, went))
     }
 
-    fn verify<'a>(
-        &self,
-        label: &str,
-        parts: impl IntoIterator<Item = &'a [u8]>,
-        given: &[u8],
-    ) -> Result<(), BadToken> {
-        let expected = self.hash(label, parts);
-        // Without a shortcut: the time it takes says nothing about the first byte that differs.
-        let differ = expected[..MAC_LEN].iter().zip(given).fold(0, |differ, (a, b)| differ | (a ^ b));
-        if given.len() == MAC_LEN && differ == 0 { Ok(()) } else { Err(BadToken::Forged) }
+    fn verify(&self, label: &str, parts: &[&[u8]], given: &[u8]) -> Result<(), BadToken> {
+        let is_by = |mac: &Hmac<Sha256>| {
+            let expected = hash(mac, label, parts.iter().copied());
+            // Without a shortcut: the time it takes says nothing about the first byte that differs.
+            let differ = expected[..MAC_LEN].iter().zip(given).fold(0, |differ, (a, b)| differ | (a ^ b));
+            given.len() == MAC_LEN && differ == 0
+        };
+        let is_ours = is_by(&self.tokens) || self.former.as_ref().is_some_and(is_by);
+        if is_ours { Ok(()) } else { Err(BadToken::Forged) }
     }
+}
+
+fn hash<'a>(mac: &Hmac<Sha256>, label: &str, parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    let mut mac = mac.clone();
+    mac.update(label.as_bytes());
+    for part in parts {
+        // With its length, so that no byte can pass from one part into the next.
+        mac.update(&(part.len() as u64).to_be_bytes());
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
 }
 
 fn decode<const LEN: usize>(token: &[u8]) -> Option<[u8; LEN]> {
@@ -277,6 +296,30 @@ mod unit_tests {
                 assert_eq!(ours.read_flow(token.as_bytes()), Err(BadToken::Forged));
             }
         }
+    }
+
+    #[test]
+    fn after_a_change_of_the_secret_the_one_before_still_counts() {
+        let (first, mut old) = (keys(SECRET, 7), String::new());
+        first.write_flow(3, &mut old);
+        let second = first.renewed(b"another secret of 16").unwrap();
+        let mut new = String::new();
+        second.write_flow(4, &mut new);
+        assert_eq!((second.read_flow(old.as_bytes()), second.read_flow(new.as_bytes())), (Ok(3), Ok(4)));
+        assert_eq!(first.read_flow(new.as_bytes()), Err(BadToken::Forged));
+        let mut token = String::new();
+        first.write_return(Came::Client(3), Went::Upstream, b"z9hG4bKx", &mut token);
+        assert_eq!(second.read_return(token.as_bytes(), b"z9hG4bKx"), Ok((Came::Client(3), Went::Upstream)));
+        let third = second.renewed(b"a third secret of the edge").unwrap();
+        assert_eq!(
+            (third.read_flow(old.as_bytes()), third.read_flow(new.as_bytes())),
+            (Err(BadToken::Forged), Ok(4))
+        );
+        // A retransmission, a CANCEL, an ACK have to match what went before.
+        let branch = |keys: &Keys| keys.hash("transaction", [&b"a"[..]]);
+        assert_eq!(branch(&first), branch(&third));
+        assert_ne!(branch(&first), branch(&keys(b"another secret of 16", 7)));
+        assert!(first.renewed(&SECRET[..15]).is_err());
     }
 
     #[test]

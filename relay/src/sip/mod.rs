@@ -5,7 +5,8 @@
 //!
 //! Each connection has a [`tcp_transport::sip::Framer`], a [`Flow`] that says what it is, and a [`Scratch`]. What the
 //! framer finds goes to [`Edge::received`], which says in an [`Outcome`] what to do, with the slices to write in a
-//! vector of the caller's. One [`Edge`] serves all connections; nothing in it changes. Which upstream is alive is
+//! vector of the caller's. One [`Edge`] serves all connections; nothing in it changes: other settings make another one of it
+//! ([`Edge::changed`]). Which upstream is alive is
 //! kept by [`Upstreams`], which is told of time and of answers; which connections are open is asked of [`Flows`].
 //!
 //! # What becomes of a message
@@ -42,7 +43,8 @@
 //! Record-Route, so that later requests find that connection, whatever Contact and Via say: those of browsers end in
 //! `.invalid` (RFC 7118 §5). The *return token* is a parameter of the edge's Via and names the connections that the
 //! request came from and went to. Both are signed by HMAC-SHA-256 with the flow secret and hold the number of this
-//! process, since connection numbers begin anew with each. A secret that was drawn at start dies with its process; then a
+//! process, since connection numbers begin anew with each. After a change of the secret tokens that were signed with the one
+//! before are still taken; branches and tags are by the secret of the start, as a CANCEL has to match its INVITE. A secret that was drawn at start dies with its process; then a
 //! token that names another process is taken for a dead one (430) rather than for a forged one (403), so that a
 //! registrar forgets the flow.
 //!
@@ -71,6 +73,7 @@
 mod answer;
 mod edge;
 mod keys;
+mod numbered;
 mod request;
 mod response;
 mod route;

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use tcp_transport::sip::{Address, Head, Message, Name, SipUri, Start, Via, scheme};
 
 use super::answer::write_source;
-use super::edge::{Advertised, Destination, Edge, Flow, Outcome, Scratch, Side, Transport, World};
+use super::edge::{Advertised, Destination, Edge, Flow, Outcome, Scratch, Side, Transport, Upstream, World};
 use super::keys::{BadToken, Came, Went, write_hex};
 use super::route::Routes;
 
@@ -121,11 +121,11 @@ impl Edge {
             return Err(Refusal::Capabilities);
         }
         let sips = self.is_sips(head, routes);
-        let upstreams = &self.settings.upstreams;
         // By the connection, not by what its listener is: somebody may have come around the proxy in front of it.
         let is_plain = |flow: &Flow| sips && !flow.secure;
         let plain_upstream = |index: usize| {
-            sips && !upstreams.get(index).is_some_and(|upstream| upstream.peer.transport.is_secure())
+            let is_secure = |upstream: &Upstream| upstream.settings.peer.transport.is_secure();
+            sips && !self.upstreams.get(index).is_some_and(is_secure)
         };
         match world.from.side {
             Side::Client(listener) => {
@@ -134,7 +134,7 @@ impl Edge {
                     return Err(FORGED);
                 }
                 // What comes back would not be protected either.
-                if is_plain(world.from) || (0..upstreams.len()).all(plain_upstream) {
+                if is_plain(world.from) || self.there().all(|(index, _)| plain_upstream(index)) {
                     return Err(Refusal::SipsNotAllowed);
                 }
                 let call_id = head.value(Name::CallId).unwrap_or_default();
@@ -188,9 +188,9 @@ impl Edge {
         let from_client = matches!(from.side, Side::Client(_));
         let listener = if from_client { way.incoming } else { way.outgoing };
         let upstream = if from_client { way.outgoing } else { way.incoming };
-        let listeners = self.listeners.load();
-        let sides = (listeners.get(listener), self.settings.upstreams.get(upstream));
-        let (Some(client_side), Some(upstream_side)) = (sides.0, sides.1.map(|upstream| &upstream.local))
+        let sides = (self.listeners.get(listener), self.upstreams.get(upstream));
+        let (Some(client_side), Some(upstream_side)) =
+            (sides.0, sides.1.map(|upstream| &upstream.settings.local))
         else {
             return self.unavailable(head, from, scratch, out);
         };

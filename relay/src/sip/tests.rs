@@ -2,6 +2,7 @@
 
 mod abuse;
 mod answers;
+mod changes;
 mod dialogs;
 mod harness;
 mod health;

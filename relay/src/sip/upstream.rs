@@ -55,11 +55,14 @@ pub enum Change {
 #[derive(Clone, Debug)]
 pub struct Upstreams {
     settings: HealthSettings,
+    /// In the order of their numbers.
     nodes: Vec<Node>,
 }
 
 #[derive(Clone, Debug)]
 struct Node {
+    /// Its number.
+    upstream: usize,
     priority: u16,
     weight: u16,
     up: bool,
@@ -72,8 +75,32 @@ struct Node {
 }
 
 impl Node {
+    fn new(upstream: usize, settings: &UpstreamSettings, now: Instant) -> Self {
+        Self {
+            upstream,
+            priority: settings.priority,
+            weight: settings.weight.max(1),
+            up: true,
+            connected: true,
+            failures: 0,
+            sequence: 0,
+            next: now,
+            waiting: None,
+        }
+    }
+
     fn takes_requests(&self) -> bool {
         self.up && self.connected
+    }
+
+    fn failed(&mut self, settings: HealthSettings) -> Option<Change> {
+        self.waiting = None;
+        self.failures = self.failures.saturating_add(1);
+        if self.failures < settings.probe_failures {
+            return None;
+        }
+        let was_up = std::mem::replace(&mut self.up, false);
+        was_up.then_some(Change::Down(self.upstream))
     }
 }
 
@@ -82,30 +109,65 @@ impl Upstreams {
     #[must_use]
     pub fn new(upstreams: &[UpstreamSettings], settings: HealthSettings, now: Instant) -> Self {
         let count = u32::try_from(upstreams.len()).unwrap_or(u32::MAX).max(1);
-        let nodes = upstreams.iter().zip(0u32..).map(|(upstream, index)| Node {
-            priority: upstream.priority,
-            weight: upstream.weight.max(1),
-            up: true,
-            connected: true,
-            failures: 0,
-            sequence: 0,
+        let nodes = upstreams.iter().enumerate().zip(0u32..).map(|((number, upstream), index)| Node {
             next: now + settings.probe_interval / count * index,
-            waiting: None,
+            ..Node::new(number, upstream, now)
         });
         Self { nodes: nodes.collect(), settings }
+    }
+
+    /// Has these upstreams and no others, by their numbers, and probes them so. Those that are there are as they were;
+    /// others are up, and not connected. Gives the numbers of the latter.
+    pub fn change<'a>(
+        &mut self,
+        upstreams: impl IntoIterator<Item = (usize, &'a UpstreamSettings)>,
+        settings: HealthSettings,
+        now: Instant,
+    ) -> Vec<usize> {
+        let (mut nodes, mut others) = (Vec::new(), Vec::new());
+        for (number, upstream) in upstreams {
+            let fresh = Node { connected: false, ..Node::new(number, upstream, now) };
+            let node = match self.node(number) {
+                // An interval that has become shorter holds for the one that runs, too.
+                Some(node) => Node {
+                    priority: fresh.priority,
+                    weight: fresh.weight,
+                    next: node.next.min(now + settings.probe_interval),
+                    ..node.clone()
+                },
+                None => {
+                    others.push(number);
+                    fresh
+                }
+            };
+            nodes.push(node);
+        }
+        nodes.sort_unstable_by_key(|node| node.upstream);
+        (self.nodes, self.settings) = (nodes, settings);
+        others
+    }
+
+    fn node(&self, upstream: usize) -> Option<&Node> {
+        let at = self.nodes.binary_search_by_key(&upstream, |node| node.upstream).ok()?;
+        self.nodes.get(at)
+    }
+
+    fn node_mut(&mut self, upstream: usize) -> Option<&mut Node> {
+        let at = self.nodes.binary_search_by_key(&upstream, |node| node.upstream).ok()?;
+        self.nodes.get_mut(at)
     }
 
     /// Whether this one takes requests: it is up, and there is a connection.
     #[must_use]
     pub fn is_up(&self, upstream: usize) -> bool {
-        self.nodes.get(upstream).is_some_and(Node::takes_requests)
+        self.node(upstream).is_some_and(Node::takes_requests)
     }
 
     /// There is a connection to this one. It is probed at once: one that was down is up with its answer, one that was up
     /// takes requests already. A connection alone is no success: one that ends as soon as it is there adds to the
     /// failures.
     pub fn connected(&mut self, upstream: usize, now: Instant) {
-        if let Some(node) = self.nodes.get_mut(upstream) {
+        if let Some(node) = self.node_mut(upstream) {
             node.connected = true;
             node.waiting = None;
             node.next = now;
@@ -114,7 +176,7 @@ impl Upstreams {
 
     /// There is no connection to this one, or none any more. All are taken for connected until this is told.
     pub fn disconnected(&mut self, upstream: usize) {
-        if let Some(node) = self.nodes.get_mut(upstream) {
+        if let Some(node) = self.node_mut(upstream) {
             node.connected = false;
             node.waiting = None;
         }
@@ -129,17 +191,18 @@ impl Upstreams {
 
     /// What is due: probes to send, and who has come or gone because an answer has not come.
     pub fn poll(&mut self, now: Instant, probes: &mut Vec<Probe>, changes: &mut Vec<Change>) {
-        for upstream in 0..self.nodes.len() {
-            if self.nodes[upstream].waiting.is_some_and(|until| until <= now) {
-                changes.extend(self.failed(upstream));
+        let settings = self.settings;
+        for node in &mut self.nodes {
+            let upstream = node.upstream;
+            if node.waiting.is_some_and(|until| until <= now) {
+                changes.extend(node.failed(settings));
             }
-            let node = &mut self.nodes[upstream];
             // Without a connection there is nothing to ask over; that it cannot be had is told by `failed`.
             if node.connected && node.next <= now {
                 node.sequence += 1;
                 // Not from when it was due: a process that slept owes no probes.
-                node.next = now + self.settings.probe_interval;
-                node.waiting = Some(now + self.settings.probe_timeout);
+                node.next = now + settings.probe_interval;
+                node.waiting = Some(now + settings.probe_timeout);
                 probes.push(Probe { upstream, sequence: node.sequence });
             }
         }
@@ -147,12 +210,13 @@ impl Upstreams {
 
     /// A probe was answered with this status. Answers to older ones count for nothing.
     pub fn answered(&mut self, probe: Probe, status: u16) -> Option<Change> {
-        let node = self.nodes.get_mut(probe.upstream)?;
+        let settings = self.settings;
+        let node = self.node_mut(probe.upstream)?;
         if node.sequence != probe.sequence || node.waiting.is_none() || status < 200 {
             return None;
         }
         if status == 503 {
-            return self.failed(probe.upstream);
+            return node.failed(settings);
         }
         node.waiting = None;
         node.failures = 0;
@@ -162,14 +226,8 @@ impl Upstreams {
 
     /// A connection to it failed, or a probe had no answer.
     pub fn failed(&mut self, upstream: usize) -> Option<Change> {
-        let node = self.nodes.get_mut(upstream)?;
-        node.waiting = None;
-        node.failures = node.failures.saturating_add(1);
-        if node.failures < self.settings.probe_failures {
-            return None;
-        }
-        let was_up = std::mem::replace(&mut node.up, false);
-        was_up.then_some(Change::Down(upstream))
+        let settings = self.settings;
+        self.node_mut(upstream)?.failed(settings)
     }
 
     /// The upstream for a Call-ID, of those that may be `asked`: `preferred` if it is up, else by priority, weight and
@@ -184,7 +242,7 @@ impl Upstreams {
         if let Some(upstream) = preferred.filter(|&upstream| self.is_up(upstream) && asked(upstream)) {
             return Some(upstream);
         }
-        let nodes = || self.nodes.iter().enumerate();
+        let nodes = || self.nodes.iter().map(|node| (node.upstream, node));
         let up = || nodes().filter(|(upstream, node)| node.takes_requests() && asked(*upstream));
         let priority = up().map(|(_, node)| node.priority).min()?;
         let hash = call_id.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {

@@ -9,7 +9,10 @@ async fn a_listener_that_is_added_serves_and_one_that_is_gone_leaves_its_connect
     let (mut dave, from_dave) =
         Client::with_session(&running.daemon, &running.site, Scheme::Msrp, "dave").await;
     let another = dave.auth("dave", "davepw").await;
-    let without_session = Client::connect(&running.daemon, &running.site, Scheme::Msrp).await;
+    let mut without_session = Client::connect(&running.daemon, &running.site, Scheme::Msrp).await;
+    // It is accepted, and does not wait for that with the listener that goes.
+    let to = [without_session.relay_uri().to_owned()];
+    without_session.challenge(&to).await;
 
     let port = free_port();
     let moved = Settings { plain: Some(format!("127.0.0.1:{port}")), ..Settings::default() };
@@ -124,32 +127,55 @@ async fn a_tls_domain_may_come_with_the_listener_that_serves_it() {
     running.goes_on().await;
 }
 
+/// Whether somebody else may bind there: of TCP, and of UDP even one who would share the port.
+fn is_free(address: &str) -> bool {
+    use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt::set_socket_reuseport};
+
+    let address: SocketAddr = address.parse().unwrap();
+    let udp = socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
+    set_socket_reuseport(&udp, true).unwrap();
+    TcpListener::bind(address).is_ok() || bind(&udp, &address).is_ok()
+}
+
 #[tokio::test]
-async fn the_sip_edge_takes_listeners_and_tells_what_it_does_not_take() {
-    let sip = |health: &str| Some(format!("sip_upstream: [ {{ uri: 'sip://127.0.0.1:9' }} ]{health}"));
-    let settings = Settings { sip_tcp: Some("127.0.0.1:0".into()), sip: sip(""), ..Settings::default() };
-    let running = Running::start(&settings).await;
+async fn a_listener_moves_to_an_address_that_overlaps_its_own() {
     let port = free_port();
-    let moved = Settings {
-        sip_tcp: Some(format!("127.0.0.1:{port}")),
-        sip: sip(", probe_interval: 77s"),
-        ..settings
+    let at = |host: &str, more: &str| Settings {
+        plain: Some(format!("{host}:{port}")),
+        hep_udp: Some(format!("{host}:{port}")),
+        hep: Some(String::new()),
+        auth: format!("allow_auth_without_tls: true{more}"),
+        ..Settings::default()
     };
-    let lines = running.reload(&moved).await;
-    assert!(
-        lines.iter().any(|line| line.contains("sip.probe_interval") && line.contains("starts again")),
-        "{lines:?}"
-    );
-    until_closed(running.daemon.address(Scheme::Sip)).await;
-    let mut client = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let request = format!(
-        "MESSAGE sip:bob@relay.test SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1:5060;branch=z9hG4bK1\r\n\
-         Max-Forwards: 70\r\nFrom: <sip:a@relay.test>;tag=1\r\nTo: <sip:bob@relay.test>\r\nCall-ID: 1\r\n\
-         CSeq: 1 MESSAGE\r\nRoute: <sip:127.0.0.1:{port};transport=tcp;lr>\r\nContent-Length: 0\r\n\r\n"
-    );
-    tokio::io::AsyncWriteExt::write_all(&mut client, request.as_bytes()).await.unwrap();
-    let mut answer = [0; 7];
-    within("an answer", tokio::io::AsyncReadExt::read_exact(&mut client, &mut answer)).await.unwrap();
-    assert_eq!(&answer, b"SIP/2.0");
-    running.goes_on().await;
+    let (narrow, other) = (format!("127.0.0.1:{port}"), format!("127.0.0.2:{port}"));
+    let mut running = Running::start(&at("0.0.0.0", "")).await;
+    // All or nothing, as ever: another mistake, and the port is nobody else's afterwards.
+    running.refuse(&at("127.0.0.1", ", htdigest: none.such"), &["none.such"]).await;
+    let wrong = Settings { log: "to: 'file:none/such/folder'".into(), ..at("127.0.0.1", "") };
+    running.refuse(&wrong, &["log.to", "none/such/folder"]).await;
+    TcpStream::connect(&other).await.unwrap();
+    assert!(!is_free(&narrow) && !is_free(&other));
+
+    running.reload(&at("127.0.0.1", "")).await;
+    until_closed(other.parse().unwrap()).await;
+    let socket = TcpStream::connect(&narrow).await.unwrap();
+    let relay = format!("msrp://relay.test:{port};tcp");
+    let mut carol = Client::over(tests::Stream::Plain(socket), "msrp://client.invalid:1/a;tcp", &relay);
+    carol.auth("carol", "carolpw").await;
+    assert!(!is_free(&narrow));
+    // And back.
+    running.reload(&at("0.0.0.0", "")).await;
+    let socket = TcpStream::connect(&other).await.unwrap();
+    let mut dave = Client::over(tests::Stream::Plain(socket), "msrp://client.invalid:1/a;tcp", &relay);
+    dave.auth("dave", "davepw").await;
+    assert!(!is_free(&narrow) && !is_free(&other));
+
+    // Where the other one stays there is no way, and the line says so.
+    let both = at("0.0.0.0", "").to_yaml();
+    let both = both.replace("listeners:\n", &format!("listeners:\n  - {{ uri: 'msrp://{narrow}' }}\n"));
+    running.site.write("relay.yaml", &both);
+    let line = hup(&running.daemon, "not reloaded, everything stays as it was").await;
+    let way = format!("the listener msrp://0.0.0.0:{port} of this relay is in the way");
+    assert!(line.contains("listeners[0].uri") && line.contains(&way) && line.contains("in use"), "{line}");
+    running.arrives().await;
 }

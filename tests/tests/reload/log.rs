@@ -139,3 +139,45 @@ async fn syslog_and_the_journal_get_it_and_nobody_waits_for_them() {
     }
     running.goes_on().await;
 }
+
+#[tokio::test]
+async fn a_file_that_cannot_be_opened_again_is_told_and_written_to() {
+    let site = Site::new();
+    fs::create_dir(site.path("logs")).unwrap();
+    let settings = Settings {
+        log: "to: 'file:logs/relay.log'".into(),
+        admin: Some("listen: 'unix:admin.sock'".into()),
+        ..Settings::default()
+    };
+    // What tells when it is ready goes to the file, too.
+    let config = site.write("relay.yaml", &settings.to_yaml());
+    let daemon = Daemon::spawn(std::process::Command::new(RELAY), &config);
+    until(&site.path("logs/relay.log"), "ready").await;
+    let ctl = |args: &[&str]| {
+        let mut command = std::process::Command::new(RELAY);
+        command.arg("ctl").args(["--address", &format!("unix:{}", site.path("admin.sock").display())]);
+        let done = command.args(args).output().unwrap();
+        (done.status.success(), String::from_utf8([done.stdout, done.stderr].concat()).unwrap())
+    };
+    let failures = || ctl(&["stats", "core:log_reopen_failures"]).1;
+    assert!(failures().trim_end().ends_with(" 0"), "{}", failures());
+
+    fs::rename(site.path("logs"), site.path("moved")).unwrap();
+    let (done, told) = ctl(&["reload"]);
+    assert!(done && told.contains("the log was not opened again"), "{told}");
+    assert!(told.contains("logs/relay.log: No such file"), "{told}");
+    daemon.log().wait_for(&["the log cannot be opened again", "logs/relay.log"]).await;
+    let text = until(&site.path("moved/relay.log"), "configuration reloaded").await;
+    assert!(text.contains("ERROR the log was not opened again"), "{text}");
+    assert!(!failures().trim_end().ends_with(" 0"), "{}", failures());
+    // Also where the reload itself is refused.
+    site.write("relay.yaml", "nonsense");
+    let (done, told) = ctl(&["reload"]);
+    assert!(!done && told.contains("the log was not opened again"), "{told}");
+
+    fs::create_dir(site.path("logs")).unwrap();
+    site.write("relay.yaml", &settings.to_yaml());
+    let (done, told) = ctl(&["reload"]);
+    assert!(done && !told.contains("not opened"), "{told}");
+    until(&site.path("logs/relay.log"), "configuration reloaded").await;
+}

@@ -71,11 +71,14 @@ fn reload(control: &Arc<Control>, _: &Params) -> Answer {
             Ok(json!({
                 "Reloaded": reloaded.to_string(),
                 "Changed": changed.collect::<Value>(),
+                "LogNotReopened": crate::logging::trouble(),
                 "NeedsRestart": reloaded.needs_restart.iter().map(ToString::to_string).collect::<Value>(),
             }))
         }
         Err(errors) => {
-            let errors: Vec<_> = errors.errors().iter().map(ToString::to_string).collect();
+            let mut errors: Vec<_> = errors.errors().iter().map(ToString::to_string).collect();
+            errors
+                .extend(crate::logging::trouble().map(|why| format!("the log was not opened again: {why}")));
             Err(Error::failed(format!("not reloaded, everything stays as it was: {}", errors.join("; "))))
         }
     }

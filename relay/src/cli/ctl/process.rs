@@ -56,6 +56,11 @@ pub(super) async fn reload(client: &Client, output: &Output) -> Outcome {
         let line = format!("{}: {} -> {}", shown("Setting"), shown("From"), shown("To"));
         output.line(&text::safe(&line))?;
     }
+    if let Some(why) = answer.get("LogNotReopened").and_then(Value::as_str) {
+        let warning =
+            format!("the log was not opened again, what was open is written to: {}", text::safe(why));
+        output.line(&output.paint(&warning, Tone::Warning))?;
+    }
     let sections: Vec<_> = list(&answer, "NeedsRestart").iter().filter_map(Value::as_str).collect();
     if !sections.is_empty() {
         let warning = format!(

@@ -81,7 +81,8 @@ impl Inbound {
             Err(error) => {
                 self.sees(&head);
                 // Who it is for is looked at first: a stranger learns nothing but that.
-                if !head.to_path().next().is_some_and(|uri| self.relay.is_us(&uri)) {
+                let ours = head.to_path().next().is_some_and(|uri| self.relay.is_us(&uri));
+                if !ours && self.link.stands_for().is_none() {
                     return Err(foreign(&head));
                 }
                 info!(link = self.link.id(), peer = self.link.address(), %error, "SEND refused");

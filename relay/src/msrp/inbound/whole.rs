@@ -28,7 +28,9 @@ impl Inbound {
     ) -> Result<(), CloseReason> {
         touch(&mut self.touched, &self.link);
         let Kind::Request(method) = head.kind() else { return Ok(()) };
-        if method == Method::Auth && head.to_path().len() == 1 {
+        // What comes over a connection that stands for a relay's is for that one.
+        let passed = self.link.stands_for().is_some();
+        if method == Method::Auth && head.to_path().len() == 1 && !passed {
             return self.auth(head, now);
         }
         let route = self.relay.route(head, &self.link, now).map_err(|refusal| match (refusal, method) {

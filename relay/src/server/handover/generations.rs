@@ -17,6 +17,9 @@ use crate::server::network::Network;
 /// How long a process that is taken over from is waited for, until it has told who is the service now.
 const TOLD_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How often those that end are counted.
+const END_POLL: Duration = Duration::from_millis(10);
+
 /// One of them.
 #[derive(Debug)]
 pub(in crate::server) struct Generation {
@@ -47,6 +50,8 @@ impl Generation {
 pub(in crate::server) struct Generations {
     count: AtomicUsize,
     table: Mutex<Vec<Arc<Generation>>>,
+    /// Connections of which it is not known yet whose they are.
+    sorted: AtomicUsize,
     /// Connections whose bytes are relayed to them.
     relayed: AtomicUsize,
     /// Connections handed to them since the start.
@@ -55,6 +60,8 @@ pub(in crate::server) struct Generations {
     successor: OnceLock<(u32, Arc<Channel>)>,
     /// They are another process' to care for.
     forgotten: watch::Sender<bool>,
+    /// What is relayed or not known yet ends, as this process does.
+    ending: watch::Sender<bool>,
 }
 
 /// What is known of a process before this one.
@@ -129,10 +136,33 @@ impl Generations {
         self.handed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts one that is relayed, while what this gives is there.
-    pub(super) fn relay(self: &Arc<Self>) -> Relayed {
-        self.relayed.fetch_add(1, Ordering::Relaxed);
-        Relayed(Arc::clone(self))
+    /// Counts a connection that is relayed, while what this gives is there.
+    pub(super) fn relay(self: &Arc<Self>) -> Underway {
+        Underway::new(self, |generations| &generations.relayed)
+    }
+
+    /// Likewise one of which it is not known yet whose it is.
+    pub(in crate::server) fn sort(self: &Arc<Self>) -> Underway {
+        Underway::new(self, |generations| &generations.sorted)
+    }
+
+    /// How many connections are relayed, or not known yet.
+    pub(in crate::server) fn underway(&self) -> usize {
+        self.relayed.load(Ordering::Relaxed) + self.sorted.load(Ordering::Relaxed)
+    }
+
+    /// Ends the connections that are relayed or not known yet, in order, and waits until they have ended.
+    pub(in crate::server) async fn end_underway(&self) {
+        self.ending.send_replace(true);
+        while self.underway() > 0 {
+            tokio::time::sleep(END_POLL).await;
+        }
+    }
+
+    /// Waits until [`end_underway`](Self::end_underway).
+    pub(super) async fn ending(&self) {
+        // It is there for as long as we are.
+        let _ = self.ending.subscribe().wait_for(|ending| *ending).await;
     }
 
     /// Listens to one of them until it ends, and forgets it then.
@@ -169,12 +199,22 @@ impl Generations {
     }
 }
 
-/// See [`Generations::relay`].
+/// See [`Generations::relay`], [`Generations::sort`].
 #[derive(Debug)]
-pub(super) struct Relayed(Arc<Generations>);
+pub(in crate::server) struct Underway {
+    generations: Arc<Generations>,
+    count: fn(&Generations) -> &AtomicUsize,
+}
 
-impl Drop for Relayed {
+impl Underway {
+    fn new(generations: &Arc<Generations>, count: fn(&Generations) -> &AtomicUsize) -> Self {
+        count(generations).fetch_add(1, Ordering::Relaxed);
+        Self { generations: Arc::clone(generations), count }
+    }
+}
+
+impl Drop for Underway {
     fn drop(&mut self) {
-        self.0.relayed.fetch_sub(1, Ordering::Relaxed);
+        (self.count)(&self.generations).fetch_sub(1, Ordering::Relaxed);
     }
 }

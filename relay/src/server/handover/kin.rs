@@ -12,7 +12,7 @@ use tcp_transport::{AdoptError, Adopted, Stream, Transport};
 use tokio::time::timeout;
 
 use super::message::{Connection, Message};
-use crate::msrp::{Peer, ProcessTag};
+use crate::msrp::{Link, Peer, ProcessTag};
 use crate::server::network::Network;
 
 /// How long another process may take to take one.
@@ -33,22 +33,28 @@ pub(in crate::server) enum KinError {
     Adopt(#[from] AdoptError),
 }
 
-/// Opens a connection to the process that has the sessions of this tag.
+/// Opens a connection to the process that has the sessions of this tag. If `link` stands for a relay's, the other process
+/// takes it for that one.
 pub(in crate::server) async fn connect(
     network: &Arc<Network>,
     tag: ProcessTag,
+    link: &Link,
 ) -> Result<(Stream, Peer), KinError> {
+    let relay = link.stands_for().map(|relay| relay.upgrade().ok_or(KinError::Gone)).transpose()?;
+    let who = relay.as_ref().and_then(|relay| relay.peer().cloned());
+    let who = who.unwrap_or_else(|| peer(std::process::id()));
+    let listener = network.listener_name(relay.and_then(|relay| relay.listener())).unwrap_or_default();
     let (pid, channel) = network.generations.towards(tag).ok_or(KinError::Gone)?;
     let (ours, theirs) = UnixStream::pair()?;
     let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let message = Message::Connection(Box::new(Connection {
         peer: here,
         local: here,
-        listener: String::new(),
+        listener,
         tls: false,
         scheme: "msrp".to_owned(),
         websocket: false,
-        who: (&peer(std::process::id())).into(),
+        who: (&who).into(),
     }));
     let theirs = [theirs.as_fd()];
     let sent = timeout(CONNECT_TIMEOUT, channel.send(&message, &[], &theirs)).await;

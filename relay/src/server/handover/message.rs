@@ -38,12 +38,25 @@ pub(super) enum Message {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub(super) enum Thing {
-    /// The socket of a listener of this name; or of the admin interface.
-    Tcp { listener: String },
+    /// The socket of a listener of this name; or of the admin interface. A service manager may have it open, too.
+    Tcp {
+        listener: String,
+        #[serde(default)]
+        managed: bool,
+    },
     /// A listener's socket, for HEP.
-    Udp { listener: String },
+    Udp {
+        listener: String,
+        #[serde(default)]
+        managed: bool,
+    },
     /// A socket of the admin interface.
-    AdminUnix { path: PathBuf },
+    AdminUnix {
+        path: PathBuf,
+        /// A service manager has opened it, and keeps it: nobody takes its path away.
+        #[serde(default)]
+        managed: bool,
+    },
     /// Where the next process finds this one.
     Endpoint { path: PathBuf },
     /// A channel to a process before the one that offers it, which still has sessions.

@@ -15,12 +15,12 @@ use tokio::time::timeout;
 use tracing::{debug, info};
 
 use super::channel::MAX_BYTES;
-use super::generations::Generation;
+use super::generations::{Generation, Underway};
 use super::message::{Connection, Message};
 use super::pump;
 use crate::msrp::{Peer, ProcessTag};
 use crate::server::network::Network;
-use crate::server::now;
+use crate::server::{SHUTDOWN, now};
 
 /// How many bytes are looked at for the first request's To-Path. Who brings more without one is served here.
 const MAX_FIRST: usize = 16 * 1024;
@@ -47,9 +47,16 @@ pub(in crate::server) struct Arrival {
 }
 
 /// Takes a connection to the process whose sessions its first request is for; to this one if it is for none of those
-/// before.
-pub(in crate::server) async fn sort(network: Arc<Network>, mut arrival: Arrival) {
-    let tag = match timeout(FIRST_TIMEOUT, first_tag(&mut arrival)).await {
+/// before. `_underway` is what counts it as long.
+pub(in crate::server) async fn sort(network: Arc<Network>, mut arrival: Arrival, _underway: Underway) {
+    let first = tokio::select! {
+        first = timeout(FIRST_TIMEOUT, first_tag(&mut arrival)) => first,
+        () = network.generations.ending() => {
+            pump::take_leave(&arrival.stream).await;
+            return arrival.stream.let_go(&CloseReason::Local(SHUTDOWN.into()));
+        }
+    };
+    let tag = match first {
         Ok(Ok(tag)) => tag,
         Ok(Err(error)) => return arrival.stream.let_go(&CloseReason::from_io(&error)),
         Err(_) => None,
@@ -126,8 +133,9 @@ async fn hand(network: &Arc<Network>, arrival: Arrival, generation: &Generation)
             let relayed = network.generations.relay();
             let ours = ours.set_nonblocking(true).and_then(|()| UnixStream::from_std(ours));
             if let Ok(ours) = ours {
+                let network = Arc::clone(network);
                 tokio::spawn(async move {
-                    pump::run(arrival.stream, ours).await;
+                    pump::run(arrival.stream, ours, network.generations.ending()).await;
                     drop(relayed);
                 });
             }

@@ -12,10 +12,12 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::channel::{Channel, Endpoint, MAX_DESCRIPTORS};
+use super::door::{self, Moves};
 use super::message::{Message, Thing, VERSION};
-use crate::admin::ADMIN;
-use crate::config::{AdminAddress, Upgrade};
+use crate::admin::{ADMIN, Held};
+use crate::config::AdminAddress;
 use crate::server::lifecycle::Succession;
+use crate::server::listeners::Duplicate;
 use crate::server::{Control, Order};
 
 /// How long nothing is accepted for when the socket does not let us, for want of descriptors.
@@ -54,16 +56,27 @@ enum Failure {
     Misunderstood,
 }
 
-/// Waits for a process that takes over, one after the other, until one has. `admin` are the sockets of the admin
-/// interface.
+/// Waits for a process that takes over, one after the other, until one has; where, a reload may change. `admin` are the
+/// sockets of the admin interface.
 pub(in crate::server) async fn serve(
-    endpoint: Endpoint,
-    settings: Upgrade,
+    mut endpoint: Option<Endpoint>,
+    mut moves: Moves,
     control: Arc<Control>,
-    admin: Vec<(AdminAddress, OwnedFd)>,
+    admin: Vec<Held>,
 ) {
     loop {
-        let channel = match endpoint.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            Some(moved) = moves.recv() => {
+                if let Some(before) = std::mem::replace(&mut endpoint, moved) {
+                    door::remove(before.path());
+                }
+                continue;
+            }
+            accepted = door::accept(endpoint.as_ref()) => accepted,
+        };
+        let Some(endpoint) = &endpoint else { continue };
+        let channel = match accepted {
             Ok(channel) => channel,
             Err(error) => {
                 warn!(%error, "cannot accept a process that takes over");
@@ -75,11 +88,11 @@ pub(in crate::server) async fn serve(
             warn!("another user's process wants to take over: refused");
             continue;
         }
-        match hand_over(&channel, &endpoint, &settings, &control, &admin).await {
+        match hand_over(&channel, endpoint, &control, &admin).await {
             Ok(Some((pid, taken))) => {
                 info!(pid, "the next process serves");
                 if !taken.iter().any(|path| path == endpoint.path()) {
-                    let _ = std::fs::remove_file(endpoint.path());
+                    door::remove(endpoint.path());
                 }
                 control.give(Order::HandOver(HandOver { pid, channel, taken })).await;
                 control.set_succession(Succession::Handed);
@@ -102,10 +115,10 @@ pub(in crate::server) async fn serve(
 async fn hand_over(
     channel: &Channel,
     endpoint: &Endpoint,
-    settings: &Upgrade,
     control: &Arc<Control>,
-    admin: &[(AdminAddress, OwnedFd)],
+    admin: &[Held],
 ) -> Result<Option<(u32, Vec<PathBuf>)>, Failure> {
+    let start_timeout = control.config().upgrade.as_ref().map_or(PAUSE, |upgrade| upgrade.start_timeout);
     let prepared = async {
         let pid = match next(channel).await {
             Ok(Message::Hello { version: VERSION, pid }) => pid,
@@ -117,18 +130,23 @@ async fn hand_over(
             Err(Failure::Ended) => return Ok(None),
             Err(error) => return Err(error),
         };
-        if !control.set_succession(Succession::Offered) {
-            return Err(Failure::Stops);
-        }
+        let things = {
+            // What is offered stays as it is: no reload changes the listeners from here on.
+            let _no_reload = control.reloading.lock();
+            if !control.set_succession(Succession::Offered) {
+                return Err(Failure::Stops);
+            }
+            offered(endpoint, control, admin)?
+        };
         info!(pid, "a process takes over");
-        offer(channel, &offered(endpoint, control, admin)?, control).await?;
+        offer(channel, &things, control).await?;
         match next(channel).await? {
             Message::Ready { taken } => Ok(Some((pid, taken))),
             _ => Err(Failure::Misunderstood),
         }
     };
     let prepared = tokio::select! {
-        prepared = timeout(settings.start_timeout, prepared) => prepared.map_err(|_| Failure::Late)??,
+        prepared = timeout(start_timeout, prepared) => prepared.map_err(|_| Failure::Late)??,
         () = control.succession_closed() => return Err(Failure::Stops),
     };
     let Some((pid, taken)) = prepared else { return Ok(None) };
@@ -156,21 +174,18 @@ async fn next(channel: &Channel) -> Result<Message, Failure> {
 }
 
 /// Everything there is to give away.
-fn offered(
-    endpoint: &Endpoint,
-    control: &Control,
-    admin: &[(AdminAddress, OwnedFd)],
-) -> io::Result<Vec<(Thing, OwnedFd)>> {
+fn offered(endpoint: &Endpoint, control: &Control, admin: &[Held]) -> io::Result<Vec<(Thing, OwnedFd)>> {
     let mut offered = Vec::new();
-    for (listener, _, socket) in control.listeners().duplicates()? {
+    for Duplicate { listener, socket, managed } in control.listeners().duplicates()? {
         let is_datagram = socket_type(&socket)? == SocketType::DGRAM;
-        let thing = if is_datagram { Thing::Udp { listener } } else { Thing::Tcp { listener } };
+        let thing =
+            if is_datagram { Thing::Udp { listener, managed } } else { Thing::Tcp { listener, managed } };
         offered.push((thing, socket));
     }
-    for (address, socket) in admin {
+    for Held { address, socket, managed } in admin {
         let thing = match address {
-            AdminAddress::Http(_) => Thing::Tcp { listener: ADMIN.to_owned() },
-            AdminAddress::Unix(path) => Thing::AdminUnix { path: path.clone() },
+            AdminAddress::Http(_) => Thing::Tcp { listener: ADMIN.to_owned(), managed: *managed },
+            AdminAddress::Unix(path) => Thing::AdminUnix { path: path.clone(), managed: *managed },
         };
         offered.push((thing, socket.try_clone()?));
     }

@@ -11,6 +11,8 @@ use tcp_transport::Stream;
 use tcp_transport::connection::{CLOSE_LINGER, CloseReason};
 use tokio::net::UnixStream;
 
+use crate::server::SHUTDOWN;
+
 /// How many bytes wait at most each way, but for what one read brings: whoever sends more is slowed down.
 const LIMIT: usize = 64 * 1024;
 
@@ -30,12 +32,15 @@ struct Pump {
     server_ended: bool,
 }
 
-/// Relays until the other process has closed its end, or the peer is gone.
-pub(super) async fn run(stream: Stream, server: UnixStream) {
+/// Relays until the other process has closed its end, the peer is gone, or `ending` is ready.
+pub(super) async fn run(stream: Stream, server: UnixStream, ending: impl Future<Output = ()>) {
     let mut pump = Pump::default();
-    let reason = match poll_fn(|cx| pump.poll(&stream, &server, cx)).await {
-        Ok(()) => CloseReason::Local("closed by the process before".into()),
-        Err(error) => CloseReason::from_io(&error),
+    let reason = tokio::select! {
+        ended = poll_fn(|cx| pump.poll(&stream, &server, cx)) => match ended {
+            Ok(()) => CloseReason::Local("closed by the process before".into()),
+            Err(error) => CloseReason::from_io(&error),
+        },
+        () = ending => CloseReason::Local(SHUTDOWN.into()),
     };
     drop(server);
     if matches!(reason, CloseReason::Local(_)) {
@@ -45,7 +50,7 @@ pub(super) async fn run(stream: Stream, server: UnixStream) {
 }
 
 /// Ends it in order, so that what was sent last is not lost to an RST.
-async fn take_leave(stream: &Stream) {
+pub(super) async fn take_leave(stream: &Stream) {
     let leave = async {
         // A peer that is gone already needs no farewell.
         let _ = stream.close_notify();

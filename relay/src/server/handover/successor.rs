@@ -104,9 +104,24 @@ impl Takeover {
             }
             for (thing, socket) in things.into_iter().zip(packet.descriptors) {
                 match thing {
-                    Thing::Tcp { listener } => inherited.push_tcp(socket.into(), Some(listener)),
-                    Thing::Udp { listener } => inherited.push_udp(socket.into(), Some(listener)),
-                    Thing::AdminUnix { path } => inherited.push_unix(UnixListener::from(socket), path),
+                    Thing::Tcp { listener, managed: false } => {
+                        inherited.push_tcp(socket.into(), Some(listener));
+                    }
+                    Thing::Tcp { listener, managed: true } => {
+                        inherited.push_managed_tcp(socket.into(), Some(listener));
+                    }
+                    Thing::Udp { listener, managed: false } => {
+                        inherited.push_udp(socket.into(), Some(listener));
+                    }
+                    Thing::Udp { listener, managed: true } => {
+                        inherited.push_managed_udp(socket.into(), Some(listener));
+                    }
+                    Thing::AdminUnix { path, managed: false } => {
+                        inherited.push_unix(UnixListener::from(socket), path);
+                    }
+                    Thing::AdminUnix { path, managed: true } => {
+                        inherited.push_managed_unix(UnixListener::from(socket), path);
+                    }
                     Thing::Endpoint { path } => endpoint = Some((socket, path)),
                     Thing::Process { tag, pid } => {
                         let tag = tag.parse().map_err(|_| TakeoverError::Misunderstood)?;

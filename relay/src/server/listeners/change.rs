@@ -5,8 +5,8 @@
 //! they have begun with. What belongs to the socket since it was bound, and to nothing else (`ipv6_only`, `reuse_port`),
 //! stays as it is. A host name is not looked up again.
 //!
-//! One whose address is gone accepts nothing more, and its socket is closed; handshakes under way end, its connections
-//! go on.
+//! One whose address is gone accepts nothing more, and its socket is closed, or [kept](super::kept); handshakes under way
+//! end, its connections go on. A new one may have an address that [overlaps](super::overlap) its.
 
 use std::collections::HashMap;
 use std::mem;
@@ -16,13 +16,17 @@ use std::sync::Arc;
 use tcp_transport::ListenerSettings;
 use tcp_transport::hep::Dispatch;
 use tcp_transport::tls::ServerDomains;
+use tokio::task::JoinHandle;
 
-use super::{Listeners, Opened, Running, Shared, advertised_msrp, advertised_sip, listener_settings, serves};
+use super::{
+    Kept, Listeners, Opened, Running, RunningSocket, Shared, accepting, advertised_msrp, advertised_sip,
+    listener_settings, overlap, serves,
+};
 use crate::config::{Config, Listener, ListenerTransport};
 use crate::msrp::Advertised;
+use crate::server::StartError;
 use crate::server::hep::Concentrator;
 use crate::server::network::Network;
-use crate::server::{Inherited, StartError};
 
 /// Where each listener of another configuration comes from, in its order.
 #[derive(Debug)]
@@ -60,21 +64,42 @@ impl Listeners {
         domains: &Arc<ServerDomains>,
         concentrator: &Arc<Concentrator>,
     ) -> Result<Change, Vec<(usize, StartError)>> {
-        let mut free: Vec<_> = self.0.lock().iter().map(Running::place).enumerate().map(Some).collect();
-        let (mut origins, mut errors) = (Vec::new(), Vec::new());
-        for (number, listener) in config.listeners.iter().enumerate() {
+        let mut free: Vec<_> =
+            self.0.lock().running.iter().map(Running::place).enumerate().map(Some).collect();
+        // Who stays is known before anything is opened.
+        let mut stay = |listener: &Listener| {
             let mut places = free.iter_mut();
             let found = places.find(|place| {
                 place.as_ref().is_some_and(|(_, place)| is_same_place(&place.listener, listener))
             });
-            if let Some((index, place)) = found.and_then(Option::take) {
+            found.and_then(Option::take)
+        };
+        let found: Vec<_> = config.listeners.iter().map(&mut stay).collect();
+        let goes = |index: usize| free.iter().flatten().any(|(gone, _)| *gone == index);
+        let mut inherited = self.kept_again();
+        let mut present = None;
+        let (mut origins, mut errors) = (Vec::new(), Vec::new());
+        for (number, (listener, found)) in config.listeners.iter().zip(found).enumerate() {
+            if let Some((index, place)) = found {
                 let hep = place.hep.filter(|_| place.listener.to_string() == listener.to_string());
                 let dispatch = || concentrator.dispatch(listener.to_string());
                 let hep = listener.hep.then(|| hep.unwrap_or_else(dispatch));
                 origins.push(Origin::Running { index, bound_port: place.bound_port, hep });
                 continue;
             }
-            match Opened::open(listener, config, domains, concentrator, &mut Inherited::default()) {
+            let mut open =
+                |listener: &Listener| Opened::open(listener, config, domains, concentrator, &mut inherited);
+            // A listener that has just gone may have its address yet.
+            let ending = || self.is_ending();
+            let opened = accepting::until_free(|| open(listener), overlap::is_in_use, ending);
+            let opened = opened.or_else(|error| {
+                if !overlap::is_in_use(&error) {
+                    return Err(error);
+                }
+                let present = present.get_or_insert_with(|| self.present());
+                overlap::open_beside(listener, present, goes, error, open)
+            });
+            match opened {
                 Ok(opened) => origins.push(Origin::New(Box::new(opened))),
                 Err(error) => errors.push((number, error)),
             }
@@ -85,10 +110,11 @@ impl Listeners {
     /// What of the listeners of `config` belongs to sockets that are there, and stays as it was bound: the listener's
     /// number, the setting, and how it is.
     pub(in crate::server) fn unchanged_sockets(&self, config: &Config) -> Vec<(usize, &'static str)> {
-        let running = self.0.lock();
+        let all = self.0.lock();
         let mut unchanged = Vec::new();
         for (number, listener) in config.listeners.iter().enumerate() {
-            let Some(found) = running.iter().find(|found| is_same_place(&found.listener, listener)) else {
+            let Some(found) = all.running.iter().find(|found| is_same_place(&found.listener, listener))
+            else {
                 continue;
             };
             let Some(bound) = found.sockets.first().and_then(|socket| socket.socket.settings()) else {
@@ -106,12 +132,12 @@ impl Listeners {
 
     /// Where connections come in, with the listeners' names.
     pub(in crate::server) fn names(&self) -> HashMap<SocketAddr, String> {
-        let running = self.0.lock();
+        let all = self.0.lock();
         let of_one = |running: &Running| {
             let streams = running.sockets.iter().filter(|socket| socket.socket.settings().is_some());
             streams.map(|socket| (socket.address, running.listener.to_string())).collect::<Vec<_>>()
         };
-        running.iter().flat_map(of_one).collect()
+        all.running.iter().flat_map(of_one).collect()
     }
 
     /// Puts prepared listeners in the place of those there are. `msrp` and `sip` give the numbers there, in the order of
@@ -126,13 +152,23 @@ impl Listeners {
         sip: impl IntoIterator<Item = Option<usize>>,
     ) {
         let mut all = self.0.lock();
-        let mut before: Vec<_> = mem::take(&mut *all).into_iter().map(Some).collect();
+        let all = &mut *all;
+        let mut before: Vec<_> = mem::take(&mut all.running).into_iter().map(Some).collect();
         let (mut msrp, mut sip) = (msrp.into_iter(), sip.into_iter());
         for (origin, listener) in change.0.into_iter().zip(&config.listeners) {
             let msrp = if listener.serves_msrp() { msrp.next() } else { None };
             let sip = if listener.sip { sip.next().flatten() } else { None };
             match origin {
-                Origin::New(opened) => all.push(super::running(*opened, network, msrp, sip)),
+                Origin::New(opened) => {
+                    let running = super::running(*opened, network, msrp, sip, all.accepting);
+                    // It has the socket itself now.
+                    let has = |kept: &Kept| {
+                        let is_it = |one: &RunningSocket| one.managed && one.is_at(kept.address, kept.is_udp);
+                        running.sockets.iter().any(is_it)
+                    };
+                    all.kept.retain(|kept| !has(kept));
+                    all.running.push(running);
+                }
                 Origin::Running { index, hep, .. } => {
                     let Some(mut running) = before.get_mut(index).and_then(Option::take) else { continue };
                     running.serves.store(Arc::new(serves(listener, msrp, sip, hep.clone())));
@@ -144,21 +180,28 @@ impl Listeners {
                             control.update(ListenerSettings { ipv6_only, reuse_port, ..settings });
                         }
                     }
+                    for closed in &mut running.closed {
+                        let bound = &closed.settings;
+                        let settings = listener_settings(listener, config, bound.addr);
+                        let (ipv6_only, reuse_port) = (bound.ipv6_only, bound.reuse_port);
+                        closed.settings = ListenerSettings { ipv6_only, reuse_port, ..settings };
+                    }
                     if let Some(former) = mem::replace(&mut running.hep, hep)
                         && !running.hep.as_ref().is_some_and(|hep| Arc::ptr_eq(hep, &former))
                     {
                         concentrator.retire(&former);
                     }
                     running.listener = listener.clone();
-                    all.push(running);
+                    all.running.push(running);
                 }
             }
         }
-        for gone in before.into_iter().flatten() {
-            gone.abort();
+        for mut gone in before.into_iter().flatten() {
+            all.kept.append(&mut gone.keep());
             if let Some(hep) = &gone.hep {
                 concentrator.retire(hep);
             }
+            all.ending.extend(gone.abort());
         }
     }
 }
@@ -178,8 +221,23 @@ impl Running {
         Place { listener: self.listener.clone(), bound_port, hep: self.hep.clone() }
     }
 
-    fn abort(&self) {
-        self.sockets.iter().for_each(|socket| socket.task.abort());
+    /// Ends its tasks; gives those that let go of their sockets when they get a turn.
+    fn abort(self) -> impl Iterator<Item = JoinHandle<()>> {
+        self.sockets.into_iter().map(|socket| socket.task).inspect(JoinHandle::abort)
+    }
+
+    /// The sockets that a service manager keeps open.
+    fn keep(&mut self) -> Vec<Kept> {
+        let name = self.listener.to_string();
+        let managed = self.sockets.iter().filter(|socket| socket.managed);
+        let open = managed.filter_map(|one| Kept::of(&one.socket, one.address, name.clone()));
+        open.chain(self.closed.iter_mut().filter_map(|closed| closed.kept.take())).collect()
+    }
+}
+
+impl RunningSocket {
+    fn is_at(&self, address: SocketAddr, is_udp: bool) -> bool {
+        self.address == address && self.socket.is_udp() == is_udp
     }
 }
 

@@ -130,16 +130,16 @@ impl Inbound {
             let Self { sip, link, scratch, out, .. } = self;
             out.clear();
             let upstreams = sip.upstreams.read();
-            sip.edge.received(&event, link.flow(), &**sip, &upstreams, scratch, out)
+            sip.edge.load().received(&event, link.flow(), &**sip, &upstreams, scratch, out)
         };
         if let Outcome::Send(to) = outcome {
-            match self.sip.send(to, &self.out, now) {
+            match self.sip.send(self.link.flow().side, to, &self.out, now) {
                 Ok(link) => self.touch(link),
                 Err(why) => {
                     let Self { sip, link, scratch, out, .. } = self;
                     let Event::Message(message) = &event else { return Flow::Read };
                     out.clear();
-                    outcome = sip.edge.unsendable(message, link.flow(), to, why, scratch, out);
+                    outcome = sip.edge.load().unsendable(message, link.flow(), to, why, scratch, out);
                 }
             }
         }

@@ -1,20 +1,22 @@
 //! Connections to the upstreams: one each, opened again when it ends, and asked by OPTIONS.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tcp_transport::connection::CloseReason;
+use tcp_transport::connection::{CloseReason, Handle};
 use tcp_transport::tls::{ChooseClientDomain, PeerCertificate};
 use tcp_transport::ws::{Offer, Opened};
 use tcp_transport::{ConnectError, Scheme, Stream, Target, Transport};
+use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use super::super::network::Network;
+use super::super::network::{Carried, Network};
 use super::super::now;
-use super::{PROTOCOL, SipEdge};
+use super::{PROTOCOL, Place, SipEdge};
 use crate::config::UpstreamUri;
-use crate::sip::{Change, Probe, Scratch};
+use crate::sip::{Change, Probe, Scratch, Side};
 
 /// How long after the end of a connection the next one is opened, at first.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -76,27 +78,44 @@ enum NoConnection {
 }
 
 impl SipEdge {
-    /// The tasks of the upstreams. They end with the process.
-    pub(in crate::server) fn tasks(
-        self: &Arc<Self>,
-        network: &Arc<Network>,
-    ) -> Vec<impl Future<Output = ()> + Send + use<>> {
-        let connections = (0..self.peers.len()).map(|index| Task::Connection {
-            sip: Arc::clone(self),
-            network: Arc::clone(network),
-            index,
-        });
-        connections.chain([Task::Health(Arc::clone(self))]).map(Task::run).collect()
+    /// Keeps connections to the upstreams, those that a reload adds included, and watches them. It never completes.
+    pub(in crate::server) async fn run(self: Arc<Self>, network: Arc<Network>) {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&self).watch_health());
+        loop {
+            for (index, place) in &**self.places.load() {
+                if place.begin() {
+                    let (sip, network, place) = (Arc::clone(&self), Arc::clone(&network), Arc::clone(place));
+                    tasks.spawn(sip.keep_connected(network, *index, place));
+                }
+            }
+            tokio::select! {
+                () = self.moved.notified() => {}
+                Some(_) = tasks.join_next() => {}
+            }
+        }
     }
 
-    /// Keeps a connection to one upstream open.
-    async fn keep_connected(self: Arc<Self>, network: Arc<Network>, index: usize) {
-        let uri = self.tuning.load().config.sip_upstream.get(index).map(|upstream| upstream.uri.clone());
-        let Some(uri) = uri else { return };
+    /// Keeps a connection to one upstream open, until it is not wanted any more and nothing uses it.
+    async fn keep_connected(self: Arc<Self>, network: Arc<Network>, index: usize, place: Arc<Place>) {
         let mut pauses = Pauses::default();
         let mut told = false;
         loop {
-            let pause = match self.dial(&network, &uri).await {
+            if !place.is_wanted() {
+                if self.accepted_from(index) {
+                    place.unused().await;
+                }
+                if self.forget(index, &place) {
+                    return;
+                }
+                continue;
+            }
+            let uri = place.uri();
+            let dialled = tokio::select! {
+                dialled = self.dial(&network, &uri) => dialled,
+                () = place.unwanted() => continue,
+            };
+            let pause = match dialled {
                 Ok((stream, opened)) => {
                     let since = now();
                     let tls = stream.tls().map(tracing::field::display);
@@ -104,7 +123,16 @@ impl SipEdge {
                     info!(upstream = %uri, %connection, address = %stream.peer_addr(), tls, "SIP upstream connected");
                     told = false;
                     // A task of its own: it takes leave in order when this one is ended.
-                    let reason = tokio::spawn(self.connected(index, stream, opened)).await;
+                    let mut serving = tokio::spawn(self.connected(index, &place, stream, opened));
+                    let reason = tokio::select! {
+                        reason = &mut serving => reason,
+                        () = place.unused() => {
+                            if let Some(link) = place.link() {
+                                link.handle().close(gone());
+                            }
+                            serving.await
+                        }
+                    };
                     debug!(upstream = %uri, ?reason, "SIP upstream disconnected");
                     let misread = matches!(reason, Ok(CloseReason::Protocol(_)));
                     pauses.ended(misread, since, now())
@@ -122,8 +150,40 @@ impl SipEdge {
                 }
             };
             // Up to a quarter more, drawn at random: edges that lost their upstream together come back one by one.
-            tokio::time::sleep(pause.mul_f64(rand::random_range(1.0..1.25))).await;
+            let pause = tokio::time::sleep(pause.mul_f64(rand::random_range(1.0..1.25)));
+            tokio::select! {
+                () = pause => {}
+                () = place.unwanted() => {}
+            }
         }
+    }
+
+    /// Whether there are connections that this upstream has opened, or one to it.
+    fn accepted_from(&self, index: usize) -> bool {
+        !self.connections_of(index).is_empty()
+    }
+
+    fn connections_of(&self, index: usize) -> Vec<Handle> {
+        let is_its = |carried: &Carried| matches!(carried, Carried::Sip(link) if link.flow().side == Side::Upstream(index));
+        let all = self.connections.snapshot().into_iter();
+        all.filter(|(_, carried)| is_its(carried)).map(|(handle, _)| handle).collect()
+    }
+
+    /// Forgets an upstream that is gone, and closes what is left of its connections. `false`: it is wanted again.
+    fn forget(&self, index: usize, place: &Place) -> bool {
+        let _one = self.changing.lock();
+        if place.is_wanted() {
+            return false;
+        }
+        let mut places = HashMap::clone(&self.places.load());
+        places.remove(&index);
+        self.places.store(Arc::new(places));
+        for handle in self.connections_of(index) {
+            handle.close(gone());
+        }
+        self.edge.store(Arc::new(self.edge.load().without_upstream(index)));
+        info!(upstream = %place.uri(), "SIP upstream is not in the configuration any more, and nothing used it: forgotten");
+        true
     }
 
     async fn dial(
@@ -176,7 +236,7 @@ impl SipEdge {
                 self.tell([change]);
                 // It may have gone without a word. A new connection shows.
                 if let Change::Down(index) = change
-                    && let Some(link) = self.peer(index)
+                    && let Some(link) = self.place(index).and_then(|place| place.link())
                 {
                     link.handle().close(CloseReason::Local("no answer to OPTIONS".into()));
                 }
@@ -189,9 +249,9 @@ impl SipEdge {
 
     fn probe(&self, probe: Probe, scratch: &mut Scratch, now: Instant) {
         let mut out: Vec<Bytes> = Vec::new();
-        self.edge.probe(probe, scratch, &mut out);
+        self.edge.load().probe(probe, scratch, &mut out);
         // What does not fit into its queue is not answered, and that is counted.
-        if let Some(link) = self.peer(probe.upstream)
+        if let Some(link) = self.place(probe.upstream).and_then(|place| place.link())
             && link.push(&out, now).is_ok()
         {
             link.flush(now);
@@ -215,18 +275,8 @@ fn is_wildcard(certificate: &PeerCertificate, host: &str) -> bool {
     certificate.is_verified() && !certificate.matches_host(host)
 }
 
-enum Task {
-    Connection { sip: Arc<SipEdge>, network: Arc<Network>, index: usize },
-    Health(Arc<SipEdge>),
-}
-
-impl Task {
-    async fn run(self) {
-        match self {
-            Self::Connection { sip, network, index } => sip.keep_connected(network, index).await,
-            Self::Health(sip) => sip.watch_health().await,
-        }
-    }
+fn gone() -> CloseReason {
+    CloseReason::Local("the upstream is not in the configuration any more".into())
 }
 
 #[cfg(test)]

@@ -1,0 +1,82 @@
+//! Other processes of this relay, which have sessions at the same addresses while one takes over from another
+//! (`server::handover`).
+//!
+//! To the routing, a URI of ours with another process' tag is another relay ([`Relay::kin_of`]).
+//!
+//! # What comes to the wrong process
+//!
+//! Another relay has one connection to us for all of its clients, and cannot know that there are two processes. What
+//! comes over it for a session of another process of ours is passed on as it is: no URI of ours is taken off, or put in
+//! front. For each such connection and process there is one of ours that stands for it: the other process takes it for
+//! the relay's own, by that one's certificate, and whatever it sends over it goes back to the relay. It ends with
+//! the one that it stands for.
+//!
+//! That is for relays alone, which have proved to be one: a client's connection is at the process where its session is.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use msrp_proto::head::Head;
+use msrp_proto::uri::UriRef;
+use tcp_transport::connection::CloseReason;
+
+use super::Relay;
+use super::link::Link;
+use super::route::Route;
+use super::session;
+use super::tag::ProcessTag;
+
+/// How long a message that is passed on may take, as the session that it is for may last for longer than this process
+/// knows: as long as the longest drain that is sensible.
+const PASSING: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Relay {
+    /// The other process of this relay that the session of this URI of ours belongs to, if it does.
+    pub(super) fn kin_of(&self, uri: &UriRef<'_>) -> Option<ProcessTag> {
+        if !self.has_kin() {
+            return None;
+        }
+        let tag = ProcessTag::of_session_id(uri.session_id()?).filter(|tag| *tag != self.sessions.tag())?;
+        self.dialer.get().is_some_and(|dialer| dialer.is_kin(tag)).then_some(tag)
+    }
+
+    /// Whether another process of this relay has sessions too.
+    pub(super) fn has_kin(&self) -> bool {
+        self.has_kin.load(Ordering::Relaxed)
+    }
+
+    /// Says so ([`Dialer::is_kin`](super::Dialer::is_kin)).
+    pub fn set_has_kin(&self, has_kin: bool) {
+        self.has_kin.store(has_kin, Ordering::Relaxed);
+    }
+
+    /// Where a request goes that is passed on to another process, or back; `None` if it is not one of those.
+    pub(super) fn pass(&self, head: &Head, from: &Arc<Link>, now: Instant) -> Option<Route> {
+        if !self.has_kin() {
+            return None;
+        }
+        let uri = head.to_path().next()?;
+        let is_us = self.is_us(&uri);
+        let link = match from.stands_for() {
+            Some(relay) => Some(relay).filter(|_| !is_us)?.upgrade()?,
+            None if is_us && from.is_verified() && self.keeps_to_limits(head) => {
+                let tag = self.kin_of(&uri)?;
+                self.link_on_behalf(&uri, tag, from, now)
+            }
+            None => return None,
+        };
+        let tag = ProcessTag::of_session_id(uri.session_id().unwrap_or_default());
+        let session = tag.and_then(|tag| session::parse_id(tag, uri.session_id()?)).unwrap_or_default();
+        Some(Route::passing(link, session, now.checked_add(PASSING).unwrap_or(now)))
+    }
+
+    /// A connection has ended: so do those that stand for it.
+    pub(super) fn end_on_behalf(&self, link: &Link) {
+        if self.has_kin() {
+            for standing in self.routes.on_behalf_of(link.id()) {
+                standing.request_close(CloseReason::Local("the relay's own connection has ended".into()));
+            }
+        }
+    }
+}

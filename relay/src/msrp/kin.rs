@@ -34,11 +34,15 @@ const PASSING: Duration = Duration::from_secs(24 * 60 * 60);
 impl Relay {
     /// The other process of this relay that the session of this URI of ours belongs to, if it does.
     pub(super) fn kin_of(&self, uri: &UriRef<'_>) -> Option<ProcessTag> {
-        if !self.has_kin.load(Ordering::Relaxed) {
+        if !self.has_kin() {
             return None;
         }
         let tag = ProcessTag::of_session_id(uri.session_id()?).filter(|tag| *tag != self.sessions.tag())?;
         self.dialer.get().is_some_and(|dialer| dialer.is_kin(tag)).then_some(tag)
+    }
+
+    pub(super) fn has_kin(&self) -> bool {
+        self.has_kin.load(Ordering::Relaxed)
     }
 
     /// Whether another process of this relay has sessions too ([`Dialer::is_kin`](super::Dialer::is_kin)).
@@ -48,7 +52,7 @@ impl Relay {
 
     /// Where a request goes that is passed on to another process, or back; `None` if it is not one of those.
     pub(super) fn pass(&self, head: &Head, from: &Arc<Link>, now: Instant) -> Option<Route> {
-        if !self.has_kin.load(Ordering::Relaxed) {
+        if !self.has_kin() {
             return None;
         }
         let uri = head.to_path().next()?;
@@ -68,7 +72,7 @@ impl Relay {
 
     /// A connection has ended: so do those that stand for it.
     pub(super) fn end_on_behalf(&self, link: &Link) {
-        if self.has_kin.load(Ordering::Relaxed) {
+        if self.has_kin() {
             for standing in self.routes.on_behalf_of(link.id()) {
                 standing.request_close(CloseReason::Local("the relay's own connection has ended".into()));
             }

@@ -71,6 +71,7 @@ mod outbound;
 mod response;
 mod route;
 mod session;
+mod session_uses;
 mod tag;
 mod tap;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::event::Direction;
 use crate::ledger::{Entry, Ledger, Ticket};
 use crate::limits::LimitReached;
-use crate::listener::Transport;
+use crate::listener::{Transport, is_want_of_descriptors};
 use crate::scheme::Scheme;
 use crate::socket::{self, SocketOptions, Source};
 use crate::stream::Stream;
@@ -26,6 +26,10 @@ pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the whole may take, name resolution and all addresses: 15 s, half of the 30 s in which
 /// an MSRP sender expects its answer.
 pub const DEFAULT_CONNECT_TIME_LIMIT: Duration = Duration::from_secs(15);
+
+/// How long a connection that there is no descriptor for waits for another one to leave: 2 s, one more than a peer that
+/// does not answer takes to be rid of ([`CLOSE_LINGER`](crate::connection::CLOSE_LINGER)).
+const WAIT_FOR_ROOM: Duration = Duration::from_secs(2);
 
 /// Where to connect to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -465,10 +469,21 @@ impl<R: Resolver> Connector<R> {
         ticket: &Ticket,
     ) -> Result<Stream, AttemptError> {
         let limit = dial.connect_timeout;
-        let tcp = tokio::time::timeout(limit, socket::connect(address, &dial.source, &dial.socket))
-            .await
-            .map_err(|_| AttemptError::Timeout(limit))?
-            .map_err(AttemptError::Io)?;
+        let connect = || async {
+            tokio::time::timeout(limit, socket::connect(address, &dial.source, &dial.socket))
+                .await
+                .map_err(|_| AttemptError::Timeout(limit))?
+                .map_err(AttemptError::Io)
+        };
+        // Before anybody is asked to leave, so as not to miss that.
+        let one_left = self.ledger.one_left();
+        let tcp = match connect().await {
+            Err(AttemptError::Io(error)) if is_want_of_descriptors(&error) && self.ledger.make_room() => {
+                let _ = tokio::time::timeout(WAIT_FOR_ROOM, one_left).await;
+                connect().await
+            }
+            outcome => outcome,
+        }?;
         if let Ok(local) = tcp.local_addr() {
             ticket.entry().set_local(local);
         }

@@ -464,6 +464,12 @@ impl Link {
         !state.open || state.queue.is_idle()
     }
 
+    /// Whether nothing waits to be written, nor for a response.
+    pub fn is_quiet(&self) -> bool {
+        let state = self.state.lock();
+        !state.open || (state.queue.is_idle() && state.queue.deadline().is_none())
+    }
+
     /// How many bytes wait here, on the wire and before it.
     pub fn queued_bytes(&self) -> usize {
         self.state.lock().queue.queued_bytes()

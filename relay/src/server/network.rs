@@ -49,6 +49,14 @@ impl Carried {
         }
     }
 
+    /// Whether nothing waits, for the socket or for a response.
+    pub(super) fn is_quiet(&self) -> bool {
+        match self {
+            Self::Msrp(link) => link.is_quiet(),
+            Self::Sip(_) | Self::Hep => self.is_idle(),
+        }
+    }
+
     /// How many bytes wait to be written.
     pub(super) fn queued_bytes(&self) -> usize {
         match self {

@@ -158,7 +158,8 @@ struct Turns {
     /// In this turn the socket had nothing (more), so its readiness will wake the task.
     armed: bool,
     timer: Timer,
-    idle: Idle,
+    /// It is its first turn.
+    new: bool,
 }
 
 /// What is to be done with the peer's direction.
@@ -187,7 +188,7 @@ impl Turns {
             dirty: true,
             armed: false,
             timer: Timer::default(),
-            idle: Idle { moved: 0, since: clock() },
+            new: true,
         }
     }
 
@@ -361,7 +362,7 @@ impl Turns {
 
     fn expire<P: Protocol>(&mut self, life: &mut Life<P>, cx: &mut Context<'_>, mut now: Instant) -> Step {
         for _ in 0..EXPIRIES_PER_TURN {
-            let idle = self.idle.look(&life.shared, now)?;
+            let idle = look_after_lifetime(&life.shared, std::mem::take(&mut self.new), now)?;
             let deadline = life.protocol.deadline();
             let Some(next) = [deadline, idle].into_iter().flatten().min() else {
                 return ControlFlow::Continue(());
@@ -389,30 +390,21 @@ impl Turns {
     }
 }
 
-/// Looks after the connection's lifetime.
-struct Idle {
-    /// All bytes, both ways, when it was looked at last.
-    moved: u64,
-    /// When they were first seen to be so many.
-    since: Instant,
-}
-
-impl Idle {
-    /// When to look again, if there is a lifetime; a break when it is over.
-    fn look(&mut self, shared: &Shared, now: Instant) -> ControlFlow<CloseReason, Option<Instant>> {
-        let entry = shared.stream.entry();
-        let Some(lifetime) = entry.lifetime() else { return ControlFlow::Continue(None) };
-        let moved = entry.bytes_in().wrapping_add(entry.bytes_out());
-        if shared.take_touched() || moved != self.moved {
-            (self.moved, self.since) = (moved, now);
-        }
-        let end = self.since + lifetime;
-        if now >= end {
-            return ControlFlow::Break(CloseReason::IdleTimeout);
-        }
-        // Other tasks write without a turn of ours; that is noticed here.
-        ControlFlow::Continue(Some(end.min(now + (lifetime / LOOKS_PER_LIFETIME).max(MIN_LOOK))))
+/// Notes when the connection was used last. When to look again, if it has a lifetime; a break when that is over.
+fn look_after_lifetime(
+    shared: &Shared,
+    new: bool,
+    now: Instant,
+) -> ControlFlow<CloseReason, Option<Instant>> {
+    let entry = shared.stream.entry();
+    let used = entry.used_at(now, shared.take_touched() || new);
+    let Some(lifetime) = entry.lifetime() else { return ControlFlow::Continue(None) };
+    let end = used + lifetime;
+    if now >= end {
+        return ControlFlow::Break(CloseReason::IdleTimeout);
     }
+    // Other tasks write without a turn of ours; that is noticed here.
+    ControlFlow::Continue(Some(end.min(now + (lifetime / LOOKS_PER_LIFETIME).max(MIN_LOOK))))
 }
 
 /// Has the protocol write, and then pushes what TLS still holds, in case nobody did.

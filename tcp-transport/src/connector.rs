@@ -3,11 +3,12 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use crate::event::Direction;
 use crate::ledger::{Entry, Ledger, Ticket};
@@ -159,14 +160,27 @@ pub trait Resolver: Send + Sync {
     fn resolve(&self, host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 }
 
+/// Names that are resolved at the same time, in the whole process: 64. Each takes a thread for as long as the system
+/// asks, and none can be called back: a name server that does not answer must not take all threads there are for what
+/// blocks, as others need some of them.
+pub const MAX_LOOKUPS: usize = 64;
+
+static LOOKUPS: Semaphore = Semaphore::const_new(MAX_LOOKUPS);
+
 /// Names resolve as everywhere on this machine (`getaddrinfo`: `/etc/hosts`, DNS, …), in the
-/// system's order (RFC 6724).
+/// system's order (RFC 6724), [`MAX_LOOKUPS`] at the same time; more wait for their turn.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemResolver;
 
 impl Resolver for SystemResolver {
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        Ok(tokio::net::lookup_host((host, port)).await?.collect())
+        let turn = LOOKUPS.acquire().await.map_err(io::Error::other)?;
+        let host = host.to_owned();
+        let lookup = move || {
+            let _turn = turn;
+            Ok((host.as_str(), port).to_socket_addrs()?.collect())
+        };
+        tokio::task::spawn_blocking(lookup).await.map_err(io::Error::other)?
     }
 }
 

@@ -65,6 +65,7 @@ mod current;
 mod drain;
 mod inbound;
 mod link;
+mod nonce_clock;
 mod origin;
 mod outbound;
 mod response;
@@ -80,6 +81,7 @@ mod user;
 mod wire;
 
 use self::link::LinkSettings;
+use self::nonce_clock::NonceClock;
 use self::outbound::QueueSettings;
 use self::route::Routes;
 use self::throttle::Throttle;
@@ -159,6 +161,7 @@ pub struct Relay {
     next_link: AtomicU64,
     random: Arc<dyn Random>,
     wall_clock: Box<dyn WallClock>,
+    nonce_clock: NonceClock,
     dialer: OnceLock<Box<dyn Dialer>>,
     observer: OnceLock<Box<dyn SessionObserver>>,
     counters: Arc<Counters>,
@@ -207,6 +210,7 @@ impl Relay {
             routes: Routes::default(),
             next_link: AtomicU64::new(1),
             random,
+            nonce_clock: NonceClock::new(wall_clock.unix_millis()),
             wall_clock,
             dialer: OnceLock::new(),
             observer: OnceLock::new(),

@@ -12,6 +12,8 @@ pub struct Resources {
     pub peak_memory: u64,
     /// Open file descriptors.
     pub descriptors: usize,
+    /// Threads.
+    pub threads: u64,
     /// What it has taken of the processors until now, user and system.
     pub cpu: Duration,
 }
@@ -21,11 +23,19 @@ impl Resources {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status of the daemon");
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let kib = line.and_then(|line| line.trim_start_matches(':').split_whitespace().next());
-            kib.and_then(|kib| kib.parse::<u64>().ok()).expect("memory in the status of the daemon") * 1024
+            let number = line.and_then(|line| line.trim_start_matches(':').split_whitespace().next());
+            number
+                .and_then(|number| number.parse::<u64>().ok())
+                .expect("a number in the status of the daemon")
         };
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors of the daemon").count();
-        Self { memory: field("VmRSS"), peak_memory: field("VmHWM"), descriptors, cpu: cpu(pid) }
+        Self {
+            memory: field("VmRSS") * 1024,
+            peak_memory: field("VmHWM") * 1024,
+            descriptors,
+            threads: field("Threads"),
+            cpu: cpu(pid),
+        }
     }
 }
 

@@ -70,7 +70,7 @@ async fn auths_that_want_a_challenge() {
 }
 
 /// Guesses for one user from one address, over many connections: each failure is a line that fail2ban sees, the pair
-/// waits longer and longer, and the user gets in from elsewhere (`the_user_gets_in_from_elsewhere` of `relay`).
+/// waits longer and longer, and who knows the password gets in.
 #[tokio::test]
 async fn guesses_of_a_password() {
     let settings = Settings {

@@ -106,7 +106,7 @@ impl Daemon {
 
     /// A daemon that was [spawned](Self::spawn) with the ports and the domain of another one.
     #[must_use]
-    pub fn at_the_addresses_of(mut self, other: Self) -> Self {
+    pub fn at_the_addresses_of(mut self, other: &Self) -> Self {
         self.addresses.clone_from(&other.addresses);
         self.domain.clone_from(&other.domain);
         self

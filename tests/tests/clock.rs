@@ -2,6 +2,7 @@
 //! (`apt-get install libfaketime`), without which there is nothing to see here.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "figures, and what could not run, are for whoever runs it")]
 
 use std::fs;
 use std::path::PathBuf;

@@ -4,6 +4,7 @@
 //! and `databases.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "figures, and what could not run, are for whoever runs it")]
 
 use std::fs;
 use std::io;
@@ -343,7 +344,7 @@ async fn a_relay_that_was_killed_serves_again_after_a_restart() {
         site.write("relay.yaml", &ports);
         let next = Daemon::spawn(Command::new(RELAY), &config);
         next.log().wait_for(&["ready", "listening"]).await;
-        daemon = next.at_the_addresses_of(daemon);
+        daemon = next.at_the_addresses_of(&daemon);
         let (mut alice, again) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
         assert_ne!(again.use_path, from_alice.use_path);
         let lost = alice.send(&Send::text(&again.to(&from_bob), "m", "x")).await;

@@ -5,6 +5,7 @@
 //! `SOAK_SECONDS=1800 cargo test -p tests --test soak -- --ignored --nocapture`; without it, two minutes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "figures, and what could not run, are for whoever runs it")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

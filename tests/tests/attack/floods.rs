@@ -164,11 +164,8 @@ async fn heads_of_all_sizes() {
             bytes.extend_from_slice(format!("x\r\n-------{transaction}$\r\n").as_bytes());
             let _ = client.tx.try_raw(&bytes).await;
             // Forwarded, refused, or closed.
-            match client.rx.try_next().await {
-                Ok(Some(answer)) => {
-                    assert!(matches!(answer.status(), 200 | 400 | 403 | 506), "{number}: {answer:?}")
-                }
-                Ok(None) | Err(_) => {}
+            if let Ok(Some(answer)) = client.rx.try_next().await {
+                assert!(matches!(answer.status(), 200 | 400 | 403 | 506), "{number}: {answer:?}");
             }
         }
     };

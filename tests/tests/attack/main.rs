@@ -6,6 +6,7 @@
 //! `tcp-transport` (`hep::inflate`), configurations built to explode in `relay` (`config::tests`).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "what an attack takes is read by whoever runs it")]
 
 mod floods;
 mod harness;

@@ -150,6 +150,10 @@ fn facts(network: &Network, entry: &Entry, now: Instant) -> Option<Facts> {
         (Phase::Open, direction) => {
             let (handle, carried) = network.connections.by_id(entry.id())?;
             let inbound = direction == Direction::Inbound;
+            if !inbound && matches!(carried, Carried::Sip(_)) {
+                // An upstream, which would be connected to again at once.
+                return None;
+            }
             handle.is_open().then(|| Facts {
                 standing: if inbound { standing(&carried) } else { Standing::Known },
                 unused: entry.unused_for(now),

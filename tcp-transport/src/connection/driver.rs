@@ -38,6 +38,10 @@ pub const KEEP_BYTES: usize = 1024;
 /// end its side: 1 s.
 pub const CLOSE_LINGER: Duration = Duration::from_secs(1);
 
+/// After how long without a byte a connection gives back what it keeps for the next message: 200 ms. A conversation
+/// keeps it; of many who log in one after another and then wait, the next ones get the memory of the first ones.
+pub const QUIET: Duration = Duration::from_millis(200);
+
 /// How often in its lifetime a connection is looked at for bytes that other tasks have written.
 const LOOKS_PER_LIFETIME: u32 = 8;
 
@@ -158,8 +162,7 @@ struct Turns {
     /// In this turn the socket had nothing (more), so its readiness will wake the task.
     armed: bool,
     timer: Timer,
-    /// It is its first turn.
-    new: bool,
+    idle: Idle,
 }
 
 /// What is to be done with the peer's direction.
@@ -188,7 +191,7 @@ impl Turns {
             dirty: true,
             armed: false,
             timer: Timer::default(),
-            new: true,
+            idle: Idle::default(),
         }
     }
 
@@ -362,7 +365,11 @@ impl Turns {
 
     fn expire<P: Protocol>(&mut self, life: &mut Life<P>, cx: &mut Context<'_>, mut now: Instant) -> Step {
         for _ in 0..EXPIRIES_PER_TURN {
-            let idle = look_after_lifetime(&life.shared, std::mem::take(&mut self.new), now)?;
+            let idle = self.idle.look(&life.shared, now)?;
+            if self.idle.becomes_quiet(now) {
+                life.protocol.quiet();
+                continue;
+            }
             let deadline = life.protocol.deadline();
             let Some(next) = [deadline, idle].into_iter().flatten().min() else {
                 return ControlFlow::Continue(());
@@ -390,21 +397,41 @@ impl Turns {
     }
 }
 
-/// Notes when the connection was used last. When to look again, if it has a lifetime; a break when that is over.
-fn look_after_lifetime(
-    shared: &Shared,
-    new: bool,
-    now: Instant,
-) -> ControlFlow<CloseReason, Option<Instant>> {
-    let entry = shared.stream.entry();
-    let used = entry.used_at(now, shared.take_touched() || new);
-    let Some(lifetime) = entry.lifetime() else { return ControlFlow::Continue(None) };
-    let end = used + lifetime;
-    if now >= end {
-        return ControlFlow::Break(CloseReason::IdleTimeout);
+/// Looks after the connection's lifetime.
+#[derive(Default)]
+struct Idle {
+    /// When it was used last, as of the last look.
+    since: Option<Instant>,
+    /// The protocol was told that nothing happens.
+    quiet: bool,
+}
+
+impl Idle {
+    /// Notes when the connection was used last. When to look again, if there is a reason to; a break when its lifetime
+    /// is over.
+    fn look(&mut self, shared: &Shared, now: Instant) -> ControlFlow<CloseReason, Option<Instant>> {
+        let entry = shared.stream.entry();
+        let since = entry.used_at(now, shared.take_touched() || self.since.is_none());
+        if self.since != Some(since) {
+            *self = Self { since: Some(since), quiet: false };
+        }
+        let quiet = (!self.quiet).then(|| since + QUIET);
+        let Some(lifetime) = entry.lifetime() else { return ControlFlow::Continue(quiet) };
+        let end = since + lifetime;
+        if now >= end {
+            return ControlFlow::Break(CloseReason::IdleTimeout);
+        }
+        // Other tasks write without a turn of ours; that is noticed here.
+        let look = end.min(now + (lifetime / LOOKS_PER_LIFETIME).max(MIN_LOOK));
+        ControlFlow::Continue(Some(quiet.map_or(look, |quiet| quiet.min(look))))
     }
-    // Other tasks write without a turn of ours; that is noticed here.
-    ControlFlow::Continue(Some(end.min(now + (lifetime / LOOKS_PER_LIFETIME).max(MIN_LOOK))))
+
+    /// Whether it is time to tell the protocol that nothing happens; once, until something does.
+    fn becomes_quiet(&mut self, now: Instant) -> bool {
+        let becomes = !self.quiet && self.since.is_some_and(|since| now >= since + QUIET);
+        self.quiet |= becomes;
+        becomes
+    }
 }
 
 /// Has the protocol write, and then pushes what TLS still holds, in case nobody did.

@@ -474,7 +474,8 @@ impl Link {
     /// Whether nothing waits to be written, nor for a response.
     pub fn is_quiet(&self) -> bool {
         let state = self.state.lock();
-        !state.open || (state.queue.is_idle() && state.queue.deadline().is_none())
+        let quiet = |queue: &Outbound| queue.is_idle() && queue.deadline().is_none();
+        !state.open || state.queue.used().is_none_or(quiet)
     }
 
     /// How many bytes wait here, on the wire and before it.

@@ -42,6 +42,7 @@ mod observer;
 pub(crate) mod occasion;
 mod pace;
 mod reload;
+mod room;
 mod sip;
 mod stop;
 pub mod tls;
@@ -63,6 +64,7 @@ use self::listeners::{Listeners, Opened};
 use self::network::{Network, RelayDialer};
 pub use self::observer::{SessionEvent, SessionEvents, SessionFacts, Way};
 pub use self::reload::{NeedsRestart, Reloaded};
+use self::room::RoomMaker;
 pub use self::sip::SipCounters;
 pub use self::trace::{TraceDestination, TraceSwitches};
 
@@ -246,6 +248,7 @@ impl Server {
         let network =
             Arc::new(Network::new(relay, &config, Arc::clone(&domains), client_domains, sip_advertised)?);
         network.relay.set_dialer(Box::new(RelayDialer::new(&network)));
+        network.ledger().set_room_maker(Box::new(RoomMaker::new(&network)));
         let session_events = SessionEvents::default();
         let records = Records::start(&config.records)?;
         let recorder = records.recorder(reload::facts(&config, &network));

@@ -3,16 +3,17 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use crate::event::Direction;
 use crate::ledger::{Entry, Ledger, Ticket};
 use crate::limits::LimitReached;
-use crate::listener::Transport;
+use crate::listener::{Transport, is_want_of_descriptors};
 use crate::scheme::Scheme;
 use crate::socket::{self, SocketOptions, Source};
 use crate::stream::Stream;
@@ -26,6 +27,10 @@ pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the whole may take, name resolution and all addresses: 15 s, half of the 30 s in which
 /// an MSRP sender expects its answer.
 pub const DEFAULT_CONNECT_TIME_LIMIT: Duration = Duration::from_secs(15);
+
+/// How long a connection that there is no descriptor for waits for another one to leave: 2 s, one more than a peer that
+/// does not answer takes to be rid of ([`CLOSE_LINGER`](crate::connection::CLOSE_LINGER)).
+const WAIT_FOR_ROOM: Duration = Duration::from_secs(2);
 
 /// Where to connect to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -155,14 +160,27 @@ pub trait Resolver: Send + Sync {
     fn resolve(&self, host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 }
 
+/// Names that are resolved at the same time, in the whole process: 64. Each takes a thread for as long as the system
+/// asks, and none can be called back: a name server that does not answer must not take all threads there are for what
+/// blocks, as others need some of them.
+pub const MAX_LOOKUPS: usize = 64;
+
+static LOOKUPS: Semaphore = Semaphore::const_new(MAX_LOOKUPS);
+
 /// Names resolve as everywhere on this machine (`getaddrinfo`: `/etc/hosts`, DNS, …), in the
-/// system's order (RFC 6724).
+/// system's order (RFC 6724), [`MAX_LOOKUPS`] at the same time; more wait for their turn.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemResolver;
 
 impl Resolver for SystemResolver {
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        Ok(tokio::net::lookup_host((host, port)).await?.collect())
+        let turn = LOOKUPS.acquire().await.map_err(io::Error::other)?;
+        let host = host.to_owned();
+        let lookup = move || {
+            let _turn = turn;
+            Ok((host.as_str(), port).to_socket_addrs()?.collect())
+        };
+        tokio::task::spawn_blocking(lookup).await.map_err(io::Error::other)?
     }
 }
 
@@ -465,10 +483,21 @@ impl<R: Resolver> Connector<R> {
         ticket: &Ticket,
     ) -> Result<Stream, AttemptError> {
         let limit = dial.connect_timeout;
-        let tcp = tokio::time::timeout(limit, socket::connect(address, &dial.source, &dial.socket))
-            .await
-            .map_err(|_| AttemptError::Timeout(limit))?
-            .map_err(AttemptError::Io)?;
+        let connect = || async {
+            tokio::time::timeout(limit, socket::connect(address, &dial.source, &dial.socket))
+                .await
+                .map_err(|_| AttemptError::Timeout(limit))?
+                .map_err(AttemptError::Io)
+        };
+        // Before anybody is asked to leave, so as not to miss that.
+        let one_left = self.ledger.one_left();
+        let tcp = match connect().await {
+            Err(AttemptError::Io(error)) if is_want_of_descriptors(&error) && self.ledger.make_room() => {
+                let _ = tokio::time::timeout(WAIT_FOR_ROOM, one_left).await;
+                connect().await
+            }
+            outcome => outcome,
+        }?;
         if let Ok(local) = tcp.local_addr() {
             ticket.entry().set_local(local);
         }

@@ -4,7 +4,7 @@
 //! to the same subscribers. It knows connections that are still being accepted or opened, which the
 //! [`Registry`](crate::Registry) cannot know, as they have no stream yet.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
+use tokio::task::AbortHandle;
 
 use crate::connection::{CloseReason, ConnectionId};
 use crate::event::{ConnectionEvent, Direction, Ending, EventKind, Events};
@@ -20,17 +21,24 @@ use crate::listener::Transport;
 use crate::scheme::Scheme;
 use crate::tls::TlsInfo;
 
+mod room;
+
+pub use self::room::{MAX_LEAVING, MakeRoom, OPEN_FOR_EACH_LEAVING};
+use self::room::{NO_DESCRIPTORS, Room};
+
 /// See the [module documentation](self).
 #[derive(Default)]
 pub struct Ledger {
     events: Events,
     limits: Mutex<ConnectionLimits>,
     book: Mutex<Book>,
+    room: Room,
 }
 
 #[derive(Default)]
 struct Book {
-    entries: HashMap<ConnectionId, Arc<Entry>>,
+    /// In the order they came, so that they can be looked at some at a time.
+    entries: BTreeMap<ConnectionId, Arc<Entry>>,
     accepted_from: HashMap<AddressGroup, usize>,
     totals: HashMap<(Option<Scheme>, Direction), Totals>,
     refused: [u64; 3],
@@ -77,7 +85,7 @@ impl Ledger {
     /// An empty one.
     #[must_use]
     pub fn new(limits: ConnectionLimits, events: Events) -> Arc<Self> {
-        Arc::new(Self { events, limits: Mutex::new(limits), book: Mutex::default() })
+        Arc::new(Self { events, limits: Mutex::new(limits), ..Self::default() })
     }
 
     /// Where its events are published.
@@ -239,6 +247,16 @@ pub struct Entry {
     since: Instant,
     phase: AtomicU8,
     marked: AtomicBool,
+    /// Something has begun on it and is not over, as its protocol says.
+    busy: AtomicBool,
+    /// It was asked to leave, to make room.
+    leaving: AtomicBool,
+    /// Ends its handshake.
+    handshake: OnceLock<AbortHandle>,
+    /// All bytes, both ways, when it was looked at last.
+    moved: AtomicU64,
+    /// When they were first seen to be so many: nanoseconds after `since`.
+    used: AtomicU64,
     /// Milliseconds.
     lifetime: AtomicU64,
     bytes_in: AtomicU64,
@@ -266,6 +284,11 @@ impl Entry {
             since: tokio::time::Instant::now().into_std(),
             phase: AtomicU8::new(Phase::Opening as u8),
             marked: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+            handshake: OnceLock::new(),
+            moved: AtomicU64::new(0),
+            used: AtomicU64::new(0),
             lifetime: AtomicU64::new(NO_LIFETIME),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
@@ -561,6 +584,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         match self.entry.phase() {
+            Phase::Opening if self.entry.is_leaving() => self.failed(false, &NO_DESCRIPTORS),
             Phase::Opening => self.failed(false, &"given up"),
             Phase::Open => self.ended(&CloseReason::Aborted, None),
             Phase::Ended => {}
@@ -577,6 +601,7 @@ impl Drop for Ticket {
                 totals.bytes_out += entry.bytes_out();
                 book.beyond -= usize::from(self.beyond);
             }
+            ledger.room.left(&self.entry);
             if let Some(group) = self.group
                 && let Some(count) = book.accepted_from.get_mut(&group)
             {

@@ -141,7 +141,7 @@ pub use connection::{CloseReason, ConnectionId, Driver, DriverSettings, Flow, Ha
 pub use connector::{ConnectError, ConnectSettings, Connector, DialOptions, OutboundPolicy, Target};
 pub use control::{OutboundConnection, State};
 pub use event::{ConnectionEvent, EventKind, Events, Reporting};
-pub use ledger::{Ledger, Refused, Totals};
+pub use ledger::{Ledger, MakeRoom, Refused, Totals};
 pub use limits::{ConnectionLimits, LimitReached};
 pub use listener::{
     Accepting, Acceptor, BindError, BoundListener, ListenerControl, ListenerSettings, Transport,

@@ -400,7 +400,15 @@ impl BoundListener {
                         if pause.begins(self.control.local, &e) {
                             acceptor.accept_paused(&e);
                         }
-                        tokio::time::sleep(pause.next()).await;
+                        // Before anybody is asked to leave, so as not to miss that.
+                        let one_left = self.ledger.one_left();
+                        if is_want_of_descriptors(&e) {
+                            self.ledger.make_room();
+                        }
+                        tokio::select! {
+                            () = tokio::time::sleep(pause.next()) => {}
+                            () = one_left => {}
+                        }
                         continue;
                     }
                 },
@@ -430,7 +438,9 @@ impl BoundListener {
             let _ = settings.socket.apply(&SockRef::from(&tcp), &self.control.local);
             let proxied = settings.proxy_from.iter().any(|network| network.contains(peer.ip()));
             if proxied || settings.transport == Transport::Tls || settings.websocket.is_some() {
-                handshakes.spawn(self.handshake(tcp, peer, proxied, ticket, settings, acceptor.clone()));
+                let entry = Arc::clone(ticket.entry());
+                let handshake = self.handshake(tcp, peer, proxied, ticket, settings, acceptor.clone());
+                entry.set_handshake(handshakes.spawn(handshake));
                 continue;
             }
             let Some(ticket) = counted(ticket, &**acceptor) else { continue };
@@ -580,17 +590,35 @@ fn is_connections_own(error: &io::Error) -> bool {
     )
 }
 
+/// Whether there is no descriptor for a socket, in this process or in the whole system.
+pub(crate) fn is_want_of_descriptors(error: &io::Error) -> bool {
+    // The same numbers on every Unix.
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}
+
+/// After a line about accepts that fail, or work again, the next one. Where connections leave to make room for others,
+/// it changes with each of them.
+const BETWEEN_LINES: Duration = Duration::from_secs(60);
+
 /// The pause after an accept that failed for want of resources.
 #[derive(Debug, Default)]
 struct Pause {
     last: Option<Duration>,
+    /// When the log was told last that accepts fail.
+    told: Option<tokio::time::Instant>,
+    /// It was not told since that they work again.
+    owed: bool,
 }
 
 impl Pause {
-    /// An accept failed; true (and one log line) if it is the first.
-    fn begins(&self, listener: SocketAddr, error: &io::Error) -> bool {
+    /// An accept failed; true if it is the first. Then there is a line in the log, at most one a minute.
+    fn begins(&mut self, listener: SocketAddr, error: &io::Error) -> bool {
         let first = self.last.is_none();
-        if first {
+        let now = tokio::time::Instant::now();
+        if first && self.told.is_none_or(|told| now.duration_since(told) >= BETWEEN_LINES) {
+            (self.told, self.owed) = (Some(now), true);
             tracing::warn!(%listener, %error, "cannot accept connections; trying again until it works");
         }
         first
@@ -603,7 +631,7 @@ impl Pause {
     }
 
     fn over(&mut self, listener: SocketAddr) {
-        if self.last.take().is_some() {
+        if self.last.take().is_some() && std::mem::take(&mut self.owed) {
             tracing::info!(%listener, "accepting connections again");
         }
     }
@@ -613,8 +641,24 @@ impl Pause {
 mod tests {
     use super::*;
 
-    #[test]
-    fn pauses_grow_to_their_limit_and_start_anew() {
+    #[tokio::test(start_paused = true)]
+    async fn accepts_that_fail_and_work_by_turns_are_a_line_a_minute() {
+        let listener = "127.0.0.1:1".parse().unwrap();
+        let error = io::Error::other("descriptors");
+        let mut pause = Pause::default();
+        for (seconds, owed) in [(0, true), (30, false), (29, false), (1, true), (59, false), (1, true)] {
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            assert!(pause.begins(listener, &error));
+            assert_eq!(pause.owed, owed, "{seconds}");
+            pause.next();
+            assert!(!pause.begins(listener, &error));
+            pause.over(listener);
+            assert!(!pause.owed);
+        }
+    }
+
+    #[tokio::test]
+    async fn pauses_grow_to_their_limit_and_start_anew() {
         let listener = "127.0.0.1:1".parse().unwrap();
         let error = io::Error::other("descriptors");
         let mut pause = Pause::default();
@@ -635,5 +679,8 @@ mod tests {
     fn an_aborted_connection_does_not_pause_the_listener() {
         assert!(is_connections_own(&io::ErrorKind::ConnectionAborted.into()));
         assert!(!is_connections_own(&io::Error::other("too many open files")));
+        assert!(is_want_of_descriptors(&io::Error::from_raw_os_error(24)));
+        assert!(is_want_of_descriptors(&io::Error::from_raw_os_error(23)));
+        assert!(!is_want_of_descriptors(&io::Error::from_raw_os_error(12)), "it is memory");
     }
 }

@@ -96,12 +96,24 @@ impl Client {
     /// # Panics
     /// When that fails.
     pub async fn connect_with(daemon: &Daemon, config: Arc<ClientConfig>, scheme: Scheme) -> Self {
-        let socket =
-            within("a connection", TcpStream::connect(daemon.address(scheme))).await.expect("connect");
-        socket.set_nodelay(true).expect("TCP_NODELAY");
+        Self::try_connect(daemon, daemon.address(scheme), config, scheme).await.expect("connect")
+    }
+
+    /// Connects to a listener of `daemon` by way of `address`.
+    ///
+    /// # Errors
+    /// When TCP, or a handshake over it, fails.
+    pub async fn try_connect(
+        daemon: &Daemon,
+        address: SocketAddr,
+        config: Arc<ClientConfig>,
+        scheme: Scheme,
+    ) -> io::Result<Self> {
+        let socket = within("a connection", TcpStream::connect(address)).await?;
+        socket.set_nodelay(true)?;
         let mut stream = if scheme.is_secure() {
             let handshake = tls_handshake(config, socket, daemon.domain());
-            within("a TLS handshake", handshake).await.expect("TLS handshake")
+            within("a TLS handshake", handshake).await?
         } else {
             Stream::Plain(socket)
         };
@@ -109,11 +121,38 @@ impl Client {
             let url = daemon.websocket_url(scheme);
             let handshake = WebSocket::open(stream, &url, &[("Sec-WebSocket-Protocol", "msrp")]);
             let (websocket, _) =
-                within("a WebSocket handshake", handshake).await.expect("WebSocket handshake");
+                within("a WebSocket handshake", handshake).await.map_err(io::Error::other)?;
             stream = Stream::WebSocket(Box::new(websocket));
         }
         let uri = format!("{}://c{}.invalid:2855/s;{}", scheme.as_str(), number(), scheme.transport());
-        Self::over(stream, &uri, &daemon.uri(scheme))
+        Ok(Self::over(stream, &uri, &daemon.uri(scheme)))
+    }
+
+    /// Obtains a session, over a connection that may break.
+    ///
+    /// # Errors
+    /// When it does, or the answer is another one.
+    pub async fn try_session(&mut self, user: &str, password: &str) -> io::Result<Session> {
+        let to = [self.relay.clone()];
+        let refused = self.try_request("AUTH", &to, "").await?;
+        let challenge = Challenge::strongest(refused.headers("WWW-Authenticate"));
+        let challenge = challenge.map_err(|_| io::Error::other(format!("{refused:?}")))?;
+        let authorization = authorization(&challenge, &to, user, password, 1);
+        let granted = self.try_request("AUTH", &to, &format!("Authorization: {authorization}\r\n")).await?;
+        if granted.status() != 200 {
+            return Err(io::Error::other(format!("{granted:?}")));
+        }
+        Ok(self.session(&granted))
+    }
+
+    /// Sends a request without a body, and gives the next message, over a connection that may break.
+    ///
+    /// # Errors
+    /// When it does.
+    pub async fn try_request(&mut self, method: &str, to: &[String], headers: &str) -> io::Result<Message> {
+        let transaction = self.tx.transaction();
+        self.tx.try_raw(self.tx.request_text(method, to, headers, &transaction).as_bytes()).await?;
+        self.rx.try_next().await?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
     /// An endpoint on a connection that is there.
@@ -336,13 +375,17 @@ impl Sender {
     /// Writes a request without a body, and gives its transaction id.
     pub async fn request(&mut self, method: &str, to: &[String], headers: &str) -> String {
         let transaction = self.transaction();
-        let text = format!(
+        let text = self.request_text(method, to, headers, &transaction);
+        self.raw(text.as_bytes()).await;
+        transaction
+    }
+
+    fn request_text(&self, method: &str, to: &[String], headers: &str, transaction: &str) -> String {
+        format!(
             "MSRP {transaction} {method}\r\nTo-Path: {}\r\nFrom-Path: {}\r\n{headers}-------{transaction}$\r\n",
             to.join(" "),
             self.uri
-        );
-        self.raw(text.as_bytes()).await;
-        transaction
+        )
     }
 
     /// Writes a whole message as one chunk, and gives its transaction id.

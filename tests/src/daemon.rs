@@ -104,6 +104,14 @@ impl Daemon {
         Self { child, log, addresses: Vec::new(), domain: String::new() }
     }
 
+    /// A daemon that was [spawned](Self::spawn) with the ports and the domain of another one.
+    #[must_use]
+    pub fn at_the_addresses_of(mut self, other: &Self) -> Self {
+        self.addresses.clone_from(&other.addresses);
+        self.domain.clone_from(&other.domain);
+        self
+    }
+
     /// What it logs.
     #[must_use]
     pub fn log(&self) -> &Log {

@@ -1,6 +1,7 @@
 //! What the system knows about a process.
 
 use std::fs;
+use std::time::Duration;
 
 /// What a process uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +12,10 @@ pub struct Resources {
     pub peak_memory: u64,
     /// Open file descriptors.
     pub descriptors: usize,
+    /// Threads.
+    pub threads: u64,
+    /// What it has taken of the processors until now, user and system.
+    pub cpu: Duration,
 }
 
 impl Resources {
@@ -18,10 +23,28 @@ impl Resources {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status of the daemon");
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let kib = line.and_then(|line| line.trim_start_matches(':').split_whitespace().next());
-            kib.and_then(|kib| kib.parse::<u64>().ok()).expect("memory in the status of the daemon") * 1024
+            let number = line.and_then(|line| line.trim_start_matches(':').split_whitespace().next());
+            number
+                .and_then(|number| number.parse::<u64>().ok())
+                .expect("a number in the status of the daemon")
         };
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors of the daemon").count();
-        Self { memory: field("VmRSS"), peak_memory: field("VmHWM"), descriptors }
+        Self {
+            memory: field("VmRSS") * 1024,
+            peak_memory: field("VmHWM") * 1024,
+            descriptors,
+            threads: field("Threads"),
+            cpu: cpu(pid),
+        }
     }
+}
+
+/// `utime` and `stime` of `/proc/PID/stat`, in ticks, of which Linux has 100 a second (`USER_HZ`).
+fn cpu(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat of the daemon");
+    // The second field is a name in brackets, which may have anything in it.
+    let (_, fields) = stat.rsplit_once(") ").expect("stat of the daemon");
+    let ticks: u64 =
+        fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
+    Duration::from_millis(ticks * 10)
 }

@@ -32,6 +32,8 @@ pub struct Settings {
     pub hep: Option<String>,
     /// `sip`; none: there is no SIP edge.
     pub sip: Option<String>,
+    /// A line of `tls` itself, such as `tls_handshake_timeout: 300ms`.
+    pub tls_section: String,
     /// The identity of the server domain.
     pub identity: String,
     /// What else the server domain says.
@@ -79,6 +81,7 @@ impl Default for Settings {
             hep_tls: None,
             hep: None,
             sip: None,
+            tls_section: String::new(),
             identity: "relay".into(),
             server_domain: "ca_list: ca.pem, verify_cert: true, require_cert: false".into(),
             client_domain:
@@ -126,9 +129,11 @@ impl Settings {
         listen("hep_tcp", &self.hep_tcp);
         listen("hep_tls", &self.hep_tls);
         let identity = &self.identity;
+        let tls_section =
+            if self.tls_section.is_empty() { String::new() } else { format!("  {}\n", self.tls_section) };
         let _ = writeln!(
             yaml,
-            "tls:\n  server_domains:\n    main: {{ certificate: {identity}.crt, private_key: {identity}.key, {} }}\n  \
+            "tls:\n{tls_section}  server_domains:\n    main: {{ certificate: {identity}.crt, private_key: {identity}.key, {} }}\n  \
              client_domains:\n    default: {{ {} }}",
             self.server_domain, self.client_domain
         );

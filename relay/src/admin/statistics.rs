@@ -273,6 +273,12 @@ fn connections(control: &Control) -> Vec<Family> {
                 ("max_connections_per_address", refused.address),
             ],
         ),
+        Family::counter(
+            "connections",
+            "reclaimed",
+            "Connections closed to make room for others where no descriptors were left.",
+        )
+        .value(ledger.made_room()),
         of(
             Family::counter("connections", "received", "Bytes received, TLS and lower layers not counted.")
                 .unit("bytes"),

@@ -177,6 +177,13 @@ pub struct Timeouts {
     #[serde(deserialize_with = "duration")]
     #[schemars(with = "form::Duration")]
     pub idle_timeout: Duration,
+    /// How long a connection must be silent both ways before it may be closed to make room where no descriptor is left
+    /// for another one (RFC 4976 §6.5): the longest silent first, after those without a session (which have 5 s at
+    /// most), and never one with a message under way. `0s`: none is, and new connections wait until others end.
+    /// Default 1 min.
+    #[serde(deserialize_with = "duration_or_zero")]
+    #[schemars(with = "form::DurationOrZero")]
+    pub reclaim_after: Duration,
     /// How long a stopping relay lets sessions and messages go on; `0s` stops at once. Default 10 s.
     #[serde(deserialize_with = "duration_or_zero")]
     #[schemars(with = "form::DurationOrZero")]
@@ -195,6 +202,7 @@ impl Default for Timeouts {
             response_timeout: seconds(30),
             connect_timeout: seconds(3),
             idle_timeout: seconds(60 * 60),
+            reclaim_after: seconds(60),
             drain_timeout: seconds(10),
         }
     }

@@ -337,7 +337,7 @@ impl Relay {
     fn new_nonce(&self) -> String {
         let mut bits = [0; 8];
         self.random.fill(&mut bits);
-        self.current().issue(self.wall_clock.unix_millis(), bits)
+        self.current().issue(self.nonce_clock.issue(self.wall_clock.unix_millis()), bits)
     }
 
     /// Refuses an AUTH that would have to wait, where no more can.

@@ -232,7 +232,8 @@ impl Relay {
         } else {
             (Arc::new(nonce_key(&settings.auth, &*self.random)?), Some(Arc::clone(&now.nonces)))
         };
-        let guard = || replay_guard(&settings.auth).with_floor(self.wall_clock.unix_millis());
+        let guard =
+            || replay_guard(&settings.auth).with_floor(self.nonce_clock.now(self.wall_clock.unix_millis()));
         let replay = (!same_secret || settings.auth.nonce_expire != now.auth.nonce_expire).then(guard);
         let domain = domain_uri(&settings)?;
         let number = now.number + 1;

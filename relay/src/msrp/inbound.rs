@@ -154,6 +154,11 @@ impl Inbound {
         !matches!(self.current, Current::None)
     }
 
+    /// Whether something it brought is not decided yet: an AUTH whose user is being asked for.
+    pub fn is_deciding(&self) -> bool {
+        !self.aside.is_empty()
+    }
+
     /// The link whose receiving side this is.
     pub fn link(&self) -> &Arc<Link> {
         &self.link

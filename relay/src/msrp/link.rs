@@ -489,6 +489,13 @@ impl Link {
         !state.open || state.queue.used().is_none_or(Outbound::is_idle)
     }
 
+    /// Whether nothing waits to be written, nor for a response.
+    pub fn is_quiet(&self) -> bool {
+        let state = self.state.lock();
+        let quiet = |queue: &Outbound| queue.is_idle() && queue.deadline().is_none();
+        !state.open || state.queue.used().is_none_or(quiet)
+    }
+
     /// How many bytes wait here, on the wire and before it.
     pub fn queued_bytes(&self) -> usize {
         self.state.lock().queue.used().map_or(0, Outbound::queued_bytes)

@@ -66,6 +66,7 @@ mod drain;
 mod inbound;
 mod kin;
 mod link;
+mod nonce_clock;
 mod origin;
 mod outbound;
 mod response;
@@ -82,6 +83,7 @@ mod user;
 mod wire;
 
 use self::link::LinkSettings;
+use self::nonce_clock::NonceClock;
 use self::outbound::QueueSettings;
 use self::route::Routes;
 use self::throttle::Throttle;
@@ -161,6 +163,7 @@ pub struct Relay {
     next_link: AtomicU64,
     random: Arc<dyn Random>,
     wall_clock: Box<dyn WallClock>,
+    nonce_clock: NonceClock,
     dialer: OnceLock<Box<dyn Dialer>>,
     observer: OnceLock<Box<dyn SessionObserver>>,
     counters: Arc<Counters>,
@@ -209,6 +212,7 @@ impl Relay {
             routes: Routes::default(),
             next_link: AtomicU64::new(1),
             random,
+            nonce_clock: NonceClock::new(wall_clock.unix_millis()),
             wall_clock,
             dialer: OnceLock::new(),
             observer: OnceLock::new(),

@@ -162,6 +162,8 @@ impl Protocol for MsrpConnection {
             None => (raw, buf.len()),
             Some(websocket) => websocket.progress(raw, within_message, buf.len()),
         };
+        let busy = within_message || waiting > 0 || flow == Flow::Pause || self.inbound.is_deciding();
+        self.handle.entry().set_busy(busy);
         if flow == Flow::Pause {
             self.pace.paused();
             return flow;

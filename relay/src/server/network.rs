@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::connection::{ConnectionWire, MsrpConnection};
 use super::handover::{self, Arrival, Generations};
-use super::occasion::Occasion;
+use super::occasion::{Flood, Occasion, Told};
 use super::sip::SipEdge;
 use super::sip::link::SipLink;
 use super::trace::Traces;
@@ -46,6 +46,14 @@ impl Carried {
             Self::Sip(link) => link.is_idle(),
             // What is under way goes on to collectors, or is not there yet: nobody waits for an answer.
             Self::Hep => true,
+        }
+    }
+
+    /// Whether nothing waits, for the socket or for a response.
+    pub(super) fn is_quiet(&self) -> bool {
+        match self {
+            Self::Msrp(link) => link.is_quiet(),
+            Self::Sip(_) | Self::Hep => self.is_idle(),
         }
     }
 
@@ -406,11 +414,31 @@ pub(super) struct ListenerAcceptor {
     local: SocketAddr,
     /// A limit is reached.
     full: Occasion,
+    /// Handshakes fail, and PROXY headers are not there.
+    failed: Arc<Flood>,
 }
 
 impl ListenerAcceptor {
     pub(super) fn new(network: Arc<Network>, serves: Arc<ArcSwap<Serves>>, local: SocketAddr) -> Self {
-        Self { network, serves, local, full: Occasion::default() }
+        Self { network, serves, local, full: Occasion::default(), failed: Arc::default() }
+    }
+
+    /// Whether the log has a line about a connection that came to nothing; where a flood has taken them all, it will have
+    /// one about the rest.
+    fn tells_of_failure(&self) -> bool {
+        match self.failed.happens(now()) {
+            Told::Line => return true,
+            Told::Unsaid => {}
+            Told::FirstUnsaid(wait) => {
+                let (failed, local) = (Arc::clone(&self.failed), self.local);
+                tokio::spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    let unsaid = failed.take();
+                    warn!(%local, unsaid, "more connections closed whose handshake or PROXY header failed");
+                });
+            }
+        }
+        false
     }
 }
 
@@ -467,9 +495,10 @@ impl Acceptor for ListenerAcceptor {
             UpgradeError::Refused { status } => {
                 debug!(%peer, local = %self.local, status, "connection closed");
             }
-            error => {
+            error if self.tells_of_failure() => {
                 warn!(%peer, local = %self.local, %error, "connection closed: WebSocket handshake failed");
             }
+            error => debug!(%peer, local = %self.local, %error, "connection closed"),
         }
     }
 
@@ -484,11 +513,17 @@ impl Acceptor for ListenerAcceptor {
     }
 
     fn proxy_failed(&self, proxy: SocketAddr, error: ProxyError) {
-        warn!(%proxy, local = %self.local, %error, "connection closed: a proxy must say whose it is");
+        if self.tells_of_failure() {
+            warn!(%proxy, local = %self.local, %error, "connection closed: a proxy must say whose it is");
+        }
     }
 
     fn handshake_failed(&self, peer: SocketAddr, error: HandshakeError) {
-        warn!(%peer, local = %self.local, %error, "connection closed: TLS handshake failed");
+        if self.tells_of_failure() {
+            warn!(%peer, local = %self.local, %error, "connection closed: TLS handshake failed");
+        } else {
+            debug!(%peer, local = %self.local, %error, "connection closed");
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A line of the log that a flood does not repeat.
+//! Lines of the log that a flood does not repeat.
 
 use std::time::{Duration, Instant};
 
@@ -31,9 +31,84 @@ impl Occasion {
     }
 }
 
+/// How many lines of one kind come within an interval. Each says whom it is about, so an operator with a few clients that
+/// fail sees them all; an attack makes 20 KB a minute of it.
+pub(crate) const LINES: u32 = 100;
+
+/// As [`Occasion`], where each line says something of its own: all come until there are too many, and then how many more.
+#[derive(Debug, Default)]
+pub(crate) struct Flood(Mutex<Lines>);
+
+#[derive(Debug, Default)]
+struct Lines {
+    /// When the interval began.
+    since: Option<Instant>,
+    lines: u32,
+    unsaid: u64,
+}
+
+/// What becomes of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// It is written.
+    Line,
+    /// It is not; after so long it is to be told how often that has [happened](Flood::take).
+    FirstUnsaid(Duration),
+    /// It is not.
+    Unsaid,
+}
+
+impl Flood {
+    /// It happens.
+    pub(crate) fn happens(&self, now: Instant) -> Told {
+        let mut state = self.0.lock();
+        let over = |since| now.saturating_duration_since(since) >= INTERVAL;
+        let since = match state.since.filter(|since| !over(*since)) {
+            Some(since) => since,
+            None => {
+                (state.since, state.lines) = (Some(now), 0);
+                now
+            }
+        };
+        if state.lines < LINES {
+            state.lines += 1;
+            return Told::Line;
+        }
+        state.unsaid += 1;
+        match state.unsaid {
+            1 => Told::FirstUnsaid((since + INTERVAL).saturating_duration_since(now)),
+            _ => Told::Unsaid,
+        }
+    }
+
+    /// How many lines were not written since this was asked last.
+    pub(crate) fn take(&self) -> u64 {
+        std::mem::take(&mut self.0.lock().unsaid)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hundred_lines_a_minute_are_told_and_then_how_many_more() {
+        let start = Instant::now();
+        let flood = Flood::default();
+        let second = Duration::from_secs(1);
+        for _ in 0..LINES {
+            assert_eq!(flood.happens(start), Told::Line);
+        }
+        assert_eq!(flood.happens(start + 20 * second), Told::FirstUnsaid(40 * second));
+        assert_eq!(flood.happens(start + 59 * second), Told::Unsaid);
+        assert_eq!(flood.happens(start + 60 * second), Told::Line);
+        assert_eq!(flood.take(), 2);
+        for _ in 1..LINES {
+            assert_eq!(flood.happens(start + 61 * second), Told::Line);
+        }
+        assert_eq!(flood.happens(start + 61 * second), Told::FirstUnsaid(59 * second));
+        assert_eq!((flood.take(), flood.take()), (1, 0));
+    }
 
     #[test]
     fn a_line_a_minute_says_how_often_it_has_happened() {

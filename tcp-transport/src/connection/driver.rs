@@ -192,7 +192,7 @@ impl Turns {
             dirty: true,
             armed: false,
             timer: Timer::default(),
-            idle: Idle { moved: 0, since: clock(), quiet: false },
+            idle: Idle::default(),
         }
     }
 
@@ -399,26 +399,26 @@ impl Turns {
 }
 
 /// Looks after the connection's lifetime.
+#[derive(Default)]
 struct Idle {
-    /// All bytes, both ways, when it was looked at last.
-    moved: u64,
-    /// When they were first seen to be so many.
-    since: Instant,
+    /// When it was used last, as of the last look.
+    since: Option<Instant>,
     /// The protocol was told that nothing happens.
     quiet: bool,
 }
 
 impl Idle {
-    /// When to look again, if there is a lifetime; a break when it is over.
+    /// Notes when the connection was used last. When to look again, if there is a reason to; a break when its lifetime
+    /// is over.
     fn look(&mut self, shared: &Shared, now: Instant) -> ControlFlow<CloseReason, Option<Instant>> {
         let entry = shared.stream.entry();
-        let moved = entry.bytes_in().wrapping_add(entry.bytes_out());
-        if shared.take_touched() || moved != self.moved {
-            *self = Self { moved, since: now, quiet: false };
+        let since = entry.used_at(now, shared.take_touched() || self.since.is_none());
+        if self.since != Some(since) {
+            *self = Self { since: Some(since), quiet: false };
         }
-        let quiet = (!self.quiet).then(|| self.since + QUIET);
+        let quiet = (!self.quiet).then(|| since + QUIET);
         let Some(lifetime) = entry.lifetime() else { return ControlFlow::Continue(quiet) };
-        let end = self.since + lifetime;
+        let end = since + lifetime;
         if now >= end {
             return ControlFlow::Break(CloseReason::IdleTimeout);
         }
@@ -429,7 +429,7 @@ impl Idle {
 
     /// Whether it is time to tell the protocol that nothing happens; once, until something does.
     fn becomes_quiet(&mut self, now: Instant) -> bool {
-        let becomes = !self.quiet && now >= self.since + QUIET;
+        let becomes = !self.quiet && self.since.is_some_and(|since| now >= since + QUIET);
         self.quiet |= becomes;
         becomes
     }

@@ -100,6 +100,7 @@ fn table() -> Vec<Row> {
         ("tls", "expiry_warning", vec!["0s", "366d"], vec![("367d", LONGEST)]),
         ("tls", "tls_handshake_timeout", vec!["1ms", "366d"], vec![("0s", ZERO), ("367d", LONGEST)]),
         ("timeouts", "drain_timeout", vec!["0s", "366d"], vec![("367d", LONGEST)]),
+        ("timeouts", "reclaim_after", vec!["0s", "366d"], vec![("367d", LONGEST)]),
         ("tcp", "lifetime", vec!["1ms", "366d"], vec![("0s", ZERO), ("367d", LONGEST)]),
         ("hep", "hep_max_msg_chunks", vec!["1", "1000000000"], vec![("0", COUNT)]),
         ("hep", "packet_timeout", vec!["1ms", "366d"], vec![("0s", ZERO), ("367d", LONGEST)]),

@@ -88,7 +88,8 @@ impl Relay {
             return Err(Denial::WrongCredentials("an algorithm that was not offered"));
         }
         let unix_millis = self.wall_clock.unix_millis();
-        let nonce = current.nonce_state(unix_millis, authorization.nonce());
+        let nonces_now = self.nonce_clock.now(unix_millis);
+        let nonce = current.nonce_state(nonces_now, authorization.nonce());
         if matches!(nonce, NonceState::Forged) {
             return Err(Denial::WrongCredentials("a nonce that is not ours"));
         }
@@ -124,7 +125,7 @@ impl Relay {
         // Only who knows the password learns that the nonce was the trouble (RFC 7616 §3.3).
         let NonceState::Fresh(nonce) = nonce else { return Err(Denial::Stale) };
         let identity = self.with_limits(Identity::of_entry(user, &entry), attempt, now)?;
-        let replayed = self.replay.lock().check_and_store(nonce, authorization.nc(), unix_millis);
+        let replayed = self.replay.lock().check_and_store(nonce, authorization.nc(), nonces_now);
         match replayed {
             Ok(()) => {
                 self.throttle.succeeded(address, user);

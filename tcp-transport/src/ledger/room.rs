@@ -1,0 +1,269 @@
+//! Room for new connections where the system has no descriptor left (RFC 4976 §6.5): which are used least is noted
+//! here, who may be asked to leave is for a [`MakeRoom`] to say.
+//!
+//! That costs nothing while there are descriptors: when a connection was used last its own task notes as it goes along,
+//! and no list is kept in that order. Whoever looks for the least used looks at some of the connections at a time, and
+//! goes on with the next ones the next time ([`Ledger::next_round`]).
+
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+use tokio::task::AbortHandle;
+
+use super::{Entry, Ledger, Phase};
+use crate::connection::ConnectionId;
+
+/// The most connections that are asked to leave and have not left yet: 64. A peer that does not answer takes a second
+/// ([`CLOSE_LINGER`](crate::connection::CLOSE_LINGER)) to be rid of, so 64 connections a second get in past such.
+pub const MAX_LEAVING: usize = 64;
+
+/// Of so many connections one at a time is asked to leave: 8, so that a small process does not close all it has while it
+/// waits for the first to be gone.
+pub const OPEN_FOR_EACH_LEAVING: usize = 8;
+
+/// Why a handshake ends that has to make room.
+pub(super) const NO_DESCRIPTORS: &str = "to make room: there were no descriptors left";
+
+/// Decides who leaves when there are no descriptors left.
+pub trait MakeRoom: Send + Sync {
+    /// Asks at most `most` connections of `ledger` to leave: [`Ledger::leave`], and for one that is up also
+    /// [`Handle::close`](crate::Handle::close). Called where a connection cannot be accepted or opened, so it neither
+    /// blocks nor looks at all connections there are.
+    fn make_room(&self, ledger: &Ledger, most: usize);
+}
+
+#[derive(Default)]
+pub(super) struct Room {
+    maker: OnceLock<Box<dyn MakeRoom>>,
+    /// How many were asked to leave and are there still.
+    leaving: AtomicUsize,
+    /// How many were asked since the start.
+    asked: AtomicU64,
+    /// Up to which connection they were looked at.
+    hand: AtomicU64,
+    left: Notify,
+}
+
+impl Room {
+    /// A connection's descriptor is closed, or about to be.
+    pub(super) fn left(&self, entry: &Entry) {
+        if entry.is_leaving() {
+            self.leaving.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.left.notify_waiters();
+    }
+}
+
+impl Ledger {
+    /// Has `maker` asked when there are no descriptors left; once. Without one, connections wait until others end.
+    pub fn set_room_maker(&self, maker: Box<dyn MakeRoom>) {
+        let _ = self.room.maker.set(maker);
+    }
+
+    /// The connections that are the next to be looked at, at most `most` of them: each call goes on where the one before
+    /// ended, and begins anew behind the last.
+    #[must_use]
+    pub fn next_round(&self, most: usize) -> Vec<Arc<Entry>> {
+        let book = self.book.lock();
+        let hand = ConnectionId::from(self.room.hand.load(Ordering::Relaxed));
+        let behind = book.entries.range((Bound::Excluded(hand), Bound::Unbounded));
+        let before = book.entries.range(..=hand);
+        let round: Vec<_> = behind.chain(before).take(most).map(|(_, entry)| Arc::clone(entry)).collect();
+        drop(book);
+        if let Some(last) = round.last() {
+            self.room.hand.store(last.id().as_u64(), Ordering::Relaxed);
+        }
+        round
+    }
+
+    /// Notes that a connection is asked to leave, and ends it if it is in a handshake that its peer began. False: it
+    /// was asked before.
+    pub fn leave(&self, entry: &Entry) -> bool {
+        if entry.leaving.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        self.room.leaving.fetch_add(1, Ordering::AcqRel);
+        self.room.asked.fetch_add(1, Ordering::Relaxed);
+        if let (Phase::Opening, Some(handshake)) = (entry.phase(), entry.handshake.get()) {
+            handshake.abort();
+        }
+        true
+    }
+
+    /// How many connections were asked to leave since the start.
+    #[must_use]
+    pub fn made_room(&self) -> u64 {
+        self.room.asked.load(Ordering::Relaxed)
+    }
+
+    /// There is no descriptor for one more: one connection is asked to leave, and where some were that are there still,
+    /// as many again. Whether there is hope: some are on their way out.
+    pub(crate) fn make_room(&self) -> bool {
+        let Some(maker) = self.room.maker.get() else { return false };
+        let limit = (self.len() / OPEN_FOR_EACH_LEAVING).clamp(1, MAX_LEAVING);
+        let leaving = self.room.leaving.load(Ordering::Acquire);
+        if leaving < limit {
+            maker.make_room(self, (leaving + 1).min(limit - leaving));
+        }
+        self.room.leaving.load(Ordering::Acquire) > 0
+    }
+
+    /// Done when the next connection is gone, whichever.
+    pub(crate) fn one_left(&self) -> Notified<'_> {
+        self.room.left.notified()
+    }
+}
+
+impl Entry {
+    /// How long nothing has moved on it, either way, as far as is known: bytes that other tasks have written count as
+    /// of when they are first seen, here or by the connection's own task.
+    #[must_use]
+    pub fn unused_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.used_at(now, false))
+    }
+
+    /// Whether a message is under way, as the protocol has [said](Self::set_busy).
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// Whether a message is under way: begun and not whole, or not passed on.
+    pub fn set_busy(&self, busy: bool) {
+        self.busy.store(busy, Ordering::Relaxed);
+    }
+
+    /// Whether it was asked to leave.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// Looks after its bytes: when it was used last, which is now if there are more of them, or if it is `touched`.
+    pub(crate) fn used_at(&self, now: Instant, touched: bool) -> Instant {
+        let moved = self.bytes_in().wrapping_add(self.bytes_out());
+        if touched || moved != self.moved.load(Ordering::Relaxed) {
+            self.moved.store(moved, Ordering::Relaxed);
+            let used = now.saturating_duration_since(self.since).as_nanos();
+            self.used.store(u64::try_from(used).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+        self.since + Duration::from_nanos(self.used.load(Ordering::Relaxed))
+    }
+
+    /// By which its handshake can be ended.
+    pub(crate) fn set_handshake(&self, handshake: AbortHandle) {
+        let _ = self.handshake.set(handshake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::ConnectionLimits;
+    use crate::event::{Direction, Events};
+    use crate::ledger::{Slots, Ticket};
+    use crate::listener::Transport;
+
+    fn enter(ledger: &Arc<Ledger>) -> Ticket {
+        let peer = "192.0.2.1:1".parse().unwrap();
+        let entry = Entry::new(Direction::Inbound, Transport::Tls, None, None, peer);
+        ledger.accepting(entry, &Slots::default(), None).unwrap()
+    }
+
+    fn ledger() -> Arc<Ledger> {
+        Ledger::new(ConnectionLimits::default(), Events::default())
+    }
+
+    #[test]
+    fn rounds_go_on_where_the_last_one_ended() {
+        let ledger = ledger();
+        assert_eq!(ledger.next_round(3).len(), 0);
+        let tickets: Vec<_> = (0..5).map(|_| enter(&ledger)).collect();
+        let round = |most| -> Vec<usize> {
+            let place =
+                |entry: Arc<Entry>| tickets.iter().position(|t| t.entry().id() == entry.id()).unwrap();
+            ledger.next_round(most).into_iter().map(place).collect()
+        };
+        assert_eq!(round(3), [0, 1, 2]);
+        assert_eq!(round(3), [3, 4, 0]);
+        assert_eq!(round(9), [1, 2, 3, 4, 0], "each once");
+        assert_eq!(round(0), [0; 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_byte_either_way_is_a_use() {
+        let ledger = ledger();
+        let ticket = enter(&ledger);
+        let entry = ticket.entry();
+        let second = Duration::from_secs(1);
+        let start = entry.since;
+        assert_eq!(entry.unused_for(start + second), second);
+        for count in [Entry::count_in, Entry::count_out] {
+            count(entry, 1);
+            assert_eq!(entry.unused_for(start + 5 * second), Duration::ZERO);
+            assert_eq!(entry.unused_for(start + 7 * second), 2 * second);
+        }
+        assert_eq!(entry.used_at(start + 9 * second, true), start + 9 * second);
+        assert_eq!(entry.unused_for(start + 10 * second), second);
+    }
+
+    /// Asks the next ones, whoever they are.
+    struct Next(Arc<Mutex<Vec<usize>>>);
+
+    impl MakeRoom for Next {
+        fn make_room(&self, ledger: &Ledger, most: usize) {
+            self.0.lock().push(most);
+            for entry in ledger.next_round(most) {
+                assert!(ledger.leave(&entry));
+                assert!(!ledger.leave(&entry), "once");
+            }
+        }
+    }
+
+    #[test]
+    fn one_leaves_for_one_and_more_where_those_asked_stay() {
+        let ledger = ledger();
+        let mut tickets: Vec<_> = (0..80).map(|_| enter(&ledger)).collect();
+        assert!(!ledger.make_room(), "nobody decides");
+        let asked = Arc::new(Mutex::default());
+        ledger.set_room_maker(Box::new(Next(Arc::clone(&asked))));
+        let ask = || {
+            assert!(ledger.make_room());
+            std::mem::take(&mut *asked.lock())
+        };
+        assert_eq!(ask(), [1]);
+        tickets.remove(0);
+        assert_eq!(ask(), [1], "it has left");
+        // Those that were asked stay: as many again, up to an eighth of all.
+        assert_eq!([ask(), ask(), ask(), ask()], [vec![2], vec![4], vec![2], vec![]]);
+        assert_eq!(ledger.made_room(), 10);
+        drop(tickets);
+        assert_eq!(ledger.room.leaving.load(Ordering::Relaxed), 0);
+        assert!(!ledger.make_room(), "there is nobody");
+    }
+
+    #[tokio::test]
+    async fn a_handshake_ends_when_it_is_to_leave() {
+        let ledger = ledger();
+        let mut events = ledger.events().subscribe();
+        let ticket = enter(&ledger);
+        let entry = Arc::clone(ticket.entry());
+        let handshake = tokio::spawn(async move {
+            let _ticket = ticket;
+            std::future::pending::<()>().await;
+        });
+        entry.set_handshake(handshake.abort_handle());
+        let left = ledger.one_left();
+        assert!(ledger.leave(&entry));
+        left.await;
+        assert!(handshake.await.unwrap_err().is_cancelled());
+        let event = events.next().await.unwrap();
+        assert_eq!(&*event.kind.ending().unwrap().reason, NO_DESCRIPTORS);
+    }
+}

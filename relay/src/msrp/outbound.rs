@@ -70,6 +70,8 @@ pub(crate) use self::control::CONTROL_LIMIT;
 pub(crate) use self::lane::{ChunkId, LaneKey};
 pub(crate) use self::segments::MAX_SLICES;
 
+#[cfg(test)]
+mod backlog;
 mod control;
 mod fragment;
 mod lane;

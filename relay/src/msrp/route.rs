@@ -107,6 +107,12 @@ impl Routes {
         }
     }
 
+    /// Whether no link is known.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.dialled.lock().is_empty() && self.verified.lock().is_empty()
+    }
+
     /// Forgets a link.
     pub(crate) fn remove(&self, link: &Arc<Link>) {
         if let Some(target) = link.target() {

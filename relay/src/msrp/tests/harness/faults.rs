@@ -18,6 +18,11 @@ impl World {
         self.conns[conn].closed.is_none()
     }
 
+    /// Whether the relay has stopped reading there.
+    pub(in super::super) fn is_paused_at(&self, conn: usize) -> bool {
+        self.conns[conn].paused
+    }
+
     /// What was read from the connection of this number and not understood yet.
     pub(in super::super) fn unread_at(&self, conn: usize) -> usize {
         self.conns[conn].buf.len()

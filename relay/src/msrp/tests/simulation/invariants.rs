@@ -6,7 +6,7 @@ use std::time::Duration;
 use msrp_proto::flag::Flag;
 
 use super::super::harness::*;
-use super::model::{Asked, Kind, Meaning, Sent, Wish};
+use super::model::{Asked, Kind, Meaning, Sent, SentChunk, Wish};
 use super::network::Run;
 use crate::msrp::outbound::{CONTROL_LIMIT, FILL_TARGET};
 use crate::msrp::{Count, Owner, Session};
@@ -126,6 +126,9 @@ impl Run {
         // Over another connection between relays it may overtake what is left on the lost one.
         let last = sent.arrived.last().map_or(0, |&(_, until)| until);
         assert!(self.hop_trouble || at >= last, "m{number:05}: {at} arrives after {last}");
+        let cut_off =
+            |chunk: &SentChunk| chunk.cut_off && chunk.len > 0 && end == chunk.at + chunk.len && at < end;
+        assert!(!sent.chunks.iter().any(cut_off), "m{number:05}: {end} arrives after its session's end");
         sent.arrived.push((at, end));
         if message.flag == Some(Flag::Complete) {
             assert_eq!(end, sent.size, "m{number:05} ends too early");
@@ -138,7 +141,7 @@ impl Run {
                      Byte-Range: 1-{size}/{size}\r\nStatus: 000 200 OK\r\n-------{tid}$\r\n",
                     message.from()
                 );
-                self.parties[owner].requests.push_back(report.into_bytes());
+                self.parties[owner].requests.push_back((None, report.into_bytes()));
             }
         }
         let wish = message.field("Failure-Report");
@@ -197,8 +200,11 @@ impl Run {
         }
     }
 
-    /// Where nothing was in the way, everything is there before any time has passed.
-    pub(super) fn check_calm(&self) {
+    /// When everybody reads, nobody waits. Where nothing was in the way, everything is there before any time has passed.
+    pub(super) fn check_rest(&self) {
+        for conn in (0..self.world.connections()).filter(|&conn| self.world.is_open_at(conn)) {
+            assert!(!self.world.is_paused_at(conn), "{:?} waits for nothing", self.world.link_at(conn));
+        }
         if !self.calm {
             return;
         }
@@ -209,7 +215,7 @@ impl Run {
             assert_eq!(sent.complete, last.flag == '$', "m{number:05}");
             assert_eq!(sent.successes, usize::from(sent.wants_success && sent.complete), "m{number:05}");
             assert!(sent.reported.is_empty(), "{sent:?}");
-            let good = |chunk: &super::model::SentChunk| {
+            let good = |chunk: &SentChunk| {
                 chunk.statuses == if sent.wish.is_full() { vec![200] } else { Vec::new() }
             };
             assert!(sent.chunks.iter().all(good), "{sent:?}");
@@ -262,6 +268,15 @@ impl Run {
 
     /// All connections close, and all time passes: what the relays remember is gone, and so are the links.
     fn check_nothing_is_left(&mut self) {
+        if self.random.below(2) == 0 {
+            for relay in 0..self.relays {
+                self.world.relay(relay).end_all_sessions();
+            }
+            for conn in 0..self.world.connections() {
+                let link = self.world.link_at(conn);
+                assert_eq!(link.sessions(), 0, "{link:?}");
+            }
+        }
         let links = self.world.close_everything();
         for index in 0..self.relays {
             let relay = self.world.relay(index);

@@ -50,6 +50,8 @@ pub(super) struct SentChunk {
     pub(super) len: usize,
     pub(super) flag: char,
     pub(super) statuses: Vec<u16>,
+    /// Its session ended before it did.
+    pub(super) cut_off: bool,
 }
 
 /// A message that somebody sends to somebody.
@@ -107,6 +109,14 @@ pub(super) enum Meaning {
     Asked(usize),
 }
 
+/// What a client is about to have written.
+#[derive(Debug)]
+pub(super) struct Writing {
+    pub(super) what: Option<Meaning>,
+    pub(super) bytes: Vec<u8>,
+    pub(super) at: usize,
+}
+
 /// A client.
 #[derive(Debug)]
 pub(super) struct Party {
@@ -116,10 +126,10 @@ pub(super) struct Party {
     pub(super) user: &'static str,
     pub(super) relay: usize,
     /// Requests and answers to write, each whole before the next; answers go first.
-    pub(super) requests: VecDeque<Vec<u8>>,
+    pub(super) requests: VecDeque<(Option<Meaning>, Vec<u8>)>,
     pub(super) answers: VecDeque<Vec<u8>>,
     /// What it is writing, and how much of that is done.
-    pub(super) writing: Option<(Vec<u8>, usize)>,
+    pub(super) writing: Option<Writing>,
     /// Messages it still wants to send.
     pub(super) left_to_say: usize,
     pub(super) gone: bool,
@@ -223,7 +233,7 @@ pub(super) fn cut(
             sent.wish.line()
         );
         let bytes = send(&tid, &head, &content[at..at + len], flag);
-        chunks.push((tid, bytes, SentChunk { at, len, flag, statuses: Vec::new() }));
+        chunks.push((tid, bytes, SentChunk { at, len, flag, statuses: Vec::new(), cut_off: false }));
         at += len;
         if last {
             return chunks;

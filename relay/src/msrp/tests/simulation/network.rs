@@ -7,7 +7,7 @@ use msrp_proto::digest::Challenge;
 
 use super::super::harness::*;
 use super::Trace;
-use super::model::{self, Asked, Kind, Meaning, Party, Scale, Sent};
+use super::model::{self, Asked, Kind, Meaning, Party, Scale, Sent, Writing};
 use super::wires::Wires;
 use crate::config::Expires;
 use crate::msrp::{Drains, Settings, WebSocketLink};
@@ -53,7 +53,7 @@ impl Run {
     pub(super) fn new(seed: u64, trace: Trace) -> Self {
         let random = Seeded::new(seed);
         let calm = random.below(3) == 0;
-        let scale = if random.below(6) == 0 { Scale::Large } else { Scale::Small };
+        let scale = if random.below(4) == 0 { Scale::Large } else { Scale::Small };
         let relays = 1 + random.below(3);
         let mut expires = Expires::default();
         if !calm && random.below(4) == 0 {
@@ -142,14 +142,15 @@ impl Run {
     }
 
     fn step(&mut self, number: usize) {
-        // Where much is sent, byte by byte would take for ever.
-        let least = if self.scale == Scale::Large { 100 } else { 1 };
-        self.world.read_size = least + self.random.below([50, 1500, 20_000][self.random.below(3)]);
-        self.largest_read = self.largest_read.max(self.world.read_size);
         let index = self.random.below(self.parties.len());
         let what = self.random.below(100);
+        // To read byte by byte until all is at rest would take for ever.
+        let least = if (55..=79).contains(&what) { 1 } else { 100 };
+        self.world.read_size = least + self.random.below([50, 1500, 20_000][self.random.below(3)]);
+        self.largest_read = self.largest_read.max(self.world.read_size);
         self.trace.tell(|| format!("step {number}: {what} of party {index}"));
         match what {
+            0 if !self.calm => self.fail_a_dial(),
             0..=14 => self.speak(index),
             15..=54 => drop(self.write_some(index)),
             55..=79 => {
@@ -183,7 +184,7 @@ impl Run {
             model::cut(&self.random, number, &sent, &party.node.uri, || world.tid()).into_iter().enumerate()
         {
             self.tids.insert(tid, (party.node.id, Meaning::Chunk(number, place)));
-            party.requests.push_back(bytes);
+            party.requests.push_back((Some(Meaning::Chunk(number, place)), bytes));
             sent.chunks.push(chunk);
         }
         self.trace.tell(|| {
@@ -211,12 +212,12 @@ impl Run {
         }
         let party = &mut self.parties[index];
         if party.writing.is_none() {
-            let Some(next) = party.answers.pop_front().or_else(|| party.requests.pop_front()) else {
-                return false;
-            };
-            party.writing = Some((self.world.as_written(party.node.id, &next), 0));
+            let answer = party.answers.pop_front().map(|answer| (None, answer));
+            let Some((what, next)) = answer.or_else(|| party.requests.pop_front()) else { return false };
+            let bytes = self.world.as_written(party.node.id, &next);
+            party.writing = Some(Writing { what, bytes, at: 0 });
         }
-        let Some((bytes, at)) = &mut party.writing else { return false };
+        let Some(Writing { bytes, at, .. }) = &mut party.writing else { return false };
         let most = [3, 300, 5000, 200_000][self.random.below(4)];
         let len = (1 + self.random.below(most)).min(bytes.len() - *at);
         self.world.write_raw_later(party.node.id, &bytes[*at..*at + len]);
@@ -234,6 +235,7 @@ impl Run {
         let what = self.random.below(if self.calm { 18 } else { 30 });
         self.trace.tell(|| format!("  disturbance {what}, hop {hop:?}"));
         match (what, hop) {
+            (0..=7, _) if self.parties[index].gone => {}
             (0..=2, _) => self.world.stop_reading(id, self.random.below(30_000)),
             (3 | 4, _) => self.world.resume_reading(id),
             (5 | 6, _) => {
@@ -262,10 +264,7 @@ impl Run {
                 self.world.cut(end, seen);
                 self.hop_trouble = true;
             }
-            (24, _) => {
-                let relay = self.random.below(self.relays);
-                self.hop_trouble |= self.world.fail_a_dial(relay);
-            }
+            (24, _) => self.fail_a_dial(),
             (25, _) => self.end_a_session(),
             (26, _) => self.drain(),
             (27, _) => self.authenticate(index),
@@ -280,6 +279,11 @@ impl Run {
 
     fn pass(&mut self, time: Duration) {
         self.world.advance(time);
+    }
+
+    fn fail_a_dial(&mut self) {
+        let relay = self.random.below(self.relays);
+        self.hop_trouble |= self.world.fail_a_dial(relay);
     }
 
     fn release_hops(&mut self) {
@@ -308,17 +312,28 @@ impl Run {
 
     fn end_a_session(&mut self) {
         let relay = self.random.below(self.relays);
-        let mut ids: Vec<_> = self.world.relay(relay).sessions().snapshot().iter().map(|s| s.id()).collect();
-        ids.sort_unstable();
-        if !ids.is_empty() && self.random.below(3) == 0 {
-            let id = ids[self.random.below(ids.len())];
-            assert!(self.world.relay(relay).end_session(id));
+        let mut sessions = self.world.relay(relay).sessions().snapshot();
+        sessions.sort_unstable_by_key(|session| session.id());
+        if sessions.is_empty() || self.random.below(3) > 0 {
+            return;
+        }
+        let session = &sessions[self.random.below(sessions.len())];
+        assert!(self.world.relay(relay).end_session(session.id()));
+        self.trace.tell(|| format!("  {} is ended", session.uri()));
+        // What of its messages is not written yet must not arrive.
+        for party in &self.parties {
+            let Some(Writing { what: Some(Meaning::Chunk(number, chunk)), .. }) = party.writing else {
+                continue;
+            };
+            if self.sent[number].to_path.split(' ').any(|uri| uri == session.uri().as_str()) {
+                self.sent[number].chunks[chunk].cut_off = true;
+            }
         }
     }
 
     /// A party goes, in one way or another.
     fn leave(&mut self, index: usize) {
-        if self.random.below(3) > 0 {
+        if self.scale == Scale::Small && self.random.below(3) > 0 {
             return;
         }
         let id = self.parties[index].node.id;
@@ -337,7 +352,7 @@ impl Run {
         let tid = self.world.tid();
         self.tids.insert(tid.clone(), (self.parties[from].node.id, Meaning::Asked(self.asked.len())));
         self.asked.push(Asked { from, kind, statuses: Vec::new() });
-        self.parties[from].requests.push_back(write(&tid));
+        self.parties[from].requests.push_back((None, write(&tid)));
         tid
     }
 
@@ -400,11 +415,13 @@ impl Run {
         let (victim, other) = (&self.parties[number], &self.parties[number ^ 1]);
         let strange = format!("msrps://{host}:2855/ggggg{:032x};tcp", self.random.next());
         // Without a port nobody is reached but by AUTH, and to nowhere nothing leads.
-        let (to_path, lines) = match self.random.below(5) {
+        let (to_path, lines) = match self.random.below(6) {
             0 => (format!("{strange} {}", victim.path()), ""),
             1 => (format!("{own_session} {}", victim.path()), "Failure-Report: maybe\r\n"),
             2 => (format!("{own_session} msrps://nowhere.test/x;tcp"), ""),
             3 => (own_session, ""),
+            // Into a session that is in use.
+            4 if self.is_in_use(number, from) => (format!("{own_session} {}", victim.path()), ""),
             // Out of another's session.
             _ => {
                 let from_elsewhere = victim.node.id != party.node.id && victim.node.id != other.node.id;
@@ -420,6 +437,17 @@ impl Run {
             let head = format!("To-Path: {to_path}\r\nFrom-Path: {own}\r\nMessage-ID: evil\r\n{lines}");
             send(tid, &head, "evil", '$')
         });
+    }
+
+    /// Whether nobody but the one whom it talks to may send to this party.
+    fn is_in_use(&self, number: usize, by: usize) -> bool {
+        let [party, peer, other] = [number, number ^ 1, by].map(|index| &self.parties[index]);
+        let all_here =
+            [party, peer, other].iter().all(|who| who.is_near() && who.relay == party.relay && !who.gone);
+        let strange = other.node.id != party.node.id && other.node.id != peer.node.id;
+        let (to_path, _) = model::paths(peer, party);
+        let in_use = |sent: &Sent| sent.to_path == to_path && !sent.arrived.is_empty();
+        all_here && strange && self.sent.iter().any(in_use)
     }
 
     /// A stranger comes, and is up to no good.
@@ -456,6 +484,7 @@ impl Run {
     /// All goes on again, and time passes, until nothing is left to wait for.
     fn settle(&mut self) {
         self.trace.tell(|| "settling".to_owned());
+        self.world.read_size = self.largest_read;
         for round in 0..4 {
             for index in 0..self.parties.len() {
                 if !self.parties[index].gone {
@@ -481,7 +510,7 @@ impl Run {
             }
             if round == 0 {
                 // What nobody waits for any more has arrived by now, and what was not answered is told.
-                self.check_calm();
+                self.check_rest();
             }
             self.pass(Duration::from_secs(31));
             // Who has gone without a word is missed by now: below all this, the daemon bounds how long a message takes.

@@ -293,6 +293,11 @@ impl Session {
         links.push(Arc::clone(link));
     }
 
+    /// The connections that the relay that owns it has been reached by, or has used; the first one first.
+    pub(crate) fn relay_links(&self) -> SmallVec<[Arc<Link>; 1]> {
+        self.relay_links.lock().clone()
+    }
+
     /// Somebody who is not the owner sends into the session. While the connection of one peer is
     /// open, another connection is refused, unless both lead to the same authenticated relay. A
     /// connection that we are only trying to open claims nothing: the peer may be out of our reach.

@@ -96,7 +96,7 @@ fn what_goes_to_a_relay_stays_on_its_connection_whichever_it_uses_itself() {
     );
     let to_alice =
         format!("To-Path: {}\r\nFrom-Path: {theirs} {}\r\nMessage-ID: n\r\n", alice.path(), own_uri("bob"));
-    let mut expect = |world: &mut World, over: ClientId, other: ClientId| {
+    let expect = |world: &mut World, over: ClientId, other: ClientId| {
         let tid = world.tid();
         world.write(alice.id, send(&tid, &to_peer, "hello", '$'));
         assert_eq!(world.take_one(alice.id).tid(), tid);

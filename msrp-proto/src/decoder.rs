@@ -40,6 +40,10 @@ use crate::header::Name;
 use crate::ident::TransactionId;
 use crate::uri::UriError;
 
+use self::memory::Memory;
+
+mod memory;
+
 const HYPHENS: &[u8] = b"-------";
 /// What begins an end-line after a body.
 const BODY_END: &[u8] = b"\r\n-------";
@@ -128,8 +132,7 @@ pub enum DecodeError {
 pub struct Decoder {
     limits: Limits,
     state: State,
-    /// Kept for the next head: see [`Decoder::recycle`].
-    spare: Option<Box<Layout>>,
+    memory: Memory,
 }
 
 #[derive(Debug, Default)]
@@ -175,12 +178,18 @@ struct Candidate {
 impl Decoder {
     /// A decoder with other limits than the default ones.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, state: State::Between, spare: None }
+        Self { limits, state: State::Between, memory: Memory::default() }
     }
 
-    /// Gives back a head that is not needed any more, so that the next one need not allocate.
+    /// Gives back a head that is not needed any more: the next one need not allocate, and of its lines those
+    /// that are the same need not be parsed.
     pub fn recycle(&mut self, head: Head) {
-        self.spare = Some(head.layout);
+        self.memory.recycle(head);
+    }
+
+    /// Forgets what [`recycle`](Self::recycle) was given, of a connection that is silent: about 2 KiB.
+    pub fn forget(&mut self) {
+        self.memory.forget();
     }
 
     /// Whether the decoder stands between two messages: a connection that ends here ends in order.
@@ -206,7 +215,7 @@ impl Decoder {
                     self.state = State::Head(PartialHead::default());
                 }
                 State::Head(head) => {
-                    let Some((layout, flag, end)) = head.advance(buf, &self.limits, &mut self.spare)? else {
+                    let Some((layout, flag, end)) = head.advance(buf, &self.limits, &mut self.memory)? else {
                         return Ok(None);
                     };
                     let fields_end = layout.fields.last().map_or(0, |field| field.line.end as usize);
@@ -259,12 +268,23 @@ impl PartialHead {
         &mut self,
         buf: &[u8],
         limits: &Limits,
-        spare: &mut Option<Box<Layout>>,
+        memory: &mut Memory,
     ) -> Result<Option<Complete>, DecodeError> {
         if self.layout.is_none() && !buf.iter().zip(MAGIC).all(|(a, b)| a == b) {
             return Err(DecodeError::NotMsrp(excerpt(buf)));
         }
         loop {
+            if let Some(layout) = &mut self.layout
+                && self.searched == self.line_start
+                && let Some(next) = memory.known_line(layout, buf, self.line_start, limits)
+            {
+                if next > limits.head_bytes {
+                    return Err(DecodeError::HeadTooLong(limits.head_bytes));
+                }
+                self.line_start = next;
+                self.searched = next;
+                continue;
+            }
             let Some(found) = memchr(b'\n', &buf[self.searched..]) else {
                 self.searched = buf.len();
                 // What exceeds the limit may still be the end-line, which does not count.
@@ -283,7 +303,7 @@ impl PartialHead {
             let range = self.line_start as u32..next as u32;
             match &mut self.layout {
                 None => {
-                    let mut layout = spare.take().unwrap_or_default();
+                    let mut layout = memory.blank();
                     start_line(&mut layout, line)?;
                     self.layout = Some(layout);
                 }
@@ -302,6 +322,7 @@ impl PartialHead {
                             }));
                         }
                         layout.has_body = flag.is_none();
+                        memory.number(layout);
                         let Some(layout) = self.layout.take() else { return Ok(None) };
                         return Ok(Some((layout, flag, next)));
                     }
@@ -333,6 +354,7 @@ fn start_line(layout: &mut Layout, line: &[u8]) -> Result<(), DecodeError> {
     layout.to_path.clear();
     layout.from_path.clear();
     layout.fields.clear();
+    layout.known_paths = 0;
     Ok(())
 }
 
@@ -373,19 +395,20 @@ fn header_line(
 /// `MSRP-URI *(SP MSRP-URI)`; `start` is where the value stands in the head.
 fn path(hops: &mut Hops, name: Name, value: &[u8], start: u32, limits: &Limits) -> Result<(), DecodeError> {
     let bad = |at, reason| DecodeError::Uri { name, error: UriError { at, reason } };
-    let text = std::str::from_utf8(value).map_err(|error| bad(error.valid_up_to(), "ASCII"))?;
     let mut at = 0;
-    for uri in text.split(' ') {
+    while at <= value.len() {
+        let len = memchr(b' ', &value[at..]).unwrap_or(value.len() - at);
         // More than one space between two URIs is tolerated.
-        if !uri.is_empty() {
+        if len > 0 {
             if hops.len() >= limits.path_len {
                 return Err(DecodeError::PathTooLong(limits.path_len));
             }
-            let parts = grammar::uri(uri).map_err(|error| bad(at + error.at, error.reason))?;
+            let parts =
+                grammar::uri(&value[at..at + len]).map_err(|error| bad(at + error.at, error.reason))?;
             let begin = start + at as u32;
-            hops.push(Hop { at: begin..begin + uri.len() as u32, parts });
+            hops.push(Hop { at: begin..begin + len as u32, parts });
         }
-        at += uri.len() + 1;
+        at += len + 1;
     }
     if hops.is_empty() { Err(bad(0, "at least one URI")) } else { Ok(()) }
 }

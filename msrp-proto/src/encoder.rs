@@ -45,10 +45,11 @@ impl<'a, B: BufMut> HeadWriter<'a, B> {
 
     /// Begins a response, with the comment that belongs to the status.
     pub fn response(out: &'a mut B, transaction: &TransactionId, status: StatusCode) -> Self {
-        let mut head = Self::start(out, transaction, b"");
-        head.write(format_args!("{status}"));
+        let head = Self::start(out, transaction, b"");
+        head.out.put_slice(&status.digits());
         if !status.comment().is_empty() {
-            head.write(format_args!(" {}", status.comment()));
+            head.out.put_u8(b' ');
+            head.out.put_slice(status.comment().as_bytes());
         }
         head.with_start_line_ended()
     }
@@ -81,13 +82,14 @@ impl<'a, B: BufMut> HeadWriter<'a, B> {
 
     /// Writes a field whose value is a path: URIs and pieces of paths, put together with spaces;
     /// empty ones are left out.
-    pub fn path<'p>(self, name: Name, uris: impl IntoIterator<Item = &'p str>) -> Self {
+    pub fn path(self, name: Name, uris: impl IntoIterator<Item: AsRef<[u8]>>) -> Self {
         self.out.put_slice(name.as_str().as_bytes());
         self.out.put_u8(b':');
         for uri in uris {
+            let uri = uri.as_ref();
             if !uri.is_empty() {
                 self.out.put_u8(b' ');
-                self.out.put_slice(uri.as_bytes());
+                self.out.put_slice(uri);
             }
         }
         self.out.put_slice(b"\r\n");

@@ -10,7 +10,7 @@ use nom::character::complete::{char, digit1};
 use nom::combinator::{all_consuming, map, map_opt, opt, recognize, rest, value, verify};
 use nom::error::Error;
 use nom::multi::many0_count;
-use nom::sequence::{delimited, preceded, separated_pair, terminated};
+use nom::sequence::{delimited, preceded, terminated};
 use nom::{IResult, Parser};
 
 use crate::header::{ByteRange, Status};
@@ -24,15 +24,25 @@ pub(crate) enum Start<'a> {
     Response { code: StatusCode },
 }
 
-/// `MSRP SP transact-id SP (method / status-code [SP comment])`.
+/// `MSRP SP transact-id SP (method / status-code [SP comment])`. By hand: no line is read as often.
 pub(crate) fn start_line(line: &[u8]) -> Option<(TransactionId, Start<'_>)> {
-    let response = map((status_code, opt(preceded(char(' '), rest))), |(code, _)| Start::Response { code });
-    let request = map(take_while1(|byte: u8| byte.is_ascii_uppercase()), |method| Start::Request { method });
     if !is_text(line) {
         return None;
     }
-    let transaction = map_opt(take_while1(|byte| byte != b' '), |text| TransactionId::new(text).ok());
-    finish(preceded(tag("MSRP "), separated_pair(transaction, char(' '), alt((response, request)))), line)
+    let line = line.strip_prefix(b"MSRP ")?;
+    let space = memchr::memchr(b' ', line)?;
+    let transaction = TransactionId::new(&line[..space]).ok()?;
+    let start = match &line[space + 1..] {
+        [a, b, c] | [a, b, c, b' ', ..] if [a, b, c].iter().all(|digit| digit.is_ascii_digit()) => {
+            let code = [a, b, c].iter().fold(0, |code, digit| code * 10 + u16::from(**digit - b'0'));
+            Start::Response { code: StatusCode::new(code)? }
+        }
+        method if !method.is_empty() && method.iter().all(u8::is_ascii_uppercase) => {
+            Start::Request { method }
+        }
+        _ => return None,
+    };
+    Some((transaction, start))
 }
 
 /// `name ":" [SP] value`: gives the name's length and where the value stands. White space around
@@ -50,7 +60,7 @@ pub(crate) fn header_line(line: &[u8]) -> Option<(usize, Range<usize>)> {
 }
 
 /// One URI and nothing else.
-pub(crate) fn uri(text: &str) -> Result<Parts, UriError> {
+pub(crate) fn uri(text: &[u8]) -> Result<Parts, UriError> {
     if text.len() > MAX_URI_LEN {
         return Err(UriError { at: MAX_URI_LEN, reason: "a URI of at most 4096 bytes" });
     }
@@ -66,7 +76,6 @@ pub(crate) fn uri(text: &str) -> Result<Parts, UriError> {
         value(Scheme::Msrps, tag_no_case("msrps")),
         value(Scheme::Msrp, tag_no_case::<_, _, Error<&[u8]>>("msrp")),
     ));
-    let text = text.as_bytes();
     let (at, scheme) =
         terminated(scheme, tag("://")).parse(text).map_err(|_| fail(text, "msrp:// or msrps://"))?;
     let authority_end = at.iter().position(|&byte| matches!(byte, b'/' | b';')).unwrap_or(at.len());
@@ -84,7 +93,7 @@ pub(crate) fn uri(text: &str) -> Result<Parts, UriError> {
     let brackets = u16::from(host.starts_with(b"["));
     let host = part(at, host);
     let host = host.start + brackets..host.end - brackets;
-    let (at, port) = opt(preceded(char(':'), map_opt(digit1, decimal)))
+    let (at, port) = opt(preceded(char(':'), map_opt(digit1, |digits| u16::try_from(decimal(digits)?).ok())))
         .parse(at)
         .map_err(|_: nom::Err<Error<&[u8]>>| fail(at, "a port"))?;
     let (at, session_id) = opt(preceded(char('/'), verify(class1(SESSION_ID), has_whole_escapes)))
@@ -103,15 +112,21 @@ pub(crate) fn uri(text: &str) -> Result<Parts, UriError> {
     Ok(Parts { scheme, userinfo, host, port, session_id, transport, parameters: part(end, parameters) })
 }
 
-/// `range-start "-" range-end "/" total`.
+/// `range-start "-" range-end "/" total`. By hand, as each SEND has one.
 pub(crate) fn byte_range(value: &[u8]) -> Option<ByteRange> {
-    let open = || alt((map(char('*'), |_| None), map(number, Some)));
-    finish(
-        map((number, preceded(char('-'), open()), preceded(char('/'), open())), |(start, end, total)| {
-            ByteRange { start, end, total }
-        }),
-        value,
-    )
+    let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    // What stands before `after`, and what follows that; `*` is none.
+    let open = |text: &[u8]| match text {
+        [b'*', ..] => Some((None, 1)),
+        _ => decimal(&text[..digits(text)]).map(|number| (Some(number), digits(text))),
+    };
+    let len = digits(value);
+    let start = decimal(&value[..len])?;
+    let rest = value[len..].strip_prefix(b"-")?;
+    let (end, len) = open(rest)?;
+    let rest = rest[len..].strip_prefix(b"/")?;
+    let (total, len) = open(rest)?;
+    (len == rest.len()).then_some(ByteRange { start, end, total })
 }
 
 /// `namespace SP status-code [SP comment]`.
@@ -147,7 +162,7 @@ fn number(input: &[u8]) -> IResult<&[u8], u64> {
 
 fn status_code(input: &[u8]) -> IResult<&[u8], StatusCode> {
     map_opt(take_while_m_n(3, 3, |byte: u8| byte.is_ascii_digit()), |digits: &[u8]| {
-        StatusCode::new(std::str::from_utf8(digits).ok()?.parse().ok()?)
+        StatusCode::new(u16::try_from(decimal(digits)?).ok()?)
     })
     .parse(input)
 }
@@ -166,8 +181,14 @@ fn parameter(input: &[u8]) -> IResult<&[u8], &[u8]> {
     recognize((char(';'), class1(TOKEN), opt((char('='), class1(TOKEN))))).parse(input)
 }
 
-fn decimal<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
+/// What the digits say, if there are any and it fits 64 bits.
+fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, &digit| {
+        number.checked_mul(10)?.checked_add(u64::from(digit.wrapping_sub(b'0')))
+    })
 }
 
 /// What kinds of text a byte may stand in: paths are parsed for every message, and one look into a
@@ -239,7 +260,9 @@ const fn is_token_byte(byte: u8) -> bool {
 
 /// A control character other than a tab is no text in any encoding we may meet.
 fn is_text(bytes: &[u8]) -> bool {
-    bytes.iter().all(|&byte| byte >= b' ' && byte != 0x7f || byte == b'\t')
+    // Without a way out in the middle, so that many bytes are looked at in one instruction.
+    let control = |byte: u8| (byte < b' ') & (byte != b'\t') | (byte == 0x7f);
+    !bytes.iter().fold(false, |any, &byte| any | control(byte))
 }
 
 fn is_blank(byte: u8) -> bool {

@@ -80,7 +80,7 @@ pub(crate) enum StartLine {
 }
 
 /// Everything of a head but its bytes; the decoder fills it line by line.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Layout {
     pub(crate) transaction: TransactionId,
     pub(crate) start: StartLine,
@@ -91,14 +91,27 @@ pub(crate) struct Layout {
     /// To-Path and From-Path are the first two.
     pub(crate) fields: SmallVec<[Field; 10]>,
     pub(crate) has_body: bool,
+    /// How many of the two paths are those of the head before.
+    pub(crate) known_paths: u8,
+    /// See [`Head::paths`].
+    pub(crate) paths: u64,
 }
 
 /// The head of one message.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Head {
     pub(crate) bytes: Bytes,
     pub(crate) layout: Box<Layout>,
 }
+
+/// The same bytes, with or without a body.
+impl PartialEq for Head {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes && self.has_body() == other.has_body()
+    }
+}
+
+impl Eq for Head {}
 
 impl Head {
     /// The transaction id of the start line.
@@ -132,6 +145,12 @@ impl Head {
     /// (RFC 4975 §7.1).
     pub fn has_body(&self) -> bool {
         self.layout.has_body
+    }
+
+    /// The number of its two paths: heads of one decoder that have the same number have the same paths, byte for byte.
+    /// The opposite does not hold.
+    pub fn paths(&self) -> u64 {
+        self.layout.paths
     }
 
     /// The hops to go; never empty.
@@ -248,7 +267,7 @@ impl Head {
     }
 
     fn hops<'a>(&'a self, hops: &'a Hops) -> impl DoubleEndedIterator<Item = UriRef<'a>> + ExactSizeIterator {
-        hops.iter().map(|hop| UriRef::from_parts(self.text(&hop.at), hop.parts.clone()))
+        hops.iter().map(|hop| UriRef::from_parts(self.slice(&hop.at), hop.parts.clone()))
     }
 
     fn path_text(&self, hops: &Hops, skip: usize) -> &str {

@@ -84,7 +84,11 @@ impl Name {
             19 => &[Self::AuthenticationInfo],
             _ => &[],
         };
-        let known = |candidate: &&Self| name.eq_ignore_ascii_case(candidate.as_str().as_bytes());
+        // Mostly they are written as we write them.
+        let known = |candidate: &&Self| {
+            let known = candidate.as_str().as_bytes();
+            name == known || name.eq_ignore_ascii_case(known)
+        };
         candidates.iter().find(known).copied().unwrap_or(Self::Other)
     }
 }

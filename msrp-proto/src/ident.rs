@@ -1,6 +1,7 @@
 //! The `ident` rule (RFC 4975 §9), which names transactions and messages.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use thiserror::Error;
 
@@ -23,10 +24,20 @@ pub(crate) fn is_ident_byte(byte: u8) -> bool {
 }
 
 /// A transaction id (RFC 4975 §7.1), held in place: forwarding a message allocates nothing for it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TransactionId {
     len: u8,
     bytes: [u8; MAX_LEN],
+}
+
+/// The bytes in two numbers: what follows the id are zeros, so its length says nothing more.
+impl Hash for TransactionId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let (a, b) = self.bytes.split_at(MAX_LEN / 2);
+        for half in [a, b] {
+            state.write_u128(u128::from_ne_bytes(half.try_into().unwrap_or_default()));
+        }
+    }
 }
 
 /// A text that is no `ident`.
@@ -53,11 +64,11 @@ impl TransactionId {
     pub fn from_random(random: [u8; 10]) -> Self {
         const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
         let mut bytes = [0; MAX_LEN];
-        for (group, out) in random.chunks_exact(5).zip(bytes.chunks_exact_mut(8)) {
-            let bits = group.iter().fold(0u64, |bits, &byte| bits << 8 | u64::from(byte));
-            for (place, out) in out.iter_mut().enumerate() {
-                *out = ALPHABET[(bits >> (35 - 5 * place) & 31) as usize];
-            }
+        let mut bits = [0; 16];
+        bits[6..].copy_from_slice(&random);
+        let bits = u128::from_be_bytes(bits);
+        for (place, out) in bytes[..16].iter_mut().enumerate() {
+            *out = ALPHABET[(bits >> (75 - 5 * place)) as usize & 31];
         }
         Self { len: 16, bytes }
     }

@@ -40,6 +40,11 @@ impl StatusCode {
         self.0
     }
 
+    /// The number as it stands on the wire.
+    pub(crate) fn digits(self) -> [u8; 3] {
+        [self.0 / 100, self.0 / 10 % 10, self.0 % 10].map(|digit| b'0' + digit as u8)
+    }
+
     /// Whether the code is of the 200 class.
     pub fn is_success(self) -> bool {
         (200..300).contains(&self.0)

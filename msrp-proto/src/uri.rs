@@ -77,7 +77,8 @@ pub(crate) struct Parts {
 /// A valid MSRP URI, borrowed from the text it stands in.
 #[derive(Clone, Debug)]
 pub struct UriRef<'a> {
-    text: &'a str,
+    /// ASCII, by the grammar.
+    text: &'a [u8],
     parts: Parts,
 }
 
@@ -90,21 +91,41 @@ impl<'a> UriRef<'a> {
     /// # Errors
     /// [`UriError`] with the place and the reason.
     pub fn parse(text: &'a str) -> Result<Self, UriError> {
-        let parts = grammar::uri(text)?;
-        Ok(Self { text, parts })
+        let parts = grammar::uri(text.as_bytes())?;
+        Ok(Self { text: text.as_bytes(), parts })
     }
 
-    pub(crate) fn from_parts(text: &'a str, parts: Parts) -> Self {
+    /// `parts` is what the grammar has found in `text`.
+    pub(crate) fn from_parts(text: &'a [u8], parts: Parts) -> Self {
         Self { text, parts }
     }
 
-    fn part(&self, range: &Range<u16>) -> &'a str {
+    fn bytes(&self, range: &Range<u16>) -> &'a [u8] {
         &self.text[usize::from(range.start)..usize::from(range.end)]
+    }
+
+    fn part(&self, range: &Range<u16>) -> &'a str {
+        text(self.bytes(range))
     }
 
     /// The URI as it was written.
     pub fn as_str(&self) -> &'a str {
+        text(self.text)
+    }
+
+    /// Its bytes, as they were written: ASCII.
+    pub fn as_bytes(&self) -> &'a [u8] {
         self.text
+    }
+
+    /// How many bytes it has.
+    pub fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Never: an empty text is no URI.
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty()
     }
 
     /// `msrp` or `msrps`.
@@ -144,12 +165,12 @@ impl<'a> UriRef<'a> {
 
     /// Whether the transport is TCP.
     pub fn is_tcp(&self) -> bool {
-        self.transport().eq_ignore_ascii_case("tcp")
+        self.bytes(&self.parts.transport).eq_ignore_ascii_case(b"tcp")
     }
 
     /// Whether the transport is WebSocket (RFC 7977 §6).
     pub fn is_ws(&self) -> bool {
-        self.transport().eq_ignore_ascii_case("ws")
+        self.bytes(&self.parts.transport).eq_ignore_ascii_case(b"ws")
     }
 
     /// The URI parameters after the transport, each `name` or `name=value`.
@@ -165,19 +186,34 @@ impl<'a> UriRef<'a> {
     /// Whether the host is the same: an IP literal by address, a name in any case, with
     /// percent-escapes of unreserved characters decoded (RFC 4975 §6.1 rule 2).
     pub fn same_host(&self, other: &UriRef<'_>) -> bool {
-        let (a, b) = (self.host(), other.host());
-        if a.eq_ignore_ascii_case(b) {
+        let (a, b) = (self.bytes(&self.parts.host), other.bytes(&other.parts.host));
+        // Mostly they are written alike.
+        if a == b || a.eq_ignore_ascii_case(b) {
             return true;
         }
         match (self.ip(), other.ip()) {
             (Some(a), Some(b)) => a == b,
-            _ => normalised(a).eq(normalised(b)),
+            _ => normalised(self.host()).eq(normalised(other.host())),
+        }
+    }
+
+    /// Whether the transport is the same, in any case.
+    pub fn same_transport(&self, other: &UriRef<'_>) -> bool {
+        self.bytes(&self.parts.transport).eq_ignore_ascii_case(other.bytes(&other.parts.transport))
+    }
+
+    fn same_session_id(&self, other: &UriRef<'_>) -> bool {
+        let of = |uri: &Self| uri.parts.session_id.clone();
+        match (of(self), other.parts.session_id.clone()) {
+            (Some(a), Some(b)) => self.bytes(&a) == other.bytes(&b),
+            (None, None) => true,
+            _ => false,
         }
     }
 
     /// Owns the text.
     pub fn to_uri(&self) -> MsrpUri {
-        MsrpUri { text: self.text.into(), parts: self.parts.clone() }
+        MsrpUri { text: self.as_str().into(), parts: self.parts.clone() }
     }
 }
 
@@ -187,8 +223,8 @@ impl PartialEq<UriRef<'_>> for UriRef<'_> {
     fn eq(&self, other: &UriRef<'_>) -> bool {
         self.scheme() == other.scheme()
             && self.port() == other.port()
-            && self.session_id() == other.session_id()
-            && self.transport().eq_ignore_ascii_case(other.transport())
+            && self.same_session_id(other)
+            && self.same_transport(other)
             && self.same_host(other)
     }
 }
@@ -197,7 +233,7 @@ impl Eq for UriRef<'_> {}
 
 impl fmt::Display for UriRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text)
+        f.write_str(self.as_str())
     }
 }
 
@@ -211,7 +247,7 @@ pub struct MsrpUri {
 impl MsrpUri {
     /// The borrowed view, which has the accessors and the comparison.
     pub fn as_ref(&self) -> UriRef<'_> {
-        UriRef { text: &self.text, parts: self.parts.clone() }
+        UriRef { text: self.text.as_bytes(), parts: self.parts.clone() }
     }
 
     /// The URI as it was written.
@@ -246,6 +282,11 @@ impl fmt::Debug for MsrpUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "<{}>", self.text)
     }
+}
+
+/// What the grammar has found to be ASCII.
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
 }
 
 /// The bytes of a host in lower case, with percent-escapes of unreserved characters decoded and

@@ -36,7 +36,7 @@ mod handle;
 mod reason;
 
 pub use driver::{
-    CLOSE_LINGER, Driver, DriverSettings, KEEP_BYTES, MAX_READ_SIZE, MIN_READ_SIZE, READ_BUDGET,
+    CLOSE_LINGER, Driver, DriverSettings, KEEP_BYTES, MAX_READ_SIZE, MIN_READ_SIZE, QUIET, READ_BUDGET,
     READS_PER_TURN,
 };
 pub use handle::{ConnectionId, Handle};
@@ -85,6 +85,9 @@ pub trait Protocol: Send {
     fn closing(&mut self, reason: &CloseReason, now: Instant) {
         let _ = (reason, now);
     }
+
+    /// No byte has come or gone for [`QUIET`]: let go of the memory that is kept to be used again.
+    fn quiet(&mut self) {}
 
     /// The last call, exactly once, whatever ends the connection: also when its task is aborted or
     /// one of the calls above has panicked.

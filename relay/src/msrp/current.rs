@@ -51,6 +51,8 @@ impl Own {
 /// What of the configuration counts at this moment: one snapshot, which a reload replaces.
 #[derive(Debug)]
 pub struct Current {
+    /// Each that takes another's place has a greater one.
+    number: u64,
     settings: Settings,
     /// In the order of `settings.listeners`, and after those the ones that are gone.
     listeners: Vec<Arc<Own>>,
@@ -75,6 +77,7 @@ impl Current {
     pub(super) fn new(settings: Settings, random: &dyn Random) -> Result<Self, SettingsError> {
         let nonces = Arc::new(nonce_key(&settings.auth, random)?);
         let mut current = Self {
+            number: 0,
             domain: domain_uri(&settings)?,
             settings,
             listeners: Vec::new(),
@@ -121,6 +124,11 @@ impl Current {
         });
         listed.extend(gone);
         Ok((listed, next))
+    }
+
+    /// Not that of any snapshot before.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// The numbers of the listeners, in the order of the settings.
@@ -171,7 +179,7 @@ impl Current {
             let own = own.uri.as_ref();
             own.scheme() == uri.scheme()
                 && own.port() == uri.port()
-                && own.transport().eq_ignore_ascii_case(uri.transport())
+                && own.same_transport(uri)
                 && own.same_host(uri)
         })
     }
@@ -227,7 +235,8 @@ impl Relay {
         let guard = || replay_guard(&settings.auth).with_floor(self.wall_clock.unix_millis());
         let replay = (!same_secret || settings.auth.nonce_expire != now.auth.nonce_expire).then(guard);
         let domain = domain_uri(&settings)?;
-        let current = Current { settings, listeners, next_listener, domain, nonces, former_nonces };
+        let number = now.number + 1;
+        let current = Current { number, settings, listeners, next_listener, domain, nonces, former_nonces };
         Ok(Prepared { current, replay })
     }
 
@@ -252,6 +261,7 @@ impl Relay {
             return;
         }
         self.current.rcu(|current| Current {
+            number: current.number + 1,
             settings: current.settings.clone(),
             listeners: current.listeners.iter().filter(|own| !unused(own)).cloned().collect(),
             next_listener: current.next_listener,

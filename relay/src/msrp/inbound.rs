@@ -37,6 +37,7 @@ use tracing::info;
 use self::aside::Aside;
 use self::forward::Forward;
 use self::limited::Verdict;
+use self::memo::Memo;
 use super::Relay;
 use super::counters::Count;
 use super::link::Link;
@@ -47,6 +48,7 @@ use super::tap::Watch;
 mod aside;
 mod forward;
 mod limited;
+mod memo;
 mod whole;
 
 /// How much of a chunk is collected before it is handed over, when it comes in one read.
@@ -80,6 +82,8 @@ pub struct Inbound {
     next_ticket: u64,
     /// Until when the user has to wait who sends too fast.
     slowed: Option<Instant>,
+    /// The way of the last SEND.
+    memo: Option<Box<Memo>>,
 }
 
 #[derive(Debug)]
@@ -133,7 +137,16 @@ impl Inbound {
             aside: Vec::new(),
             next_ticket: 0,
             slowed: None,
+            memo: None,
         }
+    }
+
+    /// Nothing has come for a while: lets go of what is kept for the next message.
+    pub fn quiet(&mut self) {
+        self.memo = None;
+        self.decoder.forget();
+        self.staged = Vec::new();
+        self.link.quiet();
     }
 
     /// Whether the last read ended within a message whose head is known.
@@ -277,14 +290,16 @@ impl Inbound {
 
     /// Whether reading must pause, and stays registered with whoever ends that.
     fn must_wait(&mut self, now: Instant) -> bool {
-        let own = self.link.with_queue(|queue| {
-            let over = queue.is_full_of_control();
-            if over {
-                queue.wait_for_control(&self.link);
-            }
-            over
-        });
-        if own == Ok(true) || self.aside_is_full() {
+        // Within a message there is nothing to answer.
+        let own = !self.is_within_message()
+            && self.link.with_queue(|queue| {
+                let over = queue.is_full_of_control();
+                if over {
+                    queue.wait_for_control(&self.link);
+                }
+                over
+            }) == Ok(true);
+        if own || self.aside_is_full() {
             return true;
         }
         let Some(waiting) = &self.waiting else { return false };
@@ -464,8 +479,8 @@ impl Inbound {
         let (Some(previous), Some(ours)) = (previous, ours) else { return };
         let _ = self.link.send_control_of(session, |out| {
             HeadWriter::response(out, &head.transaction_id(), status)
-                .path(Name::ToPath, [previous.as_str()])
-                .path(Name::FromPath, [ours.as_str()])
+                .path(Name::ToPath, [previous.as_bytes()])
+                .path(Name::FromPath, [ours.as_bytes()])
                 .end(Flag::Complete);
         });
         self.link.count_response(status);

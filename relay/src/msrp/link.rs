@@ -24,7 +24,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
 use msrp_proto::head::Method;
 use msrp_proto::ident::TransactionId;
 use msrp_proto::status::StatusCode;
@@ -37,7 +36,8 @@ use tracing::debug;
 
 use super::counters::{Count, Counters};
 use super::origin::Origin;
-use super::outbound::{Outbound, Pushed, QueueSettings};
+use super::outbound::{Outbound, Pushed, Queue, QueueSettings};
+use super::session_uses::SessionUses;
 use super::tag::ProcessTag;
 use super::tap::Tap;
 use super::transactions::{Failure, Transaction};
@@ -134,21 +134,21 @@ pub struct Link {
     state: Mutex<State>,
     /// The sessions that use the link (its client's own, its peer's, those of the relay it leads to),
     /// and how often each does.
-    sessions: Mutex<HashMap<u128, usize>>,
+    sessions: Mutex<SessionUses>,
     /// The sessions its client has obtained.
-    owned: Mutex<Vec<u128>>,
+    owned: Mutex<SmallVec<[u128; 1]>>,
     failed_auths: AtomicU32,
     /// What sources of credentials have said, for its own task to find.
     resolved: Mutex<Vec<(u64, Lookup)>>,
     /// How often AUTH failed at which other relay.
-    failed_elsewhere: Mutex<HashMap<Box<str>, u32>>,
+    failed_elsewhere: Mutex<Option<Box<HashMap<Box<str>, u32>>>>,
 }
 
 struct State {
     /// The writing side while the link is open. It goes with the closing, since sessions and
     /// transactions may remember the link for long, and a wire keeps a descriptor.
     wire: Option<Arc<dyn Wire>>,
-    queue: Outbound,
+    queue: Queue,
     open: bool,
     /// A write was refused; the link's own task waits for the socket.
     blocked: bool,
@@ -187,7 +187,7 @@ impl Link {
             peer: OnceLock::new(),
             state: Mutex::new(State {
                 wire: None,
-                queue: Outbound::new(settings.queue),
+                queue: Queue::new(settings.queue),
                 open: true,
                 blocked: false,
                 stuck_since: None,
@@ -321,7 +321,7 @@ impl Link {
     /// Does something with the queue. The caller flushes afterwards.
     pub(crate) fn with_queue<T>(&self, action: impl FnOnce(&mut Outbound) -> T) -> Result<T, Closed> {
         let mut state = self.state.lock();
-        if state.open { Ok(action(&mut state.queue)) } else { Err(Closed) }
+        if state.open { Ok(action(state.queue.get())) } else { Err(Closed) }
     }
 
     /// Puts in a whole control message of no session. The caller flushes afterwards.
@@ -390,14 +390,20 @@ impl Link {
         let result = state.write_to(&*wire, &*self.random, now);
         let unannounced = state
             .queue
-            .deadline()
+            .used()
+            .and_then(Outbound::deadline)
             .is_some_and(|deadline| state.announced.is_none_or(|announced| deadline < announced));
-        let wakes = state.queue.take_wakes();
+        let wakes = state.queue.used_mut().map(Outbound::take_wakes).unwrap_or_default();
         drop(state);
         for link in wakes {
             link.wake();
         }
         result.map(|flushed| Written { flushed, unannounced })
+    }
+
+    /// Nothing has gone over it for a while.
+    pub(crate) fn quiet(&self) {
+        self.state.lock().queue.quiet();
     }
 
     /// When [`expire`](Self::expire) wants to be called: the earliest of what this link waits for, a
@@ -406,7 +412,8 @@ impl Link {
     pub fn deadline(&self) -> Option<Instant> {
         let mut state = self.state.lock();
         let stuck = state.stuck_since.map(|since| since + self.settings.send_timeout);
-        state.announced = [state.announced, state.queue.deadline(), stuck].into_iter().flatten().min();
+        let deadline = state.queue.used().and_then(Outbound::deadline);
+        state.announced = [state.announced, deadline, stuck].into_iter().flatten().min();
         state.announced
     }
 
@@ -417,7 +424,7 @@ impl Link {
             let mut state = self.state.lock();
             state.announced = state.announced.filter(|&announced| announced > now);
             let stuck = state.stuck_since.is_some_and(|since| now >= since + self.settings.send_timeout);
-            (state.queue.expired(now), stuck)
+            (state.queue.used_mut().map(|queue| queue.expired(now)).unwrap_or_default(), stuck)
         };
         self.count(Count::TransactionsTimedOut, expired.len() as u64);
         for transaction in expired {
@@ -461,27 +468,22 @@ impl Link {
     /// Whether nothing waits to be written.
     pub fn is_idle(&self) -> bool {
         let state = self.state.lock();
-        !state.open || state.queue.is_idle()
+        !state.open || state.queue.used().is_none_or(Outbound::is_idle)
     }
 
     /// How many bytes wait here, on the wire and before it.
     pub fn queued_bytes(&self) -> usize {
-        self.state.lock().queue.queued_bytes()
+        self.state.lock().queue.used().map_or(0, Outbound::queued_bytes)
     }
 
     /// The session uses the link, in one way more.
     pub(crate) fn add_session(&self, session: u128) {
-        *self.sessions.lock().entry(session).or_default() += 1;
+        self.sessions.lock().add(session);
     }
 
     /// The session uses it in one way less.
     pub(crate) fn remove_session(&self, session: u128) {
-        if let Entry::Occupied(mut uses) = self.sessions.lock().entry(session) {
-            *uses.get_mut() -= 1;
-            if *uses.get() == 0 {
-                uses.remove();
-            }
-        }
+        self.sessions.lock().remove(session);
     }
 
     /// How many sessions use the link.
@@ -503,7 +505,7 @@ impl Link {
 
     /// The sessions its client has obtained.
     pub(crate) fn owned(&self) -> Vec<u128> {
-        self.owned.lock().clone()
+        self.owned.lock().to_vec()
     }
 
     /// How many sessions its client has obtained.
@@ -547,6 +549,7 @@ impl Link {
     /// at how many relays some have, whichever is more.
     pub(crate) fn auth_failed_at(&self, relay: &str) -> u32 {
         let mut failed = self.failed_elsewhere.lock();
+        let failed = failed.get_or_insert_default();
         let count = failed.entry(relay.into()).or_default();
         *count += 1;
         let count = *count;
@@ -555,7 +558,9 @@ impl Link {
 
     /// An AUTH at another relay has succeeded.
     pub(crate) fn auth_succeeded_at(&self, relay: &str) {
-        self.failed_elsewhere.lock().remove(relay);
+        if let Some(failed) = &mut *self.failed_elsewhere.lock() {
+            failed.remove(relay);
+        }
     }
 }
 
@@ -563,19 +568,19 @@ impl State {
     fn write_to(&mut self, wire: &dyn Wire, random: &dyn Random, now: Instant) -> io::Result<Flushed> {
         let unit = wire.write_unit();
         let mut refused = false;
-        loop {
-            self.queue.fill(random);
-            if !self.queue.has_wire() {
+        while let Some(queue) = self.queue.used_mut() {
+            queue.fill(random);
+            if !queue.has_wire() {
                 break;
             }
             let taken = {
                 let mut slices = SmallVec::new();
-                self.queue.slices(unit, &mut slices);
+                queue.slices(unit, &mut slices);
                 wire.try_write(&slices)
             };
             match taken {
                 Ok(len) => {
-                    self.queue.written(len, now);
+                    queue.written(len, now);
                     self.stuck_since = None;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -70,6 +70,7 @@ mod outbound;
 mod response;
 mod route;
 mod session;
+mod session_uses;
 mod tag;
 mod tap;
 #[cfg(test)]
@@ -352,11 +353,15 @@ impl Relay {
 
     /// The other process of this relay that the session of this URI of ours belongs to, if it does.
     fn kin_of(&self, uri: &UriRef<'_>) -> Option<ProcessTag> {
-        if !self.has_kin.load(Ordering::Relaxed) {
+        if !self.has_kin() {
             return None;
         }
         let tag = ProcessTag::of_session_id(uri.session_id()?).filter(|tag| *tag != self.sessions.tag())?;
         self.dialer.get().is_some_and(|dialer| dialer.is_kin(tag)).then_some(tag)
+    }
+
+    fn has_kin(&self) -> bool {
+        self.has_kin.load(Ordering::Relaxed)
     }
 
     /// Whether another process of this relay has sessions too ([`Dialer::is_kin`]).

@@ -18,6 +18,9 @@ use msrp_proto::status::StatusCode;
 
 use super::link::Link;
 
+/// By how much what is kept of a head may exceed it before more room has to be found for it.
+const SPARE_TEXT: usize = 64;
+
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(crate) struct Origin {
@@ -58,28 +61,31 @@ pub(crate) struct Origin {
 impl Origin {
     /// Takes over what is needed of `head`. `own` are the URIs at the beginning of its To-Path that are
     /// ours, as we handed them out: clients compare the From-Path they become with their Use-Path as
-    /// text, however the previous hop wrote them. `session` is what it is traced under.
+    /// text, however the previous hop wrote them. `session` is what it is traced under. The `wishes` are of the head:
+    /// which failures its sender wants to hear of, and its Byte-Range.
     pub(crate) fn set<'u>(
         &mut self,
         source: Arc<Link>,
         head: &Head,
+        wishes: (FailureReport, Option<ByteRange>),
         own: impl DoubleEndedIterator<Item = &'u str> + ExactSizeIterator,
         session: Option<u128>,
     ) {
         let own_hops = own.len();
         self.source = Some(source);
         self.transaction = head.transaction_id();
-        self.failure_report = head.failure_report().unwrap_or_default();
+        self.failure_report = wishes.0;
         self.own_hops = own_hops;
         self.session = session;
-        let range = head.byte_range().ok().flatten();
-        self.range = range.unwrap_or(ByteRange::UNKNOWN);
+        self.range = wishes.1.unwrap_or(ByteRange::UNKNOWN);
         self.is_auth_attempt =
             head.kind() == Kind::Request(Method::Auth) && head.value(Name::Authorization).is_some();
         self.is_relayed = head.from_path().len() > 1;
 
         let text = &mut self.text;
         text.clear();
+        // All of it, written differently: the URIs that are ours may be longer than those that came.
+        text.reserve(head.as_bytes().len() + SPARE_TEXT);
         self.after_transaction = put(text, head.after_transaction_id());
         self.to_path = put(text, head.to_path_text(own_hops).as_bytes());
         let from_path = text.len();
@@ -95,7 +101,7 @@ impl Origin {
         }
         self.back_path = put(text, head.from_path_text().as_bytes());
         self.from_path = from_path..text.len();
-        let previous = head.from_path().next().map_or(0, |uri| uri.as_str().len());
+        let previous = head.from_path().next().map_or(0, |uri| uri.len());
         self.previous_hop = self.back_path.start..self.back_path.start + previous;
         self.message_id = put(text, head.value(Name::MessageId).unwrap_or_default());
 
@@ -153,8 +159,8 @@ impl Origin {
         range: Option<ByteRange>,
     ) -> HeadWriter<'a, B> {
         let head = HeadWriter::forwarded(out, transaction, self.bytes(&self.after_transaction))
-            .path(Name::ToPath, [self.str(&self.to_path)])
-            .path(Name::FromPath, [self.str(&self.from_path)]);
+            .path(Name::ToPath, [self.bytes(&self.to_path)])
+            .path(Name::FromPath, [self.bytes(&self.from_path)]);
         let Some(range) = range else {
             return head.lines(&self.text[self.lines_before_range.start..self.lines_after_range.end]);
         };
@@ -166,16 +172,16 @@ impl Origin {
     /// Writes the response to a SEND, which goes to the previous hop only (RFC 4976 §6.4.1).
     pub(crate) fn write_hop_response(&self, out: &mut impl BufMut, status: StatusCode) {
         HeadWriter::response(out, &self.transaction, status)
-            .path(Name::ToPath, [self.str(&self.previous_hop)])
-            .path(Name::FromPath, [self.str(&self.our_uri)])
+            .path(Name::ToPath, [self.bytes(&self.previous_hop)])
+            .path(Name::FromPath, [self.bytes(&self.our_uri)])
             .end(Flag::Complete);
     }
 
     /// Writes the response to any other request, which travels the whole way back.
     pub(crate) fn write_path_response(&self, out: &mut impl BufMut, status: StatusCode) {
         HeadWriter::response(out, &self.transaction, status)
-            .path(Name::ToPath, [self.str(&self.back_path)])
-            .path(Name::FromPath, [self.str(&self.our_uri)])
+            .path(Name::ToPath, [self.bytes(&self.back_path)])
+            .path(Name::FromPath, [self.bytes(&self.our_uri)])
             .end(Flag::Complete);
     }
 
@@ -188,8 +194,8 @@ impl Origin {
         range: ByteRange,
     ) {
         HeadWriter::request(out, transaction, "REPORT")
-            .path(Name::ToPath, [self.str(&self.back_path)])
-            .path(Name::FromPath, [self.str(&self.our_uri)])
+            .path(Name::ToPath, [self.bytes(&self.back_path)])
+            .path(Name::FromPath, [self.bytes(&self.our_uri)])
             .field(Name::MessageId, self.str(&self.message_id))
             .field(Name::ByteRange, range)
             .field(Name::Status, format_args!("000 {status} {}", status.comment()))

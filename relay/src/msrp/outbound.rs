@@ -68,6 +68,7 @@ use super::wire::Random;
 #[cfg(test)]
 pub(crate) use self::control::CONTROL_LIMIT;
 pub(crate) use self::lane::{ChunkId, LaneKey};
+pub(crate) use self::queue::Queue;
 pub(crate) use self::segments::MAX_SLICES;
 
 #[cfg(test)]
@@ -76,6 +77,7 @@ mod control;
 mod fragment;
 mod lane;
 mod message;
+mod queue;
 mod segments;
 
 /// How many bytes are put on the wire ahead of the socket.
@@ -177,6 +179,33 @@ impl Outbound {
         if self.spare_origins.len() < MAX_SPARE && origin.capacity() <= MAX_SPARE_BYTES {
             origin.source = None;
             self.spare_origins.push(origin);
+        }
+    }
+
+    /// Whether a new one would do as well: nothing waits, nothing is open and nobody is awaited.
+    fn is_spent(&self) -> bool {
+        self.current.is_none()
+            && !self.winding_up
+            && !self.is_closing()
+            && self.wire.is_empty()
+            && self.waiting_frames() == 0
+            && self.control.is_unused()
+            && self.lanes.is_empty()
+            && self.transactions.is_empty()
+            && self.wake.is_empty()
+            && self.watch.as_ref().is_none_or(Watch::is_idle)
+    }
+
+    /// Nothing has gone for a while: lets go of what is kept for the next message.
+    pub(crate) fn quiet(&mut self) {
+        self.spare_origins = Vec::new();
+        self.spare_chunks = Vec::new();
+        self.wire.quiet();
+        self.control.quiet();
+        self.lanes.quiet();
+        self.transactions.quiet();
+        if self.wake.is_empty() {
+            self.wake = Vec::new();
         }
     }
 

@@ -18,7 +18,7 @@ use super::session::{Owner, Session, Traffic};
 use super::tap;
 
 /// Where a request goes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Route {
     /// The next hop's connection, which may still be being opened.
     pub(crate) link: Arc<Link>,
@@ -43,7 +43,7 @@ impl Route {
 }
 
 /// The sessions that a request goes through.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Through {
     sessions: SmallVec<[Arc<Session>; 2]>,
     /// How many of them, from the first on, it comes from the owner of; to the owner of the others it is on its way.
@@ -51,6 +51,11 @@ pub(crate) struct Through {
 }
 
 impl Through {
+    /// All of them, in the order of the path.
+    pub(crate) fn sessions(&self) -> &[Arc<Session>] {
+        &self.sessions
+    }
+
     /// The first of them.
     pub(crate) fn first(&self) -> Option<&Arc<Session>> {
         self.sessions.first()

@@ -123,12 +123,14 @@ pub struct Session {
     uri: MsrpUri,
     owner: Owner,
     user: Arc<User>,
-    /// Keeps the listener known whose URI it has.
-    _used: Arc<()>,
+    /// Keeps the listener known whose URI it has, until it is over.
+    used: Mutex<Option<Arc<()>>>,
     began: Instant,
     began_unix_millis: u64,
     expires: Instant,
     over: AtomicBool,
+    /// How often its bindings have changed.
+    changes: AtomicU64,
     from_owner: Traffic,
     to_owner: Traffic,
     bindings: Mutex<SmallVec<[Binding; 1]>>,
@@ -214,6 +216,11 @@ impl Session {
         self.over.load(Ordering::Acquire)
     }
 
+    /// A number that changes when it gets another connection to somebody.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
     /// What its owner has sent.
     pub fn from_owner(&self) -> &Traffic {
         &self.from_owner
@@ -273,7 +280,9 @@ impl Session {
 
     /// The owner sends to this peer over this connection.
     pub(crate) fn bind(&self, peer: &UriRef<'_>, link: &Arc<Link>) {
-        bind_in(&mut self.bindings.lock(), &self.others, peer, link, self.id);
+        let mut bindings = self.bindings.lock();
+        bind_in(&mut bindings, &self.others, peer, link, self.id);
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     /// The relay that owns the session uses this connection for it.
@@ -324,12 +333,14 @@ impl Session {
         } else {
             bind_in(&mut bindings, &self.others, peer, link, first);
         }
+        self.changes.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
     /// Lets go of the connections it uses: it is over.
     pub(crate) fn release(&self) {
         self.over.store(true, Ordering::Release);
+        self.used.lock().take();
         self.user.leaves();
         if let Owner::Client(link) = &self.owner {
             link.disown(self.id);
@@ -427,11 +438,12 @@ impl Sessions {
             uri,
             owner,
             user,
-            _used: time.used,
+            used: Mutex::new(Some(time.used)),
             began: time.began,
             began_unix_millis: time.unix_millis,
             expires: time.began + time.lifetime,
             over: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
             from_owner: Traffic::default(),
             to_owner: Traffic::default(),
             bindings: Mutex::default(),

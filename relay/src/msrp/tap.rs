@@ -159,6 +159,11 @@ impl Watch {
         self.counted += messages;
     }
 
+    /// Whether all has been told.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.is_none() && self.counted == 0
+    }
+
     /// Tells how many.
     pub(super) fn tell_count(&mut self) {
         if self.counted > 0 {

@@ -86,6 +86,27 @@ impl Transactions {
         }
     }
 
+    /// Whether nobody is waited for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Gives back the room that nothing stands in.
+    pub(crate) fn quiet(&mut self) {
+        if self.open.is_empty() {
+            self.open = HashMap::new();
+        }
+        if self.unsent.is_empty() {
+            self.unsent = VecDeque::new();
+        }
+        if self.timers.is_empty() {
+            self.timers = VecDeque::new();
+        }
+        if self.partial.is_empty() {
+            self.partial = VecDeque::new();
+        }
+    }
+
     /// Whether so many requests are without a response that no more may be added.
     pub(crate) fn is_full(&self) -> bool {
         self.open.len() >= MAX_TRANSACTIONS || self.bytes >= MAX_REMEMBERED_BYTES

@@ -228,6 +228,10 @@ impl Protocol for MsrpConnection {
         self.inbound.expired(now)
     }
 
+    fn quiet(&mut self) {
+        self.inbound.quiet();
+    }
+
     fn closed(&mut self, reason: &CloseReason, now: Instant) {
         let status = match reason {
             CloseReason::SendTimeout => StatusCode::REQUEST_TIMEOUT,

@@ -19,9 +19,21 @@ use tcp_transport::connection::{CloseReason, Flow};
 
 /// What is written to a client: taken at once, all of it, and kept while somebody wants to see it.
 #[derive(Default)]
-pub(crate) struct Sink(Mutex<Option<Vec<u8>>>);
+pub(crate) struct Sink(Mutex<Option<Vec<u8>>>, Mutex<Option<Vec<[u8; 16]>>>);
 
 impl Sink {
+    /// Notes the transaction ids of the requests that are written from now on.
+    #[allow(dead_code, reason = "not all who share this need it")]
+    pub(crate) fn watch_ids(&self) {
+        self.1.lock().unwrap().get_or_insert_default().clear();
+    }
+
+    /// Those noted since.
+    #[allow(dead_code, reason = "not all who share this need it")]
+    pub(crate) fn take_ids(&self) -> Vec<[u8; 16]> {
+        self.1.lock().unwrap().clone().unwrap_or_default()
+    }
+
     /// Keeps what is written from now on.
     pub(crate) fn keep(&self, capacity: usize) {
         *self.0.lock().unwrap() = Some(Vec::with_capacity(capacity));
@@ -42,6 +54,13 @@ impl Wire for SinkWire {
     fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         if let Some(kept) = self.sink.0.lock().unwrap().as_mut() {
             bufs.iter().for_each(|buf| kept.extend_from_slice(buf));
+        }
+        if let Some(ids) = self.sink.1.lock().unwrap().as_mut() {
+            // A head is in one piece, behind the header of its frame if it has one.
+            let head = |buf: &&[u8]| buf.starts_with(b"MSRP ");
+            let heads =
+                bufs.iter().filter_map(|buf| [&buf[..], &buf[buf.len().min(4)..]].into_iter().find(head));
+            ids.extend(heads.filter_map(|head| <[u8; 16]>::try_from(&head[5..21]).ok()));
         }
         Ok(bufs.iter().map(|buf| buf.len()).sum())
     }

@@ -38,6 +38,10 @@ pub const KEEP_BYTES: usize = 1024;
 /// end its side: 1 s.
 pub const CLOSE_LINGER: Duration = Duration::from_secs(1);
 
+/// After how long without a byte a connection gives back what it keeps for the next message: 200 ms. A conversation
+/// keeps it; of many who log in one after another and then wait, the next ones get the memory of the first ones.
+pub const QUIET: Duration = Duration::from_millis(200);
+
 /// How often in its lifetime a connection is looked at for bytes that other tasks have written.
 const LOOKS_PER_LIFETIME: u32 = 8;
 
@@ -187,7 +191,7 @@ impl Turns {
             dirty: true,
             armed: false,
             timer: Timer::default(),
-            idle: Idle { moved: 0, since: clock() },
+            idle: Idle { moved: 0, since: clock(), quiet: false },
         }
     }
 
@@ -362,6 +366,10 @@ impl Turns {
     fn expire<P: Protocol>(&mut self, life: &mut Life<P>, cx: &mut Context<'_>, mut now: Instant) -> Step {
         for _ in 0..EXPIRIES_PER_TURN {
             let idle = self.idle.look(&life.shared, now)?;
+            if self.idle.becomes_quiet(now) {
+                life.protocol.quiet();
+                continue;
+            }
             let deadline = life.protocol.deadline();
             let Some(next) = [deadline, idle].into_iter().flatten().min() else {
                 return ControlFlow::Continue(());
@@ -395,23 +403,34 @@ struct Idle {
     moved: u64,
     /// When they were first seen to be so many.
     since: Instant,
+    /// The protocol was told that nothing happens.
+    quiet: bool,
 }
 
 impl Idle {
     /// When to look again, if there is a lifetime; a break when it is over.
     fn look(&mut self, shared: &Shared, now: Instant) -> ControlFlow<CloseReason, Option<Instant>> {
         let entry = shared.stream.entry();
-        let Some(lifetime) = entry.lifetime() else { return ControlFlow::Continue(None) };
         let moved = entry.bytes_in().wrapping_add(entry.bytes_out());
         if shared.take_touched() || moved != self.moved {
-            (self.moved, self.since) = (moved, now);
+            *self = Self { moved, since: now, quiet: false };
         }
+        let quiet = (!self.quiet).then(|| self.since + QUIET);
+        let Some(lifetime) = entry.lifetime() else { return ControlFlow::Continue(quiet) };
         let end = self.since + lifetime;
         if now >= end {
             return ControlFlow::Break(CloseReason::IdleTimeout);
         }
         // Other tasks write without a turn of ours; that is noticed here.
-        ControlFlow::Continue(Some(end.min(now + (lifetime / LOOKS_PER_LIFETIME).max(MIN_LOOK))))
+        let look = end.min(now + (lifetime / LOOKS_PER_LIFETIME).max(MIN_LOOK));
+        ControlFlow::Continue(Some(quiet.map_or(look, |quiet| quiet.min(look))))
+    }
+
+    /// Whether it is time to tell the protocol that nothing happens; once, until something does.
+    fn becomes_quiet(&mut self, now: Instant) -> bool {
+        let becomes = !self.quiet && now >= self.since + QUIET;
+        self.quiet |= becomes;
+        becomes
     }
 }
 

@@ -330,6 +330,8 @@ pub(crate) struct Seen {
     pub(crate) close_on: Option<u8>,
     pub(crate) panic_on: Option<u8>,
     pub(crate) stay_after_end: bool,
+    /// Tell of the next time that nothing has happened for a while.
+    pub(crate) tell_quiet: bool,
     pub(crate) calls: usize,
 }
 
@@ -344,6 +346,7 @@ pub(crate) enum Event {
     Received(usize),
     Ended,
     Expired(Instant),
+    Quiet,
     Closed(CloseReason),
 }
 
@@ -376,6 +379,12 @@ impl Protocol for Probe {
             return Flow::Close(CloseReason::Protocol("the byte came".into()));
         }
         Self::flow(&seen)
+    }
+
+    fn quiet(&mut self) {
+        if std::mem::take(&mut self.seen.lock().tell_quiet) {
+            let _ = self.events.send(Event::Quiet);
+        }
     }
 
     fn ended(&mut self, _buf: &mut BytesMut, _now: Instant) -> Flow {

@@ -9,6 +9,7 @@ use crate::common::{
     Echo, Event, PATIENCE, Probe, Seen, pair, patiently, pattern, plain_pair, read_up_to, tcp_pair,
 };
 use bytes::{Bytes, BytesMut};
+use tcp_transport::connection::QUIET;
 use tcp_transport::{
     CloseReason, Driver, DriverSettings, Handle, Registry, ReuseKey, Stream, Transport, connection,
 };
@@ -215,6 +216,21 @@ async fn a_deadline_fires_at_its_time() {
         Some(Event::Expired(now)) => assert!(now >= later && now < later + Duration::from_millis(10)),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_on_which_nothing_happens_is_told_once_each_time() {
+    let (server, client) = plain_pair().await;
+    let start = tokio::time::Instant::now();
+    let (_handle, seen, mut events) = drive(server, Seen { tell_quiet: true, ..Seen::default() });
+    assert_eq!(events.recv().await, Some(Event::Quiet));
+    assert!(start.elapsed() >= QUIET && start.elapsed() < 2 * QUIET, "{:?}", start.elapsed());
+    // Not again while nothing happens.
+    seen.lock().tell_quiet = true;
+    assert!(tokio::time::timeout(1000 * QUIET, events.recv()).await.is_err());
+    client.write_all(b"x").await.unwrap();
+    assert_eq!(events.recv().await, Some(Event::Received(1)));
+    assert_eq!(events.recv().await, Some(Event::Quiet));
 }
 
 #[tokio::test]

@@ -7,18 +7,19 @@ use std::time::Instant;
 use bytes::Bytes;
 use msrp_proto::flag::Flag;
 use msrp_proto::head::Head;
-use msrp_proto::header::{FailureReport, ValueError};
+use msrp_proto::header::{ByteRange, FailureReport, ValueError};
 use msrp_proto::status::StatusCode;
 use tcp_transport::connection::CloseReason;
 use tracing::info;
 
 use super::limited::{Limited, TooMuch};
+use super::memo::Memo;
 use super::{Current, Inbound, Waiting, WaitingOn, foreign, lost, touch};
 use crate::msrp::counters::Count;
 use crate::msrp::link::{Closed, Link};
 use crate::msrp::origin::Origin;
 use crate::msrp::outbound::{ChunkId, Gone, LaneKey, Outbound, Pushed};
-use crate::msrp::route::{Refusal, Through};
+use crate::msrp::route::{Refusal, Route, Through};
 
 /// Body slices up to this size are copied when they must wait, since each keeps the whole buffer of
 /// its read alive: a receiver that takes nothing would cost a multiple of what waits for it.
@@ -75,8 +76,8 @@ impl Forward {
 
 impl Inbound {
     pub(super) fn send(&mut self, head: Head, now: Instant) -> Result<(), CloseReason> {
-        let wanted = match check_send(&head) {
-            Ok(wanted) => wanted,
+        let (wanted, range) = match check_send(&head) {
+            Ok(wishes) => wishes,
             Err(error) => {
                 self.sees(&head);
                 // Who it is for is looked at first: a stranger learns nothing but that.
@@ -89,13 +90,13 @@ impl Inbound {
                 return self.count_refusal();
             }
         };
-        let route = self.relay.route(&head, &self.link, now);
+        let route = self.route(&head, now);
         if route.is_ok() {
             self.proved();
         }
         self.sees(&head);
-        let route = match route {
-            Ok(route) => route,
+        let (route, mut origin) = match route {
+            Ok(found) => found,
             Err(Refusal::Foreign) => return Err(foreign(&head)),
             Err(Refusal::Status(status, reason)) => {
                 info!(link = self.link.id(), peer = self.link.address(), %status, reason, to = head.to_path_text(0), "SEND refused");
@@ -103,16 +104,15 @@ impl Inbound {
                 return self.count_refusal();
             }
         };
-        let limited = match self.limited(&head, &route, now) {
+        let limited = match self.limited(range, &route, now) {
             Ok(limited) => limited,
             Err(TooMuch) => {
                 self.refuse(&head, wanted, StatusCode::STOP_SENDING);
                 return Ok(());
             }
         };
-        let mut origin = route.link.with_queue(Outbound::spare_origin).unwrap_or_default();
         let session = route.correlation();
-        origin.set(Arc::clone(&self.link), &head, route.own_uris(), session);
+        origin.set(Arc::clone(&self.link), &head, (wanted, range), route.own_uris(), session);
         self.current = Current::Forward(Forward {
             target: route.link,
             key: LaneKey { source: self.link.id(), session: route.session },
@@ -126,6 +126,29 @@ impl Inbound {
             limited,
         });
         Ok(())
+    }
+
+    /// Where a SEND goes, and an object to fill for it.
+    fn route(&mut self, head: &Head, now: Instant) -> Result<(Route, Box<Origin>), Refusal> {
+        if let Some(route) = self.memo.as_ref().and_then(|memo| memo.route(&self.relay, head, now))
+            && let Ok(origin) = route.link.with_queue(Outbound::spare_origin)
+        {
+            return Ok((route, origin));
+        }
+        let before = self.memo.take();
+        let route = self.relay.route(head, &self.link, now)?;
+        if let Some(memo) = Memo::of(&self.relay, head, &route) {
+            // In the same place, where there is one: connections that many sessions share get here each time.
+            self.memo = Some(match before {
+                Some(mut place) => {
+                    *place = memo;
+                    place
+                }
+                None => Box::new(memo),
+            });
+        }
+        let origin = route.link.with_queue(Outbound::spare_origin).unwrap_or_default();
+        Ok((route, origin))
     }
 
     /// Hands over what was staged, while more is to come.
@@ -255,13 +278,14 @@ impl From<Gone> for HandOver {
     }
 }
 
-/// The values a relay acts on must be readable, and a chunk must name its message (RFC 4975 §7.1.1).
-fn check_send(head: &Head) -> Result<FailureReport, ValueError> {
+/// The values a relay acts on must be readable, and a chunk must name its message (RFC 4975 §7.1.1). Gives which
+/// failures its sender wants to hear of, and its Byte-Range.
+fn check_send(head: &Head) -> Result<(FailureReport, Option<ByteRange>), ValueError> {
     head.message_id()?.ok_or(ValueError("Message-ID"))?;
     let range = head.byte_range()?;
     if range.is_some_and(|range| range.start > MAX_START) {
         return Err(ValueError("Byte-Range"));
     }
     head.success_report()?;
-    head.failure_report()
+    Ok((head.failure_report()?, range))
 }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use msrp_proto::head::Head;
+use msrp_proto::header::ByteRange;
 use msrp_proto::status::StatusCode;
 use tracing::info;
 
@@ -68,7 +68,7 @@ impl Inbound {
     /// What counts for a SEND on its way out of the session of a user with limits.
     pub(super) fn limited(
         &self,
-        head: &Head,
+        range: Option<ByteRange>,
         route: &Route,
         now: Instant,
     ) -> Result<Option<Limited>, TooMuch> {
@@ -79,7 +79,6 @@ impl Inbound {
         }
         let shared = matches!(session.owner(), Owner::Relay { .. });
         let message_size = user.message_size();
-        let range = head.byte_range().ok().flatten();
         let total = range.and_then(|range| range.total);
         let start = range.map_or(0, |range| range.start.saturating_sub(1));
         let too_large =

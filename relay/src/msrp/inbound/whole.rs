@@ -67,7 +67,8 @@ impl Inbound {
                 *overfull = None;
             }
             let mut origin = queue.spare_origin();
-            origin.set(Arc::clone(link), head, route.own_uris(), route.correlation());
+            let wishes = (head.failure_report().unwrap_or_default(), None);
+            origin.set(Arc::clone(link), head, wishes, route.own_uris(), route.correlation());
             let pushed = if head.has_body() {
                 queue.control_with_end_line(
                     origin.session,

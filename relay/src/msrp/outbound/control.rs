@@ -36,6 +36,22 @@ impl Control {
         Self { bytes: Vec::new(), pieces: VecDeque::new(), messages: 0, max_messages, waiters: Vec::new() }
     }
 
+    /// Gives back the room that nothing stands in.
+    pub(super) fn quiet(&mut self) {
+        if self.is_empty() {
+            self.bytes = Vec::new();
+            self.pieces = VecDeque::new();
+        }
+        if self.waiters.is_empty() {
+            self.waiters = Vec::new();
+        }
+    }
+
+    /// Whether nothing waits, and nobody waits for it to leave.
+    pub(super) fn is_unused(&self) -> bool {
+        self.is_empty() && self.waiters.is_empty()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }

@@ -120,12 +120,21 @@ impl Lane {
 pub(super) struct Lanes {
     all: Vec<Lane>,
     free: Vec<usize>,
+    /// The one that was opened last.
+    last: usize,
     by_key: HashMap<LaneKey, usize>,
     /// Those whose first chunk can begin, in the order of their turns.
     ready: VecDeque<usize>,
 }
 
 impl Lanes {
+    /// Gives back the room that nothing stands in.
+    pub(super) fn quiet(&mut self) {
+        if self.is_empty() && self.ready.is_empty() {
+            *self = Self::default();
+        }
+    }
+
     /// Whether nothing waits in any.
     pub(super) fn is_empty(&self) -> bool {
         self.by_key.is_empty()
@@ -153,6 +162,10 @@ impl Lanes {
     }
 
     pub(super) fn find(&self, key: LaneKey) -> Option<usize> {
+        // Mostly it is the one before.
+        if self.all.get(self.last).is_some_and(|lane| lane.key == Some(key)) {
+            return Some(self.last);
+        }
         self.by_key.get(&key).copied()
     }
 
@@ -169,6 +182,7 @@ impl Lanes {
         lane.key = Some(key);
         lane.source = Some(Arc::clone(source));
         self.by_key.insert(key, index);
+        self.last = index;
         index
     }
 

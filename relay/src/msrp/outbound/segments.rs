@@ -33,6 +33,14 @@ pub(super) struct Segments {
 }
 
 impl Segments {
+    /// Gives back the room that nothing stands in.
+    pub(super) fn quiet(&mut self) {
+        if self.is_empty() {
+            self.queue = VecDeque::new();
+            self.text = BytesMut::new();
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }

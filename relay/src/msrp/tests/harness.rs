@@ -859,6 +859,11 @@ impl World {
         assert!(messages.is_empty(), "{messages:#?}");
     }
 
+    /// Nothing has come or gone over the client's connection for a while.
+    pub(super) fn quiet(&mut self, client: ClientId) {
+        self.conns[self.clients[client.0].conn].inbound.quiet();
+    }
+
     /// From now on the client reads nothing, and the socket takes so many bytes more.
     pub(super) fn stop_reading(&mut self, client: ClientId, room: usize) {
         self.clients[client.0].reads = false;

@@ -155,7 +155,9 @@ impl Harness {
         }
         let head = head_of(&send_begin("t0001", &lines));
         let mut origin = self.queue.spare_origin();
-        origin.set(Arc::clone(&self.source), &head, head.to_path().take(1).map(|uri| uri.as_str()), None);
+        let wishes = (head.failure_report().unwrap(), head.byte_range().unwrap());
+        let own = head.to_path().take(1).map(|uri| uri.as_str());
+        origin.set(Arc::clone(&self.source), &head, wishes, own, None);
         let id = self.queue.begin(key(lane), &self.source, origin, true).unwrap();
         self.open[lane] = Some((id, number));
         self.puts.push(Put { start: start as usize, bytes: Vec::new(), end: None, dropped: false });

@@ -71,6 +71,8 @@ pub(crate) use self::lane::{ChunkId, LaneKey};
 pub(crate) use self::queue::Queue;
 pub(crate) use self::segments::MAX_SLICES;
 
+#[cfg(test)]
+mod backlog;
 mod control;
 mod fragment;
 mod lane;

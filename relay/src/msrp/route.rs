@@ -125,6 +125,12 @@ impl Routes {
         }
     }
 
+    /// Whether no link is known.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.dialled.lock().is_empty() && self.verified.lock().is_empty()
+    }
+
     /// Forgets a link.
     pub(crate) fn remove(&self, link: &Arc<Link>) {
         if let Some(target) = link.target() {
@@ -306,10 +312,13 @@ impl Relay {
                     return None;
                 }
                 let listener = from.listener();
-                let mut known = self.routes.verified(host).into_iter().rev();
+                let may_reuse = |link: &Arc<Link>| self.may_reuse(link, listener);
+                // It stays on its connection when there is a newer one, as chunks are to be sent on in order (§3).
+                let is_up = |link: &Arc<Link>| link.peer().is_some() && link.is_open() && link.is_relay(host);
+                let used = session.relay_links().into_iter().find(|link| is_up(link) && may_reuse(link));
                 // If the relay closed all its connections, we open one.
-                let link = known
-                    .find(|link| self.may_reuse(link, listener))
+                let link = used
+                    .or_else(|| self.routes.verified(host).into_iter().rev().find(may_reuse))
                     .unwrap_or_else(|| self.link_to(next, listener, now));
                 session.serve_over(&link);
                 Some(link)

@@ -302,9 +302,16 @@ impl Session {
         links.push(Arc::clone(link));
     }
 
+    /// The connections that the relay that owns it has been reached by, or has used; the first one first.
+    pub(crate) fn relay_links(&self) -> SmallVec<[Arc<Link>; 1]> {
+        self.relay_links.lock().clone()
+    }
+
     /// Somebody who is not the owner sends into the session. While the connection of one peer is
     /// open, another connection is refused, unless both lead to the same authenticated relay. A
     /// connection that we are only trying to open claims nothing: the peer may be out of our reach.
+    /// Where two relays have connected to each other, what the peer sends may come over either: what goes to
+    /// it stays on the one it has gone over, as chunks are to be sent on in order (RFC 4976 §3).
     /// `first` is the session by which the previous hop addressed us.
     pub(crate) fn claim(&self, peer: &UriRef<'_>, link: &Arc<Link>, first: u128) -> Result<(), InUse> {
         // Held throughout: of two connections that claim the session at once, one is first.
@@ -319,7 +326,13 @@ impl Session {
         if !free && !known {
             return Err(InUse);
         }
-        bind_in(&mut bindings, &self.others, peer, link, first);
+        let reached = |binding: &Binding| is_up(&binding.link) && binding.uri.as_ref() == *peer;
+        if bindings.iter().any(reached) && bindings.len() < MAX_BINDINGS {
+            link.add_session(first);
+            bindings.push(Binding { uri: peer.to_uri(), link: Arc::clone(link), counted_as: first });
+        } else {
+            bind_in(&mut bindings, &self.others, peer, link, first);
+        }
         self.changes.fetch_add(1, Ordering::Release);
         Ok(())
     }

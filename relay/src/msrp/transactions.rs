@@ -194,6 +194,12 @@ impl Transactions {
         self.timers.len()
     }
 
+    /// How many are owed an answer: not those that are merely remembered.
+    #[cfg(test)]
+    pub(crate) fn owed(&self) -> usize {
+        self.open.len() - self.partial.iter().filter(|id| self.open.contains_key(*id)).count()
+    }
+
     fn insert(&mut self, id: TransactionId, transaction: Transaction) {
         self.bytes += transaction.origin().len();
         self.open.insert(id, transaction);

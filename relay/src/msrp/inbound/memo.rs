@@ -11,7 +11,7 @@
 //! | a reload | the number of the settings |
 //! | the limits of a head | looked at each time |
 //!
-//! Not remembered are routes through sessions that a relay owns, whose newest connection is to be used, and any while
+//! Not remembered are routes through sessions that a relay owns, whose connection may be another one, and any while
 //! another process of this relay has sessions.
 
 use std::time::Instant;

@@ -25,6 +25,8 @@ use crate::msrp::{
     WallClock, WebSocketLink, Wire,
 };
 
+mod faults;
+
 use super::tap::Recorder;
 use super::websocket_frames::{Unframer, frame, take_frame};
 
@@ -109,7 +111,7 @@ impl Wire for SocketWire {
         if free == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
+        let bytes: Vec<u8> = bufs.iter().map(|buf| &**buf).collect::<Vec<_>>().concat();
         assert!(!bytes.is_empty(), "nothing to write was written");
         let len = if state.tls { bytes.len().min(TLS_UNIT) } else { bytes.len().min(free) };
         state.unread.extend_from_slice(&bytes[..len]);
@@ -196,7 +198,9 @@ struct Conn {
     deadline: Option<Instant>,
     closed: Option<CloseReason>,
     /// What the other end has written and this one has not read.
-    incoming: VecDeque<u8>,
+    incoming: BytesMut,
+    /// The network carries nothing from here at the moment.
+    held: bool,
     other: Other,
 }
 
@@ -204,6 +208,8 @@ struct Conn {
 enum Other {
     Client(usize),
     Relay(usize),
+    /// It is gone, and nobody has said so.
+    Nobody,
 }
 
 /// A message as a client received it.
@@ -417,7 +423,8 @@ impl World {
             blocked: false,
             deadline: None,
             closed: None,
-            incoming: VecDeque::new(),
+            incoming: BytesMut::new(),
+            held: false,
             other,
         });
         let index = self.conns.len() - 1;
@@ -646,7 +653,7 @@ impl World {
         let conn = &mut self.conns[index];
         if !conn.paused && !conn.incoming.is_empty() {
             let len = conn.incoming.len().min(read_size);
-            let bytes: Vec<u8> = conn.incoming.drain(..len).collect();
+            let bytes = conn.incoming.split_to(len);
             let buf = conn.unframer.as_mut().map_or(&mut conn.buf, |unframer| &mut unframer.input);
             buf.extend_from_slice(&bytes);
             if let Some(reason) = receive(conn, now) {
@@ -687,9 +694,10 @@ impl World {
         let reads = match conn.other {
             Other::Client(client) => self.clients[client].reads,
             Other::Relay(other) => !self.conns[other].paused,
+            Other::Nobody => true,
         };
         let conn = &mut self.conns[index];
-        if !reads {
+        if !reads || conn.held {
             return false;
         }
         let bytes = std::mem::take(&mut conn.socket.0.lock().unread);
@@ -698,7 +706,8 @@ impl World {
         }
         match conn.other {
             Other::Client(client) => self.clients[client].receive(&bytes),
-            Other::Relay(other) => self.conns[other].incoming.extend(bytes),
+            Other::Relay(other) => self.conns[other].incoming.extend_from_slice(&bytes),
+            Other::Nobody => {}
         }
         true
     }
@@ -795,13 +804,13 @@ impl World {
     pub(super) fn write_later(&mut self, client: ClientId, bytes: impl AsRef<[u8]>) {
         let bytes = self.as_written(client, bytes.as_ref());
         let conn = self.clients[client.0].conn;
-        self.conns[conn].incoming.extend(bytes);
+        self.conns[conn].incoming.extend_from_slice(&bytes);
     }
 
     /// The client writes these bytes and no others.
     pub(super) fn write_raw(&mut self, client: ClientId, bytes: impl AsRef<[u8]>) {
         let conn = self.clients[client.0].conn;
-        self.conns[conn].incoming.extend(bytes.as_ref());
+        self.conns[conn].incoming.extend_from_slice(bytes.as_ref());
         self.run();
     }
 

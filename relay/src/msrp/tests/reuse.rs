@@ -78,3 +78,43 @@ fn a_connection_that_was_accepted_always_matches() {
     assert!(world.dials(1).is_empty());
     assert_eq!(world.open_links().len(), links + 1, "the peer's own");
 }
+
+/// Two relays may have connected to each other: then what one sends comes over either connection, and what goes to it
+/// stays on one of them, since chunks are to be sent on in order.
+#[test]
+fn what_goes_to_a_relay_stays_on_its_connection_whichever_it_uses_itself() {
+    let mut world = World::new();
+    let alice = world.member("alice");
+    let first = world.connect_with(0, TLS, verified(&["b.test"]));
+    let second = world.connect_with(0, TLS, verified(&["b.test"]));
+    let theirs = "msrps://b.test:2855/s2;tcp";
+    let to_peer = format!(
+        "To-Path: {} {theirs} {}\r\nFrom-Path: {}\r\nMessage-ID: m\r\n",
+        alice.relay,
+        own_uri("bob"),
+        alice.uri
+    );
+    let to_alice =
+        format!("To-Path: {}\r\nFrom-Path: {theirs} {}\r\nMessage-ID: n\r\n", alice.path(), own_uri("bob"));
+    let expect = |world: &mut World, over: ClientId, other: ClientId| {
+        let tid = world.tid();
+        world.write(alice.id, send(&tid, &to_peer, "hello", '$'));
+        assert_eq!(world.take_one(alice.id).tid(), tid);
+        let message = world.take_one(over);
+        assert_eq!(message.method(), "SEND");
+        world.write(over, respond(&message, "200 OK"));
+        world.nothing_for(other);
+    };
+    for (from, tid) in [(first, "t0001"), (second, "t0002"), (first, "t0003"), (second, "t0004")] {
+        world.write(from, send(tid, &to_alice, "hi", '$'));
+        assert_eq!(world.take_one(from).status(), Some(200));
+        let message = world.take_one(alice.id);
+        world.write(alice.id, respond(&message, "200 OK"));
+        expect(&mut world, first, second);
+    }
+    assert!(world.link(second).sessions() > 0, "it is used too");
+    world.hang_up(first);
+    expect(&mut world, second, first);
+    world.hang_up(alice.id);
+    assert_eq!(world.link(second).sessions(), 0);
+}

@@ -37,3 +37,28 @@ fn a_verified_connection_of_another_client_domain_is_not_used_for_the_owner() {
     assert_eq!(dials(true, [TLS, PLAIN, TLS]), [Some(TLS), Some(PLAIN)]);
     assert_eq!(dials(true, [PLAIN, PLAIN, PLAIN]), [Some(PLAIN)]);
 }
+
+/// Chunks are to be sent on in order, so what goes to the owner does not change over when there is a newer connection.
+#[test]
+fn what_goes_to_the_owner_stays_on_its_connection_when_there_is_a_newer_one() {
+    let mut world = World::new();
+    let bob = world.member("bob");
+    let first = world.connect_with(0, TLS, verified(&["b.test"]));
+    let theirs = format!("msrps://b.test:2855/s2;tcp {}", own_uri("alice"));
+    let (use_path, _) = world.auth_along(first, "alice", RELAY, &theirs);
+    let session = use_path.split(' ').next_back().unwrap();
+    let head =
+        format!("To-Path: {} {session} {theirs}\r\nFrom-Path: {}\r\nMessage-ID: m\r\n", bob.relay, bob.uri);
+    let expect = |world: &mut World, over: ClientId| {
+        let tid = world.tid();
+        world.write(bob.id, send(&tid, &head, "hello", '$'));
+        assert_eq!(world.take_one(bob.id).tid(), tid);
+        let message = world.take_one(over);
+        world.write(over, respond(&message, "200 OK"));
+    };
+    expect(&mut world, first);
+    let second = world.connect_with(0, TLS, verified(&["b.test"]));
+    expect(&mut world, first);
+    world.hang_up(first);
+    expect(&mut world, second);
+}

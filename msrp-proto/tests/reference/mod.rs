@@ -251,7 +251,7 @@ pub fn decode(input: &[u8], sizes: &[usize], limits: Limits) -> Parsed {
                     assert!(parsed.open.is_none());
                     let path = |uri: UriRef<'_>| uri.as_str().to_owned();
                     let field = |(name, value): (&str, &[u8])| (name.as_bytes().to_vec(), value.to_vec());
-                    let head = Head {
+                    let described = Head {
                         id: head.transaction_id().as_bytes().to_vec(),
                         after_id: head.after_transaction_id().to_vec(),
                         fields: head.fields().map(field).collect(),
@@ -260,7 +260,9 @@ pub fn decode(input: &[u8], sizes: &[usize], limits: Limits) -> Parsed {
                         has_body: head.has_body(),
                         bytes: head.as_bytes().to_vec(),
                     };
-                    parsed.open = Some((head, Vec::new()));
+                    // The next one is held against this one, too.
+                    decoder.recycle(head);
+                    parsed.open = Some((described, Vec::new()));
                 }
                 Ok(Some(Event::Body(bytes))) => {
                     assert!(!bytes.is_empty());

@@ -15,6 +15,7 @@ use rcgen::{CertificateParams, KeyPair};
 use relay::config::Config;
 use relay::server::Server;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+use tcp_transport::connection::QUIET;
 use tcp_transport::tls::{ClientDomain, ClientDomainSettings};
 use tcp_transport::ws::frame::{Opcode, header};
 use tcp_transport::{Connector, Stream, Target, Transport, ws};
@@ -38,9 +39,9 @@ fn config(directory: &Path) -> Config {
     fs::write(directory.join("key"), key.serialize_pem()).unwrap();
     let text = "domain: 127.0.0.1\nlisteners: [ { uri: 'msrps://127.0.0.1:0', tls_domain: main }, { uri: 'msrp://127.0.0.1:0' },\n\
                 { uri: 'wss://127.0.0.1:0', tls_domain: main } ]\n\
-                websocket: { auth: { token: { secret: '0123456789abcdef0123456789abcdef', query: t } } }\n\
+                websocket: { ping_interval: 0s, auth: { token: { secret: '0123456789abcdef0123456789abcdef', query: t } } }\n\
                 tls: { server_domains: { main: { certificate: crt, private_key: key, ca_list: crt } } }\n\
-                auth: { users: { alice: { password: a } } }\ntimeouts: { probation: 1h }\n";
+                auth: { users: { alice: { password: a } } }\ntimeouts: { probation: 1h, idle_timeout: 1d }\n";
     Config::parse(text, directory, "relay.yaml").unwrap_or_else(|errors| panic!("{errors}"))
 }
 
@@ -130,12 +131,23 @@ async fn settle(server: &Server) {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
+/// So long that each connection has given back what it keeps for the next message, and no socket is waited for.
+async fn silence() {
+    tokio::time::pause();
+    tokio::time::advance(2 * QUIET).await;
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::resume();
+}
+
 /// Opens so many, one after the other, and lets go of them: what the relay's end of each takes.
 async fn held(server: &Server, clients: &Clients, kind: Kind, connections: usize) -> BTreeMap<usize, usize> {
     // Each client is like the others, so its own end is that of the first.
     drop(clients.connect(kind, server).await);
     settle(server).await;
     let first = clients.connect(kind, server).await;
+    silence().await;
     let before = live();
     drop(first);
     let own = before - live();
@@ -146,6 +158,7 @@ async fn held(server: &Server, clients: &Clients, kind: Kind, connections: usize
     for _ in 0..connections {
         let before = live();
         held.push(clients.connect(kind, server).await);
+        silence().await;
         *sizes.entry(live() - before - own).or_default() += 1;
     }
     assert_eq!(server.ledger().len(), connections);

@@ -166,16 +166,21 @@ async fn when_an_upstream_dies_another_one_takes_over() {
     let (mut one, mut two) = (connection(&first).await, connection(&second).await);
     let mut client = SipPeer::connect(&daemon, &site, Scheme::Sip).await;
     register(&mut client, &mut one, "r1").await;
-    drop(one);
-    daemon.log().wait_for(&["SIP connection closed", &first.uri()[6..]]).await;
+    // Its socket too: it is connected to again at once.
+    let address = first.uri()[6..].to_owned();
+    drop((one, first));
+    daemon.log().wait_for(&["SIP upstream not connected", &address]).await;
     register(&mut client, &mut two, "r2").await;
     // It comes back, and takes its requests again.
+    let first = SipUpstream::bind_at(Scheme::Sip, &site, &address).await;
     let mut one = connection(&first).await;
     register(&mut client, &mut one, "r3").await;
     // None is there: 503.
+    let other = second.uri()[6..].to_owned();
     drop((one, first));
     drop((two, second));
-    daemon.log().wait_for_lines(&["SIP upstream not connected"], 2).await;
+    daemon.log().wait_for_lines(&["SIP upstream not connected", &address], 2).await;
+    daemon.log().wait_for(&["SIP upstream not connected", &other]).await;
     client.send(&request("REGISTER", "sip:example.com", "r4", "", "")).await;
     let answer = client.expect("503").await;
     assert_eq!(answer.field("Retry-After"), "3600");

@@ -15,7 +15,7 @@ use rcgen::{CertificateParams, KeyPair};
 use relay::config::Config;
 use relay::server::Server;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
-use tcp_transport::connection::QUIET;
+use tcp_transport::connection::FIRST_QUIET;
 use tcp_transport::tls::{ClientDomain, ClientDomainSettings};
 use tcp_transport::ws::frame::{Opcode, header};
 use tcp_transport::{Connector, Stream, Target, Transport, ws};
@@ -134,7 +134,7 @@ async fn settle(server: &Server) {
 /// So long that each connection has given back what it keeps for the next message, and no socket is waited for.
 async fn silence() {
     tokio::time::pause();
-    tokio::time::advance(2 * QUIET).await;
+    tokio::time::advance(2 * FIRST_QUIET).await;
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }

@@ -36,8 +36,8 @@ mod handle;
 mod reason;
 
 pub use driver::{
-    CLOSE_LINGER, Driver, DriverSettings, KEEP_BYTES, MAX_READ_SIZE, MIN_READ_SIZE, QUIET, READ_BUDGET,
-    READS_PER_TURN,
+    CLOSE_LINGER, Driver, DriverSettings, FIRST_QUIET, KEEP_BYTES, MAX_READ_SIZE, MIN_READ_SIZE, QUIET,
+    READ_BUDGET, READS_PER_TURN,
 };
 pub use handle::{ConnectionId, Handle};
 pub use reason::CloseReason;
@@ -86,7 +86,7 @@ pub trait Protocol: Send {
         let _ = (reason, now);
     }
 
-    /// No byte has come or gone for [`QUIET`]: let go of the memory that is kept to be used again.
+    /// No byte has come or gone for [`QUIET`], or [`FIRST_QUIET`] the first time: let go of the memory that is kept to be used again.
     fn quiet(&mut self) {}
 
     /// The last call, exactly once, whatever ends the connection: also when its task is aborted or

@@ -252,7 +252,7 @@ pub struct Entry {
     /// It was asked to leave, to make room.
     leaving: AtomicBool,
     /// Ends its handshake.
-    handshake: OnceLock<AbortHandle>,
+    handshake: Mutex<Option<AbortHandle>>,
     /// All bytes, both ways, when it was looked at last.
     moved: AtomicU64,
     /// When they were first seen to be so many: nanoseconds after `since`.
@@ -286,7 +286,7 @@ impl Entry {
             marked: AtomicBool::new(false),
             busy: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
-            handshake: OnceLock::new(),
+            handshake: Mutex::default(),
             moved: AtomicU64::new(0),
             used: AtomicU64::new(0),
             lifetime: AtomicU64::new(NO_LIFETIME),
@@ -495,6 +495,7 @@ impl Ticket {
     /// The connection is up.
     pub(crate) fn opened(&self, tls: Option<&TlsInfo>) {
         self.entry.advance(Phase::Open);
+        self.entry.forget_handshake();
         self.count(|totals| totals.opened += 1);
         self.tell(
             tls,

@@ -39,9 +39,13 @@ pub const KEEP_BYTES: usize = 1024;
 /// end its side: 1 s.
 pub const CLOSE_LINGER: Duration = Duration::from_secs(1);
 
-/// After how long without a byte a connection gives back what it keeps for the next message: 200 ms. A conversation
-/// keeps it; of many who log in one after another and then wait, the next ones get the memory of the first ones.
-pub const QUIET: Duration = Duration::from_millis(200);
+/// After how long without a byte a connection gives back what it keeps for the next message: 10 s. A conversation
+/// keeps it.
+pub const QUIET: Duration = Duration::from_secs(10);
+
+/// The same for the first time: 200 ms. Of many who log in one after another and then wait, the next ones get the
+/// memory of the first ones.
+pub const FIRST_QUIET: Duration = Duration::from_millis(200);
 
 /// How often in its lifetime a connection is looked at for bytes that other tasks have written.
 const LOOKS_PER_LIFETIME: u32 = 8;
@@ -405,6 +409,8 @@ struct Idle {
     since: Option<Instant>,
     /// The protocol was told that nothing happens.
     quiet: bool,
+    /// It was, once at least.
+    before: bool,
 }
 
 impl Idle {
@@ -414,9 +420,9 @@ impl Idle {
         let entry = shared.stream.entry();
         let since = entry.used_at(now, shared.take_touched() || self.since.is_none());
         if self.since != Some(since) {
-            *self = Self { since: Some(since), quiet: false };
+            *self = Self { since: Some(since), quiet: false, before: self.before };
         }
-        let quiet = (!self.quiet).then(|| since + QUIET);
+        let quiet = (!self.quiet).then(|| since + self.patience());
         let Some(lifetime) = entry.lifetime() else { return ControlFlow::Continue(quiet) };
         let end = since + lifetime;
         if now >= end {
@@ -429,9 +435,14 @@ impl Idle {
 
     /// Whether it is time to tell the protocol that nothing happens; once, until something does.
     fn becomes_quiet(&mut self, now: Instant) -> bool {
-        let becomes = !self.quiet && self.since.is_some_and(|since| now >= since + QUIET);
+        let becomes = !self.quiet && self.since.is_some_and(|since| now >= since + self.patience());
         self.quiet |= becomes;
+        self.before |= becomes;
         becomes
+    }
+
+    fn patience(&self) -> Duration {
+        if self.before { QUIET } else { FIRST_QUIET }
     }
 }
 

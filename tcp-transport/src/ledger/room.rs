@@ -88,7 +88,7 @@ impl Ledger {
         }
         self.room.leaving.fetch_add(1, Ordering::AcqRel);
         self.room.asked.fetch_add(1, Ordering::Relaxed);
-        if let (Phase::Opening, Some(handshake)) = (entry.phase(), entry.handshake.get()) {
+        if let (Phase::Opening, Some(handshake)) = (entry.phase(), &*entry.handshake.lock()) {
             handshake.abort();
         }
         true
@@ -156,7 +156,16 @@ impl Entry {
 
     /// By which its handshake can be ended.
     pub(crate) fn set_handshake(&self, handshake: AbortHandle) {
-        let _ = self.handshake.set(handshake);
+        let mut place = self.handshake.lock();
+        // It may be over already, and who keeps this keeps the memory of its task.
+        if self.phase() == Phase::Opening {
+            *place = Some(handshake);
+        }
+    }
+
+    /// It is over; the phase says so already.
+    pub(crate) fn forget_handshake(&self) {
+        self.handshake.lock().take();
     }
 }
 

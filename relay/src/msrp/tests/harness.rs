@@ -864,6 +864,11 @@ impl World {
         self.conns[self.clients[client.0].conn].inbound.quiet();
     }
 
+    /// The same over all connections.
+    pub(super) fn quiet_all(&mut self) {
+        self.conns.iter_mut().for_each(|conn| conn.inbound.quiet());
+    }
+
     /// From now on the client reads nothing, and the socket takes so many bytes more.
     pub(super) fn stop_reading(&mut self, client: ClientId, room: usize) {
         self.clients[client.0].reads = false;

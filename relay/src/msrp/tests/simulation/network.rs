@@ -234,6 +234,10 @@ impl Run {
         let hop = (!hops.is_empty()).then(|| hops[self.random.below(hops.len())]);
         let what = self.random.below(if self.calm { 18 } else { 30 });
         self.trace.tell(|| format!("  disturbance {what}, hop {hop:?}"));
+        if self.random.below(3) == 0 {
+            // What is only kept for speed may be missing at any moment.
+            self.world.quiet_all();
+        }
         match (what, hop) {
             (0..=7, _) if self.parties[index].gone => {}
             (0..=2, _) => self.world.stop_reading(id, self.random.below(30_000)),

@@ -150,3 +150,33 @@ fn the_same_paths_have_the_same_number_until_others_come() {
     assert_ne!(number("msrp://a/1;tcp", "aaaa"), other);
     assert_ne!(number("msrp://a/1;tcp", "aaaa"), first.wrapping_sub(1));
 }
+
+#[test]
+fn a_head_that_is_recycled_within_another_one_does_not_lend_its_number() {
+    let text = |to: &str| {
+        format!("MSRP abcd SEND\r\nTo-Path: {to}\r\nFrom-Path: msrp://c/3;tcp\r\nX: y\r\n-------abcd$\r\n")
+    };
+    let mut decoder = Decoder::default();
+    let head = |decoder: &mut Decoder, bytes: &mut BytesMut| loop {
+        match decoder.decode(bytes).unwrap() {
+            Some(Event::Head(head)) => return head,
+            Some(_) => {}
+            None => panic!("no head"),
+        }
+    };
+    let mut bytes = BytesMut::from(text("msrp://a/1;tcp").as_bytes());
+    let first = head(&mut decoder, &mut bytes);
+    let mut bytes = BytesMut::from(text("msrp://a/2;tcp").as_bytes());
+    let second = head(&mut decoder, &mut bytes);
+    decoder.recycle(first.clone());
+    // The paths of the first one; then the second one takes its place; then the rest.
+    let third = text("msrp://a/1;tcp");
+    let (begin, rest) = third.split_at(third.find("X:").unwrap());
+    let mut bytes = BytesMut::from(begin.as_bytes());
+    while decoder.decode(&mut bytes).unwrap().is_some() {}
+    decoder.recycle(second.clone());
+    bytes.extend_from_slice(rest.as_bytes());
+    let third = head(&mut decoder, &mut bytes);
+    assert_eq!(third.paths(), first.paths());
+    assert_ne!(third.paths(), second.paths());
+}

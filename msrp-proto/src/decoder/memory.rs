@@ -99,9 +99,13 @@ impl Memory {
             1 => Some((&mut layout.from_path, &known.layout.from_path)),
             _ => None,
         };
-        if let Some((hops, known)) = path {
-            hops.extend(known.iter().map(|hop| Hop { at: moved(&hop.at), parts: hop.parts.clone() }));
-            layout.known_paths += 1;
+        if let Some((hops, hops_of)) = path {
+            hops.extend(hops_of.iter().map(|hop| Hop { at: moved(&hop.at), parts: hop.parts.clone() }));
+            // Another head may have been recycled between the two.
+            if index == 0 || layout.paths == known.layout.paths {
+                layout.known_paths += 1;
+            }
+            layout.paths = known.layout.paths;
         }
         layout.fields.push(Field {
             name: field.name,
@@ -114,13 +118,9 @@ impl Memory {
 
     /// Numbers the paths of a head that is complete: those of the head before have the same number if they are the same.
     pub(super) fn number(&mut self, layout: &mut Layout) {
-        let before = self.of(layout.start).as_ref().map(|known| known.layout.paths);
-        layout.paths = match before {
-            Some(paths) if layout.known_paths == 2 => paths,
-            _ => {
-                self.paths += 1;
-                self.paths
-            }
-        };
+        if layout.known_paths < 2 {
+            self.paths += 1;
+            layout.paths = self.paths;
+        }
     }
 }

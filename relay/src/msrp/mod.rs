@@ -321,6 +321,7 @@ impl Relay {
     }
 
     fn session_ended(&self, session: &Session, end: SessionEnd) {
+        session.is_over_now();
         self.counters.add(session.id() as u64, end.count(), 1);
         if let Some(observer) = self.observer.get() {
             observer.ended(session, end);

@@ -39,7 +39,12 @@ impl Route {
 
     /// One that is passed on as it is (`super::kin`), and belongs to no session here.
     pub(crate) fn passing(link: Arc<Link>, session: u128, expires: Instant) -> Self {
-        Self { link, through: Through { sessions: SmallVec::new(), outgoing: 0 }, session, expires }
+        Self {
+            link,
+            through: Through { sessions: SmallVec::new(), changes: SmallVec::new(), outgoing: 0 },
+            session,
+            expires,
+        }
     }
 
     /// The session it is traced under.
@@ -52,6 +57,8 @@ impl Route {
 #[derive(Clone, Debug)]
 pub(crate) struct Through {
     sessions: SmallVec<[Arc<Session>; 2]>,
+    /// Their [`Session::changes`], before it was asked which connections they have.
+    changes: SmallVec<[u64; 2]>,
     /// How many of them, from the first on, it comes from the owner of; to the owner of the others it is on its way.
     outgoing: usize,
 }
@@ -60,6 +67,11 @@ impl Through {
     /// All of them, in the order of the path.
     pub(crate) fn sessions(&self) -> &[Arc<Session>] {
         &self.sessions
+    }
+
+    /// Whether they have the connections that they had.
+    pub(crate) fn is_unchanged(&self) -> bool {
+        self.sessions.iter().zip(&self.changes).all(|(session, before)| session.changes() == *before)
     }
 
     /// The first of them.
@@ -200,12 +212,14 @@ impl Relay {
         let mut claims: SmallVec<[(Arc<Session>, UriRef<'_>); 2]> = SmallVec::new();
         let mut first = None;
         let mut own: SmallVec<[Arc<Session>; 2]> = SmallVec::new();
+        let mut changes = SmallVec::new();
         let mut expires = None;
 
         let link = loop {
             let session = self.sessions.find(&uri, now).ok_or(NO_SESSION)?;
             let id = *first.get_or_insert(session.id());
             expires = expires.map_or(Some(session.expires()), |at: Instant| Some(at.min(session.expires())));
+            changes.push(session.changes());
             own.push(Arc::clone(&session));
             let next = hops.next().ok_or(NO_NEXT_HOP)?;
             // Only AUTH finds relays by name alone (RFC 4976 §8).
@@ -251,7 +265,7 @@ impl Relay {
         for pair in own.windows(2).take(outgoing) {
             pair[0].reaches(&pair[1]);
         }
-        let through = Through { sessions: own, outgoing };
+        let through = Through { sessions: own, changes, outgoing };
         Ok(Route { link, through, session, expires: expires.unwrap_or(now) })
     }
 

@@ -216,6 +216,11 @@ impl Session {
         self.over.load(Ordering::Acquire)
     }
 
+    /// It has ended: nothing goes through it any more.
+    pub(crate) fn is_over_now(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
     /// A number that changes when it gets another connection to somebody.
     pub(crate) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
@@ -281,6 +286,10 @@ impl Session {
     /// The owner sends to this peer over this connection.
     pub(crate) fn bind(&self, peer: &UriRef<'_>, link: &Arc<Link>) {
         let mut bindings = self.bindings.lock();
+        if self.is_over() {
+            // It has let go of its connections, and takes no other.
+            return;
+        }
         bind_in(&mut bindings, &self.others, peer, link, self.id);
         self.changes.fetch_add(1, Ordering::Release);
     }
@@ -288,7 +297,7 @@ impl Session {
     /// The relay that owns the session uses this connection for it.
     pub(crate) fn serve_over(&self, link: &Arc<Link>) {
         let mut links = self.relay_links.lock();
-        if links.iter().any(|known| known.id() == link.id()) {
+        if self.is_over() || links.iter().any(|known| known.id() == link.id()) {
             return;
         }
         links.retain(|known| {
@@ -316,7 +325,10 @@ impl Session {
     pub(crate) fn claim(&self, peer: &UriRef<'_>, link: &Arc<Link>, first: u128) -> Result<(), InUse> {
         // Held throughout: of two connections that claim the session at once, one is first.
         let mut bindings = self.bindings.lock();
-        if bindings.iter().any(|binding| binding.link.id() == link.id() && binding.uri.as_ref() == *peer) {
+        // Of one that is over the message will hear by itself.
+        if self.is_over()
+            || bindings.iter().any(|binding| binding.link.id() == link.id() && binding.uri.as_ref() == *peer)
+        {
             return Ok(());
         }
         let is_up = |link: &Link| link.peer().is_some() && link.is_open();
@@ -339,7 +351,7 @@ impl Session {
 
     /// Lets go of the connections it uses: it is over.
     pub(crate) fn release(&self) {
-        self.over.store(true, Ordering::Release);
+        self.is_over_now();
         self.used.lock().take();
         self.user.leaves();
         if let Owner::Client(link) = &self.owner {

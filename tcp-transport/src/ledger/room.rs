@@ -81,12 +81,16 @@ impl Ledger {
     }
 
     /// Notes that a connection is asked to leave, and ends it if it is in a handshake that its peer began. False: it
-    /// was asked before.
+    /// was asked before, or has left by itself.
     pub fn leave(&self, entry: &Entry) -> bool {
-        if entry.leaving.swap(true, Ordering::AcqRel) {
-            return false;
+        {
+            // Its end is noted under the same lock, so each that is counted is taken off once.
+            let book = self.book.lock();
+            if !book.entries.contains_key(&entry.id) || entry.leaving.swap(true, Ordering::AcqRel) {
+                return false;
+            }
+            self.room.leaving.fetch_add(1, Ordering::AcqRel);
         }
-        self.room.leaving.fetch_add(1, Ordering::AcqRel);
         self.room.asked.fetch_add(1, Ordering::Relaxed);
         if let (Phase::Opening, Some(handshake)) = (entry.phase(), &*entry.handshake.lock()) {
             handshake.abort();
@@ -159,6 +163,9 @@ impl Entry {
         let mut place = self.handshake.lock();
         // It may be over already, and who keeps this keeps the memory of its task.
         if self.phase() == Phase::Opening {
+            if self.is_leaving() {
+                handshake.abort();
+            }
             *place = Some(handshake);
         }
     }
@@ -187,6 +194,18 @@ mod tests {
 
     fn ledger() -> Arc<Ledger> {
         Ledger::new(ConnectionLimits::default(), Events::default())
+    }
+
+    #[test]
+    fn a_connection_that_has_ended_meanwhile_is_not_asked_to_leave() {
+        let ledger = ledger();
+        let (gone, here) = (enter(&ledger), enter(&ledger));
+        let round = ledger.next_round(2);
+        drop(gone);
+        let asked: Vec<_> = round.iter().map(|entry| ledger.leave(entry)).collect();
+        assert_eq!((asked, ledger.room.leaving.load(Ordering::Relaxed)), (vec![false, true], 1));
+        drop(here);
+        assert_eq!(ledger.room.leaving.load(Ordering::Relaxed), 0);
     }
 
     #[test]

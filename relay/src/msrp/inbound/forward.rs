@@ -137,8 +137,10 @@ impl Inbound {
             return Ok((route, origin));
         }
         let before = self.memo.take();
+        // What changes meanwhile is seen by the next one.
+        let settings = self.relay.current().number();
         let route = self.relay.route(head, &self.link, now)?;
-        if let Some(memo) = Memo::of(&self.relay, head, &route) {
+        if let Some(memo) = Memo::of(&self.relay, head, &route, settings) {
             // In the same place, where there is one: connections that many sessions share get here each time.
             self.memo = Some(match before {
                 Some(mut place) => {

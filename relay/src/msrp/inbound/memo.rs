@@ -17,7 +17,6 @@
 use std::time::Instant;
 
 use msrp_proto::head::Head;
-use smallvec::SmallVec;
 
 use crate::msrp::route::Route;
 use crate::msrp::{Owner, Relay};
@@ -27,19 +26,18 @@ use crate::msrp::{Owner, Relay};
 pub(super) struct Memo {
     paths: u64,
     settings: u64,
-    changes: SmallVec<[u64; 2]>,
     route: Route,
 }
 
 impl Memo {
-    /// Remembers how a head was routed, if that may be.
-    pub(super) fn of(relay: &Relay, head: &Head, route: &Route) -> Option<Self> {
+    /// Remembers how a head was routed under the settings of this number, if that may be.
+    pub(super) fn of(relay: &Relay, head: &Head, route: &Route, settings: u64) -> Option<Self> {
         let sessions = route.through.sessions();
-        let owned_by_clients = sessions.iter().all(|session| matches!(session.owner(), Owner::Client(_)));
+        let owned_by_clients = !sessions.is_empty()
+            && sessions.iter().all(|session| matches!(session.owner(), Owner::Client(_)));
         (owned_by_clients && !relay.has_kin()).then(|| Self {
             paths: head.paths(),
-            settings: relay.current().number(),
-            changes: sessions.iter().map(|session| session.changes()).collect(),
+            settings,
             route: route.clone(),
         })
     }
@@ -47,11 +45,8 @@ impl Memo {
     /// The route of this head, if it is the same.
     pub(super) fn route(&self, relay: &Relay, head: &Head, now: Instant) -> Option<Route> {
         let route = &self.route;
-        let sessions = route.through.sessions();
-        let unchanged =
-            sessions.iter().zip(&self.changes).all(|(session, before)| session.changes() == *before);
         let holds = self.paths == head.paths()
-            && unchanged
+            && route.through.is_unchanged()
             && now < route.expires
             && !route.through.is_over()
             && self.settings == relay.current().number()

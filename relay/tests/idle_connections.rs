@@ -186,8 +186,10 @@ async fn idle_connections_are_held_with_the_memory_of_each_known() {
     }
     drop(at_once);
     settle(&server).await;
-    // The relay's table of sessions grows, here and there, by the random ids it has: less than this.
-    for (kind, table, average_limit) in [(Kind::Tls, 0, 16 * 1024), (Kind::Wss, 64 * 1024, 16 * 1024)] {
+    // The relay's table of sessions grows, here and there, by the random ids it has: less than this. And the runtime
+    // frees a few of what it had for sockets later; what leaks is 2000 times as much as one connection leaves.
+    for (kind, table, average_limit) in [(Kind::Tls, 4 * 1024, 16 * 1024), (Kind::Wss, 64 * 1024, 16 * 1024)]
+    {
         held(&server, &clients, kind, 1).await;
         // rustls' table of sessions grows once, at a moment that depends on random keys; what leaks does so each time.
         let mut left = Vec::new();

@@ -44,7 +44,7 @@ struct Plan {
     fault: Fault,
 }
 
-/// See the [module](self).
+/// Passes on what comes to it, either way, with the faults it is told to make.
 pub struct FaultProxy {
     port: u16,
     plan: Arc<watch::Sender<Option<Plan>>>,

@@ -42,7 +42,7 @@ impl Relay {
     }
 
     /// Whether another process of this relay has sessions too.
-    pub(super) fn has_kin(&self) -> bool {
+    pub(crate) fn has_kin(&self) -> bool {
         self.has_kin.load(Ordering::Relaxed)
     }
 

@@ -109,10 +109,7 @@ impl Starting {
 }
 
 /// As [`Starting::started`]; `apart` is ready when `msrp-relay apart` has ended.
-async fn started(
-    mut alive: UnixStream,
-    apart: impl Future<Output = io::Result<()>>,
-) -> io::Result<Orphan> {
+async fn started(mut alive: UnixStream, apart: impl Future<Output = io::Result<()>>) -> io::Result<Orphan> {
     let mut text = [0; 512];
     let len = timeout(SPAWN_TIMEOUT, alive.read(&mut text)).await??;
     let told = String::from_utf8_lossy(&text[..len]);

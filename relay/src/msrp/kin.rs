@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 use msrp_proto::head::Head;
 use msrp_proto::uri::UriRef;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tcp_transport::connection::CloseReason;
 
 use super::Relay;
@@ -30,6 +32,42 @@ use super::tag::ProcessTag;
 /// How long a message that is passed on may take, as the session that it is for may last for longer than this process
 /// knows: as long as the longest drain that is sensible.
 const PASSING: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Those that stand for one connection, each at another process. Most connections never have any.
+#[derive(Debug, Default)]
+pub(super) struct Standing(Mutex<Option<Box<Links>>>);
+
+/// By the process where they do. There are few.
+type Links = SmallVec<[(ProcessTag, Arc<Link>); 2]>;
+
+impl Standing {
+    /// The one at this process.
+    pub(super) fn at(&self, process: ProcessTag) -> Option<Arc<Link>> {
+        let standing = self.0.lock();
+        let found = standing.iter().flat_map(|all| all.iter()).find(|(at, _)| *at == process);
+        found.map(|(_, link)| Arc::clone(link))
+    }
+
+    /// From now on it is this one.
+    fn set(&self, process: ProcessTag, link: &Arc<Link>) {
+        let mut standing = self.0.lock();
+        let all = standing.get_or_insert_default();
+        all.retain(|(at, _)| *at != process);
+        all.push((process, Arc::clone(link)));
+    }
+
+    /// The one of this number does not any more.
+    fn forget(&self, link: u64) {
+        if let Some(all) = &mut *self.0.lock() {
+            all.retain(|(_, standing)| standing.id() != link);
+        }
+    }
+
+    /// All of them, which do not any more.
+    fn take(&self) -> Links {
+        self.0.lock().take().map(|all| *all).unwrap_or_default()
+    }
+}
 
 impl Relay {
     /// The other process of this relay that the session of this URI of ours belongs to, if it does.
@@ -63,7 +101,7 @@ impl Relay {
             Some(relay) => Some(relay).filter(|_| !is_us)?.upgrade()?,
             None if is_us && from.is_verified() && self.keeps_to_limits(head) => {
                 // Where there is one already, nothing is asked that all connections share.
-                match from.standing(tag?).filter(|standing| standing.is_open()) {
+                match from.standing().at(tag?).filter(|standing| standing.is_open()) {
                     Some(standing) => standing,
                     None => self.stand_for(from, self.kin_of(&uri)?, &uri, now),
                 }
@@ -79,23 +117,23 @@ impl Relay {
         let (target, listener) = (self.target(uri, Some(process), relay.listener()), relay.listener());
         let link = self.new_link(LinkKind::Dialled { target, listener });
         link.set_stands_for(relay);
-        relay.set_standing(process, &link);
+        relay.standing().set(process, &link);
         self.dial(&link, now);
         link
     }
 
     /// A connection has ended, and is closed: so do those that stand for it, and it stands for none any more.
     pub(super) fn end_standing(&self, link: &Link) {
-        for standing in link.take_standing() {
+        for (_, standing) in link.standing().take() {
             end_without(&standing);
         }
         if let Some(relay) = link.stands_for().and_then(Weak::upgrade) {
-            relay.forget_standing(link.id());
+            relay.standing().forget(link.id());
         }
     }
 
     /// A connection is up. One that stands for another is not needed if that has ended meanwhile.
-    pub(super) fn stands(&self, link: &Link) {
+    pub(super) fn end_if_alone(&self, link: &Link) {
         let gone = |relay: &Weak<Link>| relay.upgrade().is_none_or(|relay| !relay.is_open());
         if link.stands_for().is_some_and(gone) {
             end_without(link);

@@ -35,6 +35,7 @@ use tcp_transport::tls::PeerCertificate;
 use tracing::debug;
 
 use super::counters::{Count, Counters};
+use super::kin::Standing;
 use super::origin::Origin;
 use super::outbound::{Outbound, Pushed, Queue, QueueSettings};
 use super::session_uses::SessionUses;
@@ -123,9 +124,6 @@ pub enum Flushed {
     Blocked,
 }
 
-/// By the process where they do.
-type Standing = SmallVec<[(ProcessTag, Arc<Link>); 2]>;
-
 /// By the relay's URI.
 type FailedElsewhere = HashMap<Box<str>, u32>;
 
@@ -139,8 +137,8 @@ pub struct Link {
     peer: OnceLock<Peer>,
     /// A relay's, for which it stands at another process.
     stands_for: OnceLock<Weak<Link>>,
-    /// Those that stand for it at other processes, which most never have: see `super::kin`.
-    standing: Mutex<Option<Box<Standing>>>,
+    /// Those that stand for it at other processes.
+    standing: Standing,
     state: Mutex<State>,
     /// The sessions that use the link (its client's own, its peer's, those of the relay it leads to),
     /// and how often each does.
@@ -196,7 +194,7 @@ impl Link {
             counters,
             peer: OnceLock::new(),
             stands_for: OnceLock::new(),
-            standing: Mutex::default(),
+            standing: Standing::default(),
             state: Mutex::new(State {
                 wire: None,
                 queue: Queue::new(settings.queue),
@@ -235,32 +233,9 @@ impl Link {
         let _ = self.stands_for.set(Arc::downgrade(link));
     }
 
-    /// The one that stands for it at this process.
-    pub(super) fn standing(&self, process: ProcessTag) -> Option<Arc<Self>> {
-        let standing = self.standing.lock();
-        let found = standing.iter().flat_map(|all| all.iter()).find(|(at, _)| *at == process);
-        found.map(|(_, link)| Arc::clone(link))
-    }
-
-    /// From now on this one does.
-    pub(super) fn set_standing(&self, process: ProcessTag, link: &Arc<Self>) {
-        let mut standing = self.standing.lock();
-        let all = standing.get_or_insert_default();
-        all.retain(|(at, _)| *at != process);
-        all.push((process, Arc::clone(link)));
-    }
-
-    /// The one of this number does not any more.
-    pub(super) fn forget_standing(&self, link: u64) {
-        if let Some(all) = &mut *self.standing.lock() {
-            all.retain(|(_, standing)| standing.id() != link);
-        }
-    }
-
-    /// All that stand for it, which do not any more.
-    pub(super) fn take_standing(&self) -> Vec<Arc<Self>> {
-        let all = self.standing.lock().take();
-        all.into_iter().flat_map(|all| *all).map(|(_, link)| link).collect()
+    /// Those that stand for it at other processes.
+    pub(super) fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// Where it leads, if we opened it.

@@ -273,7 +273,7 @@ impl Relay {
     pub fn connected(&self, link: &Arc<Link>, peer: Peer, wire: Box<dyn Wire>, now: Instant) {
         link.attach(peer, wire, now);
         self.routes.add_verified(link);
-        self.stands(link);
+        self.end_if_alone(link);
     }
 
     /// A connection that was being opened never came up.

@@ -145,9 +145,9 @@ fn one_that_has_ended_is_replaced() {
     let before = upgraded.standing().remove(0);
     let link = Arc::clone(upgraded.world.link(front));
     let tag = before.target().unwrap().process.unwrap();
-    assert_eq!(link.standing(tag).map(|standing| standing.id()), Some(before.id()));
+    assert_eq!(link.standing().at(tag).map(|standing| standing.id()), Some(before.id()));
     upgraded.world.close_link(&before);
-    assert!(link.standing(tag).is_none(), "nothing is kept of it");
+    assert!(link.standing().at(tag).is_none(), "nothing is kept of it");
     upgraded.reaches_alice(front);
     assert_ne!(upgraded.standing()[0].id(), before.id());
 
@@ -157,13 +157,13 @@ fn one_that_has_ended_is_replaced() {
     upgraded.world.holds_dials = true;
     upgraded.sends(front);
     let dial = upgraded.world.dial(0);
-    assert_eq!(link.standing(tag).map(|standing| standing.id()), Some(dial.id()));
+    assert_eq!(link.standing().at(tag).map(|standing| standing.id()), Some(dial.id()));
     upgraded.world.fail_dial(0, &dial);
     let told = upgraded.world.take(front);
     let [answer, report] = &told[..] else { panic!("{told:#?}") };
     assert_eq!((answer.status(), report.method()), (Some(200), "REPORT"));
     assert_eq!(report.field("Status"), "000 408 Request Timeout");
-    assert!(link.standing(tag).is_none());
+    assert!(link.standing().at(tag).is_none());
 }
 
 #[test]

@@ -414,26 +414,35 @@ pub(super) struct ListenerAcceptor {
     local: SocketAddr,
     /// A limit is reached.
     full: Occasion,
-    /// Handshakes fail, and PROXY headers are not there.
-    failed: Arc<Flood>,
+    failed: Failures,
 }
 
 impl ListenerAcceptor {
     pub(super) fn new(network: Arc<Network>, serves: Arc<ArcSwap<Serves>>, local: SocketAddr) -> Self {
-        Self { network, serves, local, full: Occasion::default(), failed: Arc::default() }
+        let failed = Failures { local, flood: Arc::default() };
+        Self { network, serves, local, full: Occasion::default(), failed }
     }
+}
 
+/// Handshakes that fail, and PROXY headers that are not there, at one listener.
+#[derive(Debug)]
+struct Failures {
+    local: SocketAddr,
+    flood: Arc<Flood>,
+}
+
+impl Failures {
     /// Whether the log has a line about a connection that came to nothing; where a flood has taken them all, it will have
     /// one about the rest.
-    fn tells_of_failure(&self) -> bool {
-        match self.failed.happens(now()) {
+    fn tells(&self) -> bool {
+        match self.flood.happens(now()) {
             Told::Line => return true,
             Told::Unsaid => {}
             Told::FirstUnsaid(wait) => {
-                let (failed, local) = (Arc::clone(&self.failed), self.local);
+                let (flood, local) = (Arc::clone(&self.flood), self.local);
                 tokio::spawn(async move {
                     tokio::time::sleep(wait).await;
-                    let unsaid = failed.take();
+                    let unsaid = flood.take();
                     warn!(%local, unsaid, "more connections closed whose handshake or PROXY header failed");
                 });
             }
@@ -495,7 +504,7 @@ impl Acceptor for ListenerAcceptor {
             UpgradeError::Refused { status } => {
                 debug!(%peer, local = %self.local, status, "connection closed");
             }
-            error if self.tells_of_failure() => {
+            error if self.failed.tells() => {
                 warn!(%peer, local = %self.local, %error, "connection closed: WebSocket handshake failed");
             }
             error => debug!(%peer, local = %self.local, %error, "connection closed"),
@@ -513,13 +522,15 @@ impl Acceptor for ListenerAcceptor {
     }
 
     fn proxy_failed(&self, proxy: SocketAddr, error: ProxyError) {
-        if self.tells_of_failure() {
+        if self.failed.tells() {
             warn!(%proxy, local = %self.local, %error, "connection closed: a proxy must say whose it is");
+        } else {
+            debug!(%proxy, local = %self.local, %error, "connection closed");
         }
     }
 
     fn handshake_failed(&self, peer: SocketAddr, error: HandshakeError) {
-        if self.tells_of_failure() {
+        if self.failed.tells() {
             warn!(%peer, local = %self.local, %error, "connection closed: TLS handshake failed");
         } else {
             debug!(%peer, local = %self.local, %error, "connection closed");

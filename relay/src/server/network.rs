@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::connection::{ConnectionWire, MsrpConnection};
 use super::handover::{self, Arrival, Generations};
-use super::occasion::{Flood, Occasion, Told};
+use super::occasion::{Failures, Occasion};
 use super::sip::SipEdge;
 use super::sip::link::SipLink;
 use super::trace::Traces;
@@ -419,35 +419,8 @@ pub(super) struct ListenerAcceptor {
 
 impl ListenerAcceptor {
     pub(super) fn new(network: Arc<Network>, serves: Arc<ArcSwap<Serves>>, local: SocketAddr) -> Self {
-        let failed = Failures { local, flood: Arc::default() };
+        let failed = Failures::of(local);
         Self { network, serves, local, full: Occasion::default(), failed }
-    }
-}
-
-/// Handshakes that fail, and PROXY headers that are not there, at one listener.
-#[derive(Debug)]
-struct Failures {
-    local: SocketAddr,
-    flood: Arc<Flood>,
-}
-
-impl Failures {
-    /// Whether the log has a line about a connection that came to nothing; where a flood has taken them all, it will have
-    /// one about the rest.
-    fn tells(&self) -> bool {
-        match self.flood.happens(now()) {
-            Told::Line => return true,
-            Told::Unsaid => {}
-            Told::FirstUnsaid(wait) => {
-                let (flood, local) = (Arc::clone(&self.flood), self.local);
-                tokio::spawn(async move {
-                    tokio::time::sleep(wait).await;
-                    let unsaid = flood.take();
-                    warn!(%local, unsaid, "more connections closed whose handshake or PROXY header failed");
-                });
-            }
-        }
-        false
     }
 }
 

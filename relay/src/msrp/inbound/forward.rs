@@ -256,7 +256,8 @@ impl Inbound {
     pub(super) fn abandon(&mut self, forward: &Forward, drop: bool) -> bool {
         let Some(chunk) = forward.chunk else { return true };
         touch(&mut self.touched, &forward.target);
-        let open = forward.target.with_queue(|queue| queue.abandon(forward.key, chunk, drop)) == Ok(true);
+        let abandoned = forward.target.with_used_queue(|queue| queue.abandon(forward.key, chunk, drop));
+        let open = abandoned == Some(true);
         if open {
             self.link.count(Count::ChunksAbandoned, 1);
         }

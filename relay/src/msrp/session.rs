@@ -311,9 +311,9 @@ impl Session {
         links.push(Arc::clone(link));
     }
 
-    /// The connections that the relay that owns it has been reached by, or has used; the first one first.
-    pub(crate) fn relay_links(&self) -> SmallVec<[Arc<Link>; 1]> {
-        self.relay_links.lock().clone()
+    /// Of the connections that the relay that owns it has been reached by, or has used, the first one that will do.
+    pub(crate) fn relay_link(&self, will_do: impl Fn(&Link) -> bool) -> Option<Arc<Link>> {
+        self.relay_links.lock().iter().find(|link| will_do(link)).cloned()
     }
 
     /// Somebody who is not the owner sends into the session. While the connection of one peer is

@@ -139,8 +139,8 @@ impl Inbound {
         let before = self.memo.take();
         // What changes meanwhile is seen by the next one.
         let settings = self.relay.current().number();
-        let route = self.relay.route(head, &self.link, now)?;
-        if let Some(memo) = Memo::of(&self.relay, head, &route, settings) {
+        let (route, changes) = self.relay.route(head, &self.link, now)?;
+        if let Some(memo) = Memo::of(&self.relay, head, &route, changes, settings) {
             // In the same place, where there is one: connections that many sessions share get here each time.
             self.memo = Some(match before {
                 Some(mut place) => {

@@ -63,7 +63,7 @@ pub use self::listeners::ReopenError;
 use self::listeners::{Listeners, Opened};
 use self::network::{Network, RelayDialer};
 pub use self::observer::{SessionEvent, SessionEvents, SessionFacts, Way};
-pub use self::reload::{NeedsRestart, Reloaded};
+pub use self::reload::{NeedsRestart, NotReopened, Reload, Reloaded};
 use self::room::RoomMaker;
 pub use self::sip::SipCounters;
 pub use self::trace::{TraceDestination, TraceSwitches};

@@ -59,7 +59,7 @@ pub use self::proxy::Proxy;
 pub use self::service_manager::ServiceManager;
 pub use self::settings::Settings;
 pub use self::sip::{Refused, SipMessage, SipPeer, SipUpstream, request, response};
-pub use self::stream::{Socket, Stream, tls_config, tls_handshake, tls_record_by_record};
+pub use self::stream::{CLIENT_HELLO, Socket, Stream, tls_config, tls_handshake, tls_record_by_record};
 pub use self::websocket::WebSocket;
 
 /// How long a test waits for anything: far longer than it can take on a busy machine.

@@ -232,7 +232,7 @@ fn follow(server: &Server, order: Order) {
 fn reload(server: &Server, notifier: &Notifier) {
     notifier.reloading();
     // It tells the log what came of it.
-    let status = match server.control().reload() {
+    let status = match server.control().reload().configuration {
         Ok(_) => "serving, reloaded",
         Err(_) => "serving; the last reload was refused",
     };

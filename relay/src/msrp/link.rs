@@ -37,6 +37,8 @@ use tracing::debug;
 use super::counters::{Count, Counters};
 use super::kin::Standing;
 use super::origin::Origin;
+#[cfg(test)]
+use super::outbound::Backlog;
 use super::outbound::{Outbound, Pushed, Queue, QueueSettings};
 use super::session_uses::SessionUses;
 use super::tag::ProcessTag;
@@ -173,7 +175,7 @@ struct State {
 /// What [`Link::write`] came to.
 struct Written {
     flushed: Flushed,
-    /// A deadline came up that the link's own task does not know of.
+    /// A deadline came up that the link's own task does not know of, or memory that it has to give back.
     unannounced: bool,
 }
 
@@ -349,6 +351,24 @@ impl Link {
         if state.open { Ok(action(state.queue.get())) } else { Err(Closed) }
     }
 
+    /// Asks the queue something, or changes what is in it; `None` if there is nothing in it. Unlike
+    /// [`with_queue`](Self::with_queue) it takes no memory.
+    pub(crate) fn with_used_queue<T>(&self, action: impl FnOnce(&mut Outbound) -> T) -> Option<T> {
+        self.state.lock().queue.used_mut().map(action)
+    }
+
+    /// What waits.
+    #[cfg(test)]
+    pub(crate) fn backlog(&self) -> Backlog {
+        self.with_used_queue(|queue| queue.backlog()).unwrap_or_default()
+    }
+
+    /// Whether it holds a queue, be it an empty one.
+    #[cfg(test)]
+    pub(crate) fn has_queue(&self) -> bool {
+        self.with_used_queue(|_| ()).is_some()
+    }
+
     /// Puts in a whole control message of no session. The caller flushes afterwards.
     pub(crate) fn send_control(&self, write: impl FnOnce(&mut Vec<u8>)) -> Result<Pushed, Closed> {
         self.send_control_of(None, write)
@@ -372,7 +392,7 @@ impl Link {
 
     /// Whether a frame added by [`websocket_control`](Self::websocket_control) still waits for its place.
     pub fn websocket_control_waits(&self) -> bool {
-        self.with_queue(|queue| queue.frame_waits()).unwrap_or(false)
+        self.with_used_queue(|queue| queue.frame_waits()).unwrap_or(false)
     }
 
     /// Adds a WebSocket close in the same way: nothing follows it (RFC 6455 §5.5.1).
@@ -418,6 +438,7 @@ impl Link {
             .used()
             .and_then(Outbound::deadline)
             .is_some_and(|deadline| state.announced.is_none_or(|announced| deadline < announced));
+        let unannounced = state.queue.take_roused() || unannounced;
         let wakes = state.queue.used_mut().map(Outbound::take_wakes).unwrap_or_default();
         drop(state);
         for link in wakes {
@@ -426,7 +447,7 @@ impl Link {
         result.map(|flushed| Written { flushed, unannounced })
     }
 
-    /// Nothing has gone over it for a while.
+    /// Nothing has gone over it for a while. Of what is written after that its own task hears once.
     pub(crate) fn quiet(&self) {
         self.state.lock().queue.quiet();
     }

@@ -134,6 +134,27 @@ fn is_free(address: &str) -> bool {
 }
 
 #[tokio::test]
+async fn an_address_that_somebody_else_has_is_not_said_to_be_one_of_ours() {
+    let port = free_port();
+    let at = |host: &str| Settings { plain: Some(format!("{host}:{port}")), ..Settings::default() };
+    let mut running = Running::start(&at("127.0.0.1")).await;
+    let _foreign = TcpListener::bind(("127.0.0.2", port)).unwrap();
+    // In the place of ours, and beside it.
+    running.write(&at("127.0.0.2"));
+    let alone = hup(&running.daemon, "not reloaded, everything stays as it was").await;
+    let both = at("127.0.0.1").to_yaml();
+    let both =
+        both.replace("listeners:\n", &format!("listeners:\n  - {{ uri: 'msrp://127.0.0.2:{port}' }}\n"));
+    running.site.write("relay.yaml", &both);
+    let beside = hup(&running.daemon, "not reloaded, everything stays as it was").await;
+    for line in [alone, beside] {
+        assert!(line.contains(&format!("cannot listen on 127.0.0.2:{port}")), "{line}");
+        assert!(line.contains("in use") && !line.contains("in the way"), "{line}");
+    }
+    running.arrives().await;
+}
+
+#[tokio::test]
 async fn a_listener_moves_to_an_address_that_overlaps_its_own() {
     let port = free_port();
     let at = |host: &str, more: &str| Settings {

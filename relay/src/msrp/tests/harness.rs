@@ -96,6 +96,8 @@ struct SocketState {
     records: Vec<Vec<u8>>,
     broken: bool,
     woken: bool,
+    /// How often it was woken since a test asked.
+    wakes: usize,
     close: Option<CloseReason>,
 }
 
@@ -128,7 +130,9 @@ impl Wire for SocketWire {
     }
 
     fn wake(&self) {
-        self.0.0.lock().woken = true;
+        let mut state = self.0.0.lock();
+        state.woken = true;
+        state.wakes += 1;
     }
 
     fn close(&self, reason: CloseReason) {
@@ -461,6 +465,7 @@ impl World {
             records: Vec::new(),
             broken: false,
             woken: true,
+            wakes: 0,
             close: None,
         })))
     }
@@ -491,13 +496,7 @@ impl World {
             conn,
             frames: self.conns[conn].unframer.is_some().then(BytesMut::new),
             control_frames: Vec::new(),
-            // It takes what the relay under test would find too much.
-            decoder: Decoder::new(decoder::Limits {
-                head_bytes: 1 << 20,
-                headers: 1000,
-                path_len: 1000,
-                ..decoder::Limits::default()
-            }),
+            decoder: generous_decoder(),
             buf: BytesMut::new(),
             messages: VecDeque::new(),
             reads: true,
@@ -1226,4 +1225,14 @@ pub(super) fn respond(request: &Message, status: &str) -> String {
 /// Bytes that differ from place to place, without anything like an end-line.
 pub(super) fn content(len: usize) -> Vec<u8> {
     (0..len).map(|at| b'a' + (at % 23) as u8 + ((at / 1024) % 3) as u8).collect()
+}
+
+/// It takes what the relay under test would find too much.
+pub(super) fn generous_decoder() -> Decoder {
+    Decoder::new(decoder::Limits {
+        head_bytes: 1 << 20,
+        headers: 1000,
+        path_len: 1000,
+        ..decoder::Limits::default()
+    })
 }

@@ -14,7 +14,8 @@
 //! way with `#`, sessions, connections in order, and then everything that tells others of it.
 //!
 //! The newest process waits for older ones as it does for sessions of its own (`server::handover`): their peers' TLS may
-//! be here, and to a service manager the newest one's end is the service's.
+//! be here, and to a service manager the newest one's end is the service's. When that time is over they have
+//! [`OLDER_TIMEOUT`] more, and what is relayed to them ends last.
 //!
 //! SIP clients and HEP agents hold connections for as long as they live, so nobody waits for them, or for long: they come
 //! back, to whoever listens then.

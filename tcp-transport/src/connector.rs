@@ -167,7 +167,7 @@ pub trait Resolver: Send + Sync {
 /// blocks, as others need some of them.
 pub const MAX_LOOKUPS: usize = 64;
 
-static LOOKUPS: Semaphore = Semaphore::const_new(MAX_LOOKUPS);
+pub(crate) static LOOKUPS: Semaphore = Semaphore::const_new(MAX_LOOKUPS);
 
 /// Names resolve as everywhere on this machine (`getaddrinfo`: `/etc/hosts`, DNS, …), in the
 /// system's order (RFC 6724), [`MAX_LOOKUPS`] at the same time; more wait for their turn.
@@ -673,7 +673,7 @@ mod tests {
         assert_eq!(LOOKUPS.available_permits(), 0);
         let early = async {
             for _ in 0..100 {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
         };
         tokio::select! { biased; _ = &mut waiting => panic!("it has not waited"), () = early => {} }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
@@ -57,6 +58,15 @@ impl Site {
     /// Makes an identity with these subject alternative names; an IP literal becomes an iPAddress.
     pub fn issue(&self, name: &str, subject_alt_names: &[&str]) -> Identity {
         self.write_identity(name, &parameters(subject_alt_names), &self.authority)
+    }
+
+    /// As [`issue`](Self::issue), good from a day before now until `left` after now.
+    pub fn issue_for(&self, name: &str, subject_alt_names: &[&str], left: Duration) -> Identity {
+        let mut parameters = parameters(subject_alt_names);
+        let now = SystemTime::now();
+        parameters.not_before = (now - Duration::from_secs(24 * 60 * 60)).into();
+        parameters.not_after = (now + left).into();
+        self.write_identity(name, &parameters, &self.authority)
     }
 
     /// An identity made before.

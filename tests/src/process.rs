@@ -19,6 +19,14 @@ pub struct Resources {
 }
 
 impl Resources {
+    /// The most resident memory that a process had until now, bytes; none: it has ended.
+    #[must_use]
+    pub fn peak_of(pid: u32) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+    }
+
     pub(crate) fn of(pid: u32) -> Self {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status of the daemon");
         let field = |name: &str| {

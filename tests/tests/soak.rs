@@ -23,9 +23,10 @@ const SCHEMES: [Scheme; 3] = [Scheme::Msrp, Scheme::Msrps, Scheme::Wss];
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// How much more memory the relay may have at the end than after the first quarter, by the line through all samples:
-/// what an allocator leaves between, and far less than one connection, message or session in a hundred that is not
-/// let go of would make.
-const GROWTH: f64 = 4.0 * MIB;
+/// what an allocator leaves between. In two minutes it is 0.05 MiB. One connection in a hundred that is not let go of (13 kB
+/// of memory) would make 1.3 MiB where 115 come each second, as on the machine of `docs/reliability.md`, and 40 bytes of
+/// each message as much; what is smaller takes a longer run to be seen.
+const GROWTH: f64 = MIB;
 
 /// What the clients have done.
 #[derive(Default)]
@@ -267,6 +268,8 @@ async fn memory_and_descriptors_stay_level_and_every_count_is_right() {
         warnings.into_iter().partition(|line| line.contains("reset by the peer"));
     assert_eq!(others, [""; 0]);
     println!("{} lines about {} resets", resets.len(), counted(&done.resets));
+    // One that the relay has written to at that very moment may end as another's error.
+    assert!(resets.len() as f64 >= 0.9 * counted(&done.resets), "{} resets", resets.len());
     assert!(resets.len() as f64 <= counted(&done.resets), "{} resets", resets.len());
     assert_eq!(soak.daemon.log().with(&[" ERROR "]), [""; 0]);
 }

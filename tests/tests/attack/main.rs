@@ -2,12 +2,12 @@
 //! meanwhile and lose nothing.
 //!
 //! What it took is printed (`--nocapture`): peak memory beyond what there was before, and processor time. Single wrong
-//! inputs are in `bad_input.rs`, `auth.rs`, `peers.rs` and `websocket.rs`; packets of HEP that inflate are in
-//! `tcp-transport` (`hep::inflate`), configurations built to explode in `relay` (`config::tests`).
+//! inputs are in `bad_input.rs`, `auth.rs`, `peers.rs` and `websocket.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "what an attack takes is read by whoever runs it")]
 
+mod bombs;
 mod floods;
 mod harness;
 mod relaying;

@@ -156,7 +156,25 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::connector::{LOOKUPS, MAX_LOOKUPS};
     use crate::hep::DestinationSettings;
+
+    #[tokio::test]
+    async fn a_collector_s_name_waits_for_its_turn_among_others() {
+        let uri: HepUri = "hep_udp://localhost:9060".parse().unwrap();
+        // Tried and not waited for: others in this process want all of them, too, and wait for each.
+        let turns = loop {
+            match LOOKUPS.try_acquire_many(MAX_LOOKUPS as u32) {
+                Ok(turns) => break turns,
+                Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        };
+        let mut looked_up = Box::pin(look_up(&uri));
+        let early = tokio::time::timeout(Duration::from_millis(200), &mut looked_up).await;
+        assert!(early.is_err(), "{early:?}");
+        drop(turns);
+        assert!(looked_up.await.unwrap().iter().all(|address| address.port() == 9060));
+    }
 
     #[tokio::test]
     async fn a_collector_whose_name_leads_elsewhere_is_followed() {

@@ -87,7 +87,6 @@ pub struct Inbound {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each message")]
 enum Current {
     None,
     Discard,

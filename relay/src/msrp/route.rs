@@ -39,12 +39,7 @@ impl Route {
 
     /// One that is passed on as it is (`super::kin`), and belongs to no session here.
     pub(crate) fn passing(link: Arc<Link>, session: u128, expires: Instant) -> Self {
-        Self {
-            link,
-            through: Through { sessions: SmallVec::new(), outgoing: 0 },
-            session,
-            expires,
-        }
+        Self { link, through: Through { sessions: SmallVec::new(), outgoing: 0 }, session, expires }
     }
 
     /// The session it is traced under.

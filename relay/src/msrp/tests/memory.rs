@@ -173,7 +173,10 @@ fn what_only_asks_takes_no_memory() {
     // What is between messages, an answer to nobody, the rest of a request that goes nowhere.
     world.write(alice.id, "\r\n\r\n");
     let (to, from) = (&bob.relay, &bob.uri);
-    world.write(bob.id, format!("MSRP nobody 481\r\nTo-Path: {to}\r\nFrom-Path: {from}\r\n-------nobody$\r\n"));
+    world.write(
+        bob.id,
+        format!("MSRP nobody 481\r\nTo-Path: {to}\r\nFrom-Path: {from}\r\n-------nobody$\r\n"),
+    );
     assert!(!world.link(bob.id).websocket_control_waits());
     assert_eq!(world.link(bob.id).backlog(), Default::default());
     assert!(has_none(&world));

@@ -140,8 +140,10 @@ impl Between {
     fn claim(&mut self, peer: usize, over: ClientId) {
         let Self { world, alice } = self;
         let tid = world.tid();
-        let head =
-            format!("To-Path: {}\r\nFrom-Path: msrps://b.test:2855/{peer};tcp\r\nMessage-ID: n\r\n", alice.path());
+        let head = format!(
+            "To-Path: {}\r\nFrom-Path: msrps://b.test:2855/{peer};tcp\r\nMessage-ID: n\r\n",
+            alice.path()
+        );
         world.write(over, send(&tid, &head, "hi", '$'));
         assert_eq!(world.take_one(over).status(), Some(200));
         let message = world.take_one(alice.id);

@@ -122,12 +122,6 @@ pub fn reopen_failures() -> u64 {
     })
 }
 
-/// Why the file could not be opened again when that was tried last. What was open is written to.
-#[must_use]
-pub fn trouble() -> Option<String> {
-    outlet().and_then(|outlet| outlet.trouble())
-}
-
 /// Has the file opened again, for whoever has moved it; of a daemon, the connection. Waits for that, for a second at
 /// most.
 ///

@@ -40,11 +40,11 @@
 //! minutes, with reason `interim` and the figures so far, so that so much is lost at most. Such a record is replaced by the
 //! next one of the session, so it is not worth losing another for: it is left out while the queue is more than half full.
 
-use std::io;
 use std::path::PathBuf;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, OnceLock};
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{fmt, io, thread};
 
 use parking_lot::Mutex;
 use tokio::runtime;
@@ -80,6 +80,9 @@ pub const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// The longest pause between attempts while the relay stops.
 pub const STOP_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long [`Records::reopen`] waits.
+pub const REOPEN_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Records that cannot be written as they are configured.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -95,6 +98,22 @@ pub enum RecordsError {
     /// The system gives no thread.
     #[error("records: no thread to write with: {0}")]
     Thread(io::Error),
+}
+
+/// A file of session records that was not opened again, or of which that is not known yet. Records wait until it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordsNotReopened {
+    /// The name of the sink.
+    pub sink: String,
+    /// Why.
+    pub error: String,
+}
+
+/// For people: `billing: /var/log/msrp/sessions.jsonl: No such file or directory`.
+impl fmt::Display for RecordsNotReopened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.sink, self.error)
+    }
 }
 
 /// How one sink is doing.
@@ -214,11 +233,27 @@ impl Records {
         self.interim.subscribe()
     }
 
-    /// Has the files opened again, for whoever has moved them; and those tried at once that are away.
-    pub fn reopen(&self) {
-        for sink in self.all() {
-            sink.outbox.reopen();
-        }
+    /// Has the files opened again, for whoever has moved them; and those tried at once that are away. Waits for the files,
+    /// for [`REOPEN_TIMEOUT`] at most: those that were not opened, or of which that is not known yet. Daemons and
+    /// databases may be away, and may take longer to say so, which the log has then.
+    pub fn reopen(&self) -> Vec<RecordsNotReopened> {
+        self.reopen_within(REOPEN_TIMEOUT)
+    }
+
+    fn reopen_within(&self, limit: Duration) -> Vec<RecordsNotReopened> {
+        let until = Instant::now() + limit;
+        let mut asked: Vec<_> = self.all().into_iter().map(|sink| (sink.outbox.reopen(), sink)).collect();
+        asked.retain(|(_, sink)| matches!(sink.sink.target, RecordTarget::File(_)));
+        let failed = asked.into_iter().filter_map(|(answer, sink)| {
+            let error = match answer.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(opened) => opened.err()?,
+                Err(RecvTimeoutError::Timeout) => "what it is written to hangs".to_owned(),
+                // It has nothing left to write.
+                Err(RecvTimeoutError::Disconnected) => return None,
+            };
+            Some(RecordsNotReopened { sink: sink.name().to_owned(), error })
+        });
+        failed.collect()
     }
 
     /// How the sinks are doing; those that are gone, too, until they have taken what waits for them. Each name once.
@@ -336,4 +371,45 @@ fn spawn<S: writer::Sink + Send + 'static>(
         let _ = end.send(());
     };
     thread.spawn(run).map(drop).map_err(RecordsError::Thread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RecordFile;
+
+    #[test]
+    fn files_that_cannot_be_opened_again_and_those_that_hang_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let (logs, moved) = (folder.path().join("logs"), folder.path().join("moved"));
+        std::fs::create_dir(&logs).unwrap();
+        let file = RecordFile { path: logs.join("a.jsonl"), fsync: false };
+        let sink =
+            |name: &str| RecordSink { name: name.to_owned(), target: RecordTarget::File(file.clone()) };
+        let (sinks, long) = (vec![sink("a")], Duration::from_secs(60));
+        let settings = Settings { sinks, queue: 1, flush_timeout: long, interim: None };
+        let records = Records::start(&settings).unwrap();
+        assert_eq!(records.reopen_within(long), []);
+        std::fs::rename(&logs, &moved).unwrap();
+        for _ in 0..2 {
+            let told = records.reopen_within(long);
+            assert_eq!(told.len(), 1, "each time");
+            let (told, path) = (told[0].to_string(), file.path.display());
+            assert!(told.starts_with(&format!("a: {path}: No such file")), "{told}");
+        }
+        std::fs::create_dir(&logs).unwrap();
+        assert_eq!(records.reopen_within(long), []);
+        // Nobody gets to it.
+        let outbox = Arc::new(Outbox::new("b", 1));
+        let hangs = Running { sink: sink("b"), kind: "file", outbox, ended: Mutex::default() };
+        records.sinks.lock().push(Arc::new(hangs));
+        let told = records.reopen_within(Duration::from_millis(1));
+        assert_eq!(
+            told,
+            [RecordsNotReopened { sink: "b".into(), error: "what it is written to hangs".into() }]
+        );
+        // Nor does it hold up anybody when its thread has ended.
+        drop(records.sinks.lock()[1].outbox.delivery());
+        assert_eq!(records.reopen_within(long), []);
+    }
 }

@@ -14,7 +14,6 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tracing::Level;
 
 /// The most lines that wait: a few megabytes.
@@ -67,8 +66,6 @@ struct Shared {
     /// What is written to is to be opened anew, and nobody waits for it.
     reopen: AtomicBool,
     reopen_failures: AtomicU64,
-    /// Why what is written to was not opened anew when that was tried last.
-    trouble: Mutex<Option<String>>,
 }
 
 impl Shared {
@@ -79,9 +76,7 @@ impl Shared {
 
     /// What came of opening it anew. A failure is counted and told; gives the words.
     fn reopened(&self, result: &io::Result<()>) -> Option<String> {
-        let error = result.as_ref().err();
-        *self.trouble.lock() = error.map(ToString::to_string);
-        let error = error?;
+        let error = result.as_ref().err()?;
         self.reopen_failures.fetch_add(1, Ordering::Relaxed);
         let text = format!("the log cannot be opened again: {error}; what was open is written to");
         let _ = writeln!(io::stderr(), "{text}");
@@ -132,11 +127,6 @@ impl Outlet {
     /// How often what is written to could not be opened anew.
     pub(super) fn reopen_failures(&self) -> u64 {
         self.shared.reopen_failures.load(Ordering::Relaxed)
-    }
-
-    /// Why it was not opened anew when that was tried last.
-    pub(super) fn trouble(&self) -> Option<String> {
-        self.shared.trouble.lock().clone()
     }
 
     /// Lines that were lost.
@@ -293,10 +283,10 @@ mod tests {
         let (began, writes) = sync_channel(1);
         let sink = Gated { disk: Arc::clone(&disk), gate: Arc::clone(&gate), began };
         let outlet = Outlet::with_room(sink, 1).unwrap();
-        assert_eq!((outlet.reopen_failures(), outlet.trouble()), (0, None));
+        assert_eq!(outlet.reopen_failures(), 0);
         disk.gone.store(true, Ordering::Relaxed);
         assert_eq!(outlet.reopen(LONG).unwrap_err().kind(), io::ErrorKind::NotFound);
-        assert_eq!((outlet.reopen_failures(), outlet.trouble().is_some()), (1, true));
+        assert_eq!(outlet.reopen_failures(), 1);
         outlet.put(line("a"));
         while disk.written.lock().is_empty() {
             thread::yield_now();
@@ -319,6 +309,26 @@ mod tests {
         assert_eq!(outlet.reopen_failures(), 2);
         disk.gone.store(false, Ordering::Relaxed);
         outlet.reopen(LONG).unwrap();
-        assert_eq!((outlet.reopen_failures(), outlet.trouble()), (2, None));
+        assert_eq!(outlet.reopen_failures(), 2);
+    }
+
+    #[test]
+    fn what_hangs_is_waited_for_no_longer_than_is_said_and_opened_when_that_is_over() {
+        let (disk, gate) = (Arc::new(Disk::default()), Arc::new(Mutex::new(())));
+        let (began, writes) = sync_channel(1);
+        let sink = Gated { disk: Arc::clone(&disk), gate: Arc::clone(&gate), began };
+        let outlet = Outlet::with_room(sink, 2).unwrap();
+        let hangs = gate.lock();
+        outlet.put(line("a"));
+        writes.recv_timeout(LONG).unwrap();
+        let late = outlet.reopen(Duration::from_millis(1)).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        drop(hangs);
+        outlet.put(line("b"));
+        while disk.written.lock().len() < 3 {
+            thread::yield_now();
+        }
+        assert_eq!(*disk.written.lock(), ["a", "(reopened)", "b"]);
+        assert_eq!(outlet.reopen_failures(), 0);
     }
 }

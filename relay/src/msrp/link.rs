@@ -62,8 +62,6 @@ pub struct Target {
     pub reuse_key: Option<Box<str>>,
     /// It is the process of this relay that has the sessions of this tag.
     pub process: Option<ProcessTag>,
-    /// It stands for the link of this number there: see `msrp::kin`.
-    pub on_behalf_of: Option<u64>,
 }
 
 impl fmt::Display for Target {
@@ -127,6 +125,9 @@ pub enum Flushed {
     Blocked,
 }
 
+/// By the process where they do.
+type Standing = SmallVec<[(ProcessTag, Arc<Link>); 2]>;
+
 /// By the relay's URI.
 type FailedElsewhere = HashMap<Box<str>, u32>;
 
@@ -140,6 +141,8 @@ pub struct Link {
     peer: OnceLock<Peer>,
     /// A relay's, for which it stands at another process.
     stands_for: OnceLock<Weak<Link>>,
+    /// Those that stand for it at other processes, which most never have: see `super::kin`.
+    standing: Mutex<Option<Box<Standing>>>,
     state: Mutex<State>,
     /// The sessions that use the link (its client's own, its peer's, those of the relay it leads to),
     /// and how often each does.
@@ -195,6 +198,7 @@ impl Link {
             counters,
             peer: OnceLock::new(),
             stands_for: OnceLock::new(),
+            standing: Mutex::default(),
             state: Mutex::new(State {
                 wire: None,
                 queue: Queue::new(settings.queue),
@@ -231,6 +235,34 @@ impl Link {
     /// See [`stands_for`](Self::stands_for). To be said once, before it is used.
     pub(crate) fn set_stands_for(&self, link: &Arc<Self>) {
         let _ = self.stands_for.set(Arc::downgrade(link));
+    }
+
+    /// The one that stands for it at this process.
+    pub(super) fn standing(&self, process: ProcessTag) -> Option<Arc<Self>> {
+        let standing = self.standing.lock();
+        let found = standing.iter().flat_map(|all| all.iter()).find(|(at, _)| *at == process);
+        found.map(|(_, link)| Arc::clone(link))
+    }
+
+    /// From now on this one does.
+    pub(super) fn set_standing(&self, process: ProcessTag, link: &Arc<Self>) {
+        let mut standing = self.standing.lock();
+        let all = standing.get_or_insert_default();
+        all.retain(|(at, _)| *at != process);
+        all.push((process, Arc::clone(link)));
+    }
+
+    /// The one of this number does not any more.
+    pub(super) fn forget_standing(&self, link: u64) {
+        if let Some(all) = &mut *self.standing.lock() {
+            all.retain(|(_, standing)| standing.id() != link);
+        }
+    }
+
+    /// All that stand for it, which do not any more.
+    pub(super) fn take_standing(&self) -> Vec<Arc<Self>> {
+        let all = self.standing.lock().take();
+        all.into_iter().flat_map(|all| *all).map(|(_, link)| link).collect()
     }
 
     /// Where it leads, if we opened it.

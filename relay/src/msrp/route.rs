@@ -118,13 +118,6 @@ impl Routes {
         verified.get(&*host.to_ascii_lowercase()).into_iter().flatten().cloned().collect()
     }
 
-    /// Those that stand for the link of this number at other processes.
-    pub(super) fn on_behalf_of(&self, link: u64) -> Vec<Arc<Link>> {
-        let dialled = self.dialled.lock();
-        let of_link = |target: &Target| target.on_behalf_of == Some(link);
-        dialled.iter().filter(|(target, _)| of_link(target)).map(|(_, link)| Arc::clone(link)).collect()
-    }
-
     /// Remembers a link by the names its certificate proves.
     pub(crate) fn add_verified(&self, link: &Arc<Link>) {
         let names = names(link);
@@ -359,44 +352,27 @@ impl Relay {
     fn link_to(&self, uri: &UriRef<'_>, listener: Option<usize>, now: Instant) -> Arc<Link> {
         let process = self.kin_of(uri).filter(|_| self.is_us(uri));
         let target = self.target(uri, process, listener);
-        self.dialled(target, listener, None, now)
+        self.dialled(target, listener, now)
     }
 
-    /// The connection that stands for `relay` at another process, whose URI this is.
-    pub(super) fn link_on_behalf(
+    pub(super) fn target(
         &self,
         uri: &UriRef<'_>,
-        process: ProcessTag,
-        relay: &Arc<Link>,
-        now: Instant,
-    ) -> Arc<Link> {
-        let mut target = self.target(uri, Some(process), relay.listener());
-        target.on_behalf_of = Some(relay.id());
-        self.dialled(target, relay.listener(), Some(relay), now)
-    }
-
-    fn target(&self, uri: &UriRef<'_>, process: Option<ProcessTag>, listener: Option<usize>) -> Target {
+        process: Option<ProcessTag>,
+        listener: Option<usize>,
+    ) -> Target {
         let (scheme, port) = (uri.scheme(), uri.port().unwrap_or(DEFAULT_PORT));
         let host: Box<str> = uri.host().to_ascii_lowercase().into();
         let reuse_key = self.reuse_key(scheme, &host, port, listener);
         let explicit_port = uri.port().is_some();
-        Target { scheme, host, port, explicit_port, reuse_key, process, on_behalf_of: None }
+        Target { scheme, host, port, explicit_port, reuse_key, process }
     }
 
-    fn dialled(
-        &self,
-        target: Target,
-        listener: Option<usize>,
-        relay: Option<&Arc<Link>>,
-        now: Instant,
-    ) -> Arc<Link> {
+    fn dialled(&self, target: Target, listener: Option<usize>, now: Instant) -> Arc<Link> {
         if let Some(link) = self.routes.open_to(&target).filter(|link| link.is_open()) {
             return link;
         }
         let link = self.new_link(LinkKind::Dialled { target: target.clone(), listener });
-        if let Some(relay) = relay {
-            link.set_stands_for(relay);
-        }
         // Two requests may come here at once: one connection serves both.
         let winner = {
             let mut dialled = self.routes.dialled.lock();
@@ -408,14 +384,19 @@ impl Relay {
         }
         if winner.id() != link.id() {
             self.routes.remove(&winner);
-            return self.dialled(target, listener, relay, now);
+            return self.dialled(target, listener, now);
         }
+        self.dial(&link, now);
+        link
+    }
+
+    /// Has the connection opened.
+    pub(super) fn dial(&self, link: &Arc<Link>, now: Instant) {
         debug!(link = link.id(), target = link.target().map(tracing::field::display), "opening a connection");
         match self.dialer.get() {
-            Some(dialer) => dialer.dial(Arc::clone(&link)),
-            None => self.connect_failed(&link, now),
+            Some(dialer) => dialer.dial(Arc::clone(link)),
+            None => self.connect_failed(link, now),
         }
-        link
     }
 }
 

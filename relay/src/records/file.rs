@@ -188,7 +188,8 @@ fn cut_back(open: &Open, bytes: usize) -> bool {
 impl Sink for FileSink {
     async fn open(&mut self) -> Result<(), String> {
         self.open = None;
-        self.open = Some(self.ready().map_err(|error| error.to_string())?);
+        let opened = self.ready();
+        self.open = Some(opened.map_err(|error| format!("{}: {error}", self.path.display()))?);
         Ok(())
     }
 

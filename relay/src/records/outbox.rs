@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -9,6 +10,9 @@ use tracing::{info, warn};
 
 use super::queue::{Pushed, Queue, RecordCounts};
 use super::record::SessionRecord;
+
+/// Why it could not be opened.
+pub(super) type Opened = Result<(), String>;
 
 /// The queue, and what the sink's thread is told.
 #[derive(Debug)]
@@ -19,7 +23,8 @@ pub(super) struct Outbox {
     filled: Notify,
     /// It is to be opened again, or to come to an end.
     urgent: Notify,
-    reopen: AtomicBool,
+    /// Who wants it opened again, and waits for what comes of it.
+    reopen: Mutex<Vec<SyncSender<Opened>>>,
     closed: AtomicBool,
     hurries: AtomicBool,
     available: AtomicBool,
@@ -53,7 +58,7 @@ impl Outbox {
             queue: Mutex::new(Queue::new(limit)),
             filled: Notify::new(),
             urgent: Notify::new(),
-            reopen: AtomicBool::new(false),
+            reopen: Mutex::default(),
             closed: AtomicBool::new(false),
             hurries: AtomicBool::new(false),
             available: AtomicBool::new(true),
@@ -123,14 +128,22 @@ impl Outbox {
         self.urgent.notified().await;
     }
 
-    pub(super) fn reopen(&self) {
-        self.reopen.store(true, Ordering::Release);
+    /// Has it opened again. Nobody answers once its thread has ended.
+    pub(super) fn reopen(&self) -> Receiver<Opened> {
+        let (opened, answer) = sync_channel(1);
+        // Its thread ends before or after this.
+        let end = self.end.lock();
+        if !end.ended {
+            self.reopen.lock().push(opened);
+        }
+        drop(end);
         self.urgent.notify_one();
+        answer
     }
 
-    /// Whether it is to be opened again; told once.
-    pub(super) fn take_reopen(&self) -> bool {
-        self.reopen.swap(false, Ordering::AcqRel)
+    /// Who wants it opened again; told once.
+    pub(super) fn take_reopen(&self) -> Vec<SyncSender<Opened>> {
+        std::mem::take(&mut self.reopen.lock())
     }
 
     pub(super) fn set_stopping(&self) {
@@ -174,6 +187,7 @@ impl Outbox {
     fn deliver(&self) {
         let mut end = self.end.lock();
         end.ended = true;
+        self.reopen.lock().clear();
         if let Some(heir) = &end.heir {
             heir.queue.lock().adopt(&mut self.queue.lock());
             heir.held.fetch_sub(1, Ordering::AcqRel);

@@ -58,10 +58,16 @@ pub(super) async fn run(outbox: &Outbox, mut sink: impl Sink) {
         outbox.is_away(&why);
     }
     while !outbox.is_done() {
-        if outbox.take_reopen()
-            && let Err(why) = sink.open().await
-        {
-            outbox.is_away(&why);
+        let asked = outbox.take_reopen();
+        if !asked.is_empty() {
+            let opened = sink.open().await;
+            if let Err(why) = &opened {
+                outbox.is_away(why);
+            }
+            for who in asked {
+                // It may not wait any more.
+                let _ = who.try_send(opened.clone());
+            }
         }
         let batch = outbox.oldest(MAX_BATCH);
         if batch.is_empty() {
@@ -260,8 +266,9 @@ mod tests {
         script.0.lock().answers.extend((0..8).map(|_| Taken::failed(0, &"away")));
         run_for(&outbox, &script, Duration::from_secs(40)).await;
         assert_eq!(script.0.lock().asked.len(), 8);
-        outbox.reopen();
+        let answer = outbox.reopen();
         run_for(&outbox, &script, Duration::from_millis(1)).await;
+        assert_eq!(answer.try_recv(), Ok(Ok(())));
         // Once by each `run`, and once as it was asked.
         let state = script.0.lock();
         assert_eq!((state.opened, state.has.len()), (3, 1));

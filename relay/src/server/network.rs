@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::connection::{ConnectionWire, MsrpConnection};
 use super::handover::{self, Arrival, Generations};
-use super::occasion::{Flood, Occasion, Told};
+use super::occasion::{Failures, Occasion};
 use super::sip::SipEdge;
 use super::sip::link::SipLink;
 use super::trace::Traces;
@@ -414,31 +414,13 @@ pub(super) struct ListenerAcceptor {
     local: SocketAddr,
     /// A limit is reached.
     full: Occasion,
-    /// Handshakes fail, and PROXY headers are not there.
-    failed: Arc<Flood>,
+    failed: Failures,
 }
 
 impl ListenerAcceptor {
     pub(super) fn new(network: Arc<Network>, serves: Arc<ArcSwap<Serves>>, local: SocketAddr) -> Self {
-        Self { network, serves, local, full: Occasion::default(), failed: Arc::default() }
-    }
-
-    /// Whether the log has a line about a connection that came to nothing; where a flood has taken them all, it will have
-    /// one about the rest.
-    fn tells_of_failure(&self) -> bool {
-        match self.failed.happens(now()) {
-            Told::Line => return true,
-            Told::Unsaid => {}
-            Told::FirstUnsaid(wait) => {
-                let (failed, local) = (Arc::clone(&self.failed), self.local);
-                tokio::spawn(async move {
-                    tokio::time::sleep(wait).await;
-                    let unsaid = failed.take();
-                    warn!(%local, unsaid, "more connections closed whose handshake or PROXY header failed");
-                });
-            }
-        }
-        false
+        let failed = Failures::of(local);
+        Self { network, serves, local, full: Occasion::default(), failed }
     }
 }
 
@@ -495,7 +477,7 @@ impl Acceptor for ListenerAcceptor {
             UpgradeError::Refused { status } => {
                 debug!(%peer, local = %self.local, status, "connection closed");
             }
-            error if self.tells_of_failure() => {
+            error if self.failed.tells() => {
                 warn!(%peer, local = %self.local, %error, "connection closed: WebSocket handshake failed");
             }
             error => debug!(%peer, local = %self.local, %error, "connection closed"),
@@ -513,13 +495,15 @@ impl Acceptor for ListenerAcceptor {
     }
 
     fn proxy_failed(&self, proxy: SocketAddr, error: ProxyError) {
-        if self.tells_of_failure() {
+        if self.failed.tells() {
             warn!(%proxy, local = %self.local, %error, "connection closed: a proxy must say whose it is");
+        } else {
+            debug!(%proxy, local = %self.local, %error, "connection closed");
         }
     }
 
     fn handshake_failed(&self, peer: SocketAddr, error: HandshakeError) {
-        if self.tells_of_failure() {
+        if self.failed.tells() {
             warn!(%peer, local = %self.local, %error, "connection closed: TLS handshake failed");
         } else {
             debug!(%peer, local = %self.local, %error, "connection closed");

@@ -42,7 +42,7 @@ use super::{StartError, tls, trace};
 use crate::config::{Change, Config, ConfigError, ConfigErrors};
 use crate::logging;
 use crate::msrp::Settings;
-use crate::records::Facts;
+use crate::records::{Facts, RecordsNotReopened};
 
 /// The sections that are taken over.
 const TAKEN_OVER: &[&str] = &[
@@ -110,33 +110,46 @@ impl fmt::Display for Reloaded {
     }
 }
 
+/// What became of the order to read the configuration and to open files again.
+#[derive(Debug)]
+#[must_use]
+pub struct Reload {
+    /// What was taken over; or everything that is wrong, at its line, and nothing has changed then.
+    pub configuration: Result<Reloaded, ConfigErrors>,
+    /// The files; they are opened whatever the configuration is like.
+    pub files: NotReopened,
+}
+
+/// Files that were not opened again, or of which that is not known after a second.
+#[derive(Debug, Default)]
+pub struct NotReopened {
+    /// Why not the log's: what was open is written to.
+    pub log: Option<String>,
+    /// Those of session records, which wait.
+    pub records: Vec<RecordsNotReopened>,
+}
+
 impl Control {
     /// Reads the configuration again and takes it over, all or nothing, and tells the log. Files with session
     /// records and with the log are opened again, whatever the configuration is like.
-    ///
-    /// # Errors
-    /// Everything that is wrong, at its line; nothing has changed then.
-    pub fn reload(&self) -> Result<Reloaded, ConfigErrors> {
+    pub fn reload(&self) -> Reload {
         self.reload_from(|before| before.source.reload())
     }
 
     /// As [`reload`](Self::reload), with a configuration that was read already.
     ///
     /// # Errors
-    /// As there.
+    /// Everything that is wrong, at its line; nothing has changed then.
     pub fn reload_to(&self, config: Config) -> Result<Reloaded, ConfigErrors> {
-        self.reload_from(|_| Ok(config))
+        self.reload_from(|_| Ok(config)).configuration
     }
 
-    fn reload_from(
-        &self,
-        read: impl FnOnce(&Config) -> Result<Config, ConfigErrors>,
-    ) -> Result<Reloaded, ConfigErrors> {
+    fn reload_from(&self, read: impl FnOnce(&Config) -> Result<Config, ConfigErrors>) -> Reload {
         // Whoever asks may have another runtime, which ends before the traffic does.
         let _runtime = self.runtime.enter();
         // One after the other: each compares with what the one before has left.
         let _one = self.reloading.lock();
-        self.reopen_files();
+        let files = self.reopen_files();
         let before = self.config();
         let reloaded = read(&before).and_then(|config| self.take_over(&before, config));
         match &reloaded {
@@ -160,15 +173,21 @@ impl Control {
                 }
             }
         }
-        reloaded
+        Reload { configuration: reloaded, files }
     }
 
-    /// Has the files of session records and of the log opened again, for whoever has moved them.
-    pub fn reopen_files(&self) {
-        self.records().reopen();
-        if let Err(error) = logging::reopen() {
-            error!(%error, "the log was not opened again: what was open is written to");
+    /// Has the files of session records and of the log opened again, for whoever has moved them, and waits for that, for
+    /// a second each at most. What fails is told in the log.
+    pub fn reopen_files(&self) -> NotReopened {
+        let records = self.records().reopen();
+        for RecordsNotReopened { sink, error } in &records {
+            error!(sink, error, "session records were not opened again, and wait");
         }
+        let log = logging::reopen().err().map(|error| error.to_string());
+        if let Some(error) = &log {
+            error!(error, "the log was not opened again: what was open is written to");
+        }
+        NotReopened { log, records }
     }
 
     fn take_over(&self, before: &Config, mut config: Config) -> Result<Reloaded, ConfigErrors> {
@@ -417,7 +436,7 @@ mod tests {
                 Ok(config)
             });
             ordered.unwrap().join().unwrap();
-            reloaded
+            reloaded.configuration
         };
         tokio::task::spawn_blocking(both).await.unwrap()
     }

@@ -37,7 +37,7 @@ use self::place::Place;
 use super::network::{Carried, upstream_connector};
 use super::trace::Traces;
 use super::{now, websocket};
-use crate::config::{Config, Listener, Sip, SipUpstream};
+use crate::config::{Config, Listener, Sip, SipUpstream, UpstreamUri};
 use crate::msrp::user_of_principal;
 use crate::sip::{
     Advertised, Change, Destination, Edge, Flow, Flows, Keys, Settings, ShortSecret, Side, Unsendable,
@@ -231,7 +231,7 @@ impl SipEdge {
             if place.set_uri(&upstream.uri)
                 && let Some(link) = place.link()
             {
-                link.handle().close(CloseReason::Local("the upstream's URI has changed".into()));
+                close_moved(&link);
             }
         }
         self.places.store(Arc::new(places));
@@ -327,11 +327,12 @@ impl SipEdge {
         accepted.upstream(&tuning.config.sip_upstream, dialled).and_then(number)
     }
 
-    /// Takes in the connection that was opened to an upstream. It ends with the future that is returned.
+    /// Takes in the connection that was opened to an upstream at `uri`. It ends with the future that is returned.
     fn connected(
         self: &Arc<Self>,
         upstream: usize,
         place: &Place,
+        uri: &UpstreamUri,
         stream: Stream,
         opened: Option<Opened>,
     ) -> impl Future<Output = CloseReason> + use<> {
@@ -353,7 +354,11 @@ impl SipEdge {
         let side = Side::Upstream(upstream);
         let (link, driver, protocol) =
             self.open(stream, rest, None, side, framing, incoming, tuning.upstream_queue(), clock);
-        place.set_link(link);
+        place.set_link(Arc::clone(&link));
+        // A reload that has changed it while this was dialled found no connection to close.
+        if place.uri() != *uri {
+            close_moved(&link);
+        }
         self.upstreams.write().connected(upstream, now());
         self.probe.notify_one();
         driver.run(protocol)
@@ -405,8 +410,9 @@ impl SipEdge {
         let link = match to {
             Destination::Client(connection) => self.link(connection),
             Destination::Upstream { index, over } => {
-                let place = self.place(index);
-                if let Some(place) = &place {
+                let places = self.places.load();
+                let place = places.get(&index);
+                if let Some(place) = place {
                     place.is_used();
                 }
                 over.and_then(|connection| self.link(connection))
@@ -415,7 +421,7 @@ impl SipEdge {
             }
         };
         if let Side::Upstream(index) = from
-            && let Some(place) = self.place(index)
+            && let Some(place) = self.places.load().get(&index)
         {
             place.is_used();
         }
@@ -471,6 +477,11 @@ impl Flows for SipEdge {
         let flow = *self.link(connection)?.flow();
         matches!(flow.side, Side::Client(_)).then_some(flow)
     }
+}
+
+/// Closes a connection to where its upstream is not any more.
+fn close_moved(link: &SipLink) {
+    link.handle().close(CloseReason::Local("the upstream's URI has changed".into()));
 }
 
 /// What the edge is to know.

@@ -202,6 +202,9 @@ pub struct Edge {
     pub(super) settings: Settings,
     /// How the listeners call themselves.
     pub(super) listeners: Numbered<Advertised>,
+    /// How those called themselves that went, or changed their names, when one did last: dialogs that know them by it
+    /// live on, whichever connections their clients have by now.
+    former: Vec<Advertised>,
     pub(super) upstreams: Numbered<Upstream>,
     pub(super) keys: Keys,
 }
@@ -241,16 +244,28 @@ impl Edge {
     pub fn new(settings: Settings, keys: Keys) -> Self {
         let listeners = Numbered::new(settings.listeners.iter().cloned());
         let upstreams = Numbered::new(settings.upstreams.iter().cloned().map(Upstream::new));
-        Self { settings, listeners, upstreams, keys }
+        Self { settings, listeners, former: Vec::new(), upstreams, keys }
     }
 
     /// This edge with other settings. What is there keeps its number, by how a listener calls itself and how an upstream
-    /// is reached. A listener that is gone is known for as long as it is `in_use`, an upstream until it is
-    /// [forgotten](Self::without_upstream).
+    /// is reached. A listener that is gone is known until the next change, as it may accept a moment longer, and for as
+    /// long as it is `in_use`; an upstream until it is [forgotten](Self::without_upstream). The names of listeners that
+    /// are gone lead here until others go.
     #[must_use]
     pub fn changed(&self, settings: Settings, keys: Keys, in_use: impl Fn(usize) -> bool) -> Self {
         let (mut listeners, mut upstreams) = (self.listeners.clone(), self.upstreams.clone());
-        listeners.retain(|number, own| settings.listeners.contains(own) || in_use(number));
+        let before = &self.settings.listeners;
+        listeners
+            .retain(|number, own| settings.listeners.contains(own) || before.contains(own) || in_use(number));
+        let mut former: Vec<_> =
+            before.iter().filter(|own| !settings.listeners.contains(own)).cloned().collect();
+        if former.is_empty() {
+            former.clone_from(&self.former);
+        }
+        // Who is an upstream by now has the name.
+        former.retain(|own| {
+            !settings.upstreams.iter().any(|upstream| upstream.peer.is(own.host.as_bytes(), Some(own.port)))
+        });
         for own in &settings.listeners {
             let wanted = settings.listeners.iter().filter(|other| *other == own).count();
             if listeners.iter().filter(|(_, known)| *known == own).count() < wanted {
@@ -272,7 +287,7 @@ impl Edge {
             }
             upstreams.add(Upstream::new(new.clone()));
         }
-        Self { settings, listeners, upstreams, keys }
+        Self { settings, listeners, former, upstreams, keys }
     }
 
     /// This edge without an upstream that nothing leads to any more.
@@ -280,8 +295,9 @@ impl Edge {
     pub fn without_upstream(&self, number: usize) -> Self {
         let mut upstreams = self.upstreams.clone();
         upstreams.retain(|known, _| known != number);
-        let (settings, listeners) = (self.settings.clone(), self.listeners.clone());
-        Self { settings, listeners, upstreams, keys: self.keys.clone() }
+        let (settings, listeners, former) =
+            (self.settings.clone(), self.listeners.clone(), self.former.clone());
+        Self { settings, listeners, former, upstreams, keys: self.keys.clone() }
     }
 
     /// Whether these upstreams can be told from all that there were.
@@ -448,7 +464,7 @@ impl Edge {
     /// All our names.
     fn own(&self) -> impl Iterator<Item = &Advertised> {
         let upstreams = self.upstreams.iter().flat_map(|(_, upstream)| upstream.own());
-        self.listeners.iter().map(|(_, own)| own).chain(upstreams)
+        self.listeners.iter().map(|(_, own)| own).chain(&self.former).chain(upstreams)
     }
 
     /// Whether a head has a Via of this edge whose branch ends with `loop_hash`.

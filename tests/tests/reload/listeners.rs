@@ -129,12 +129,29 @@ async fn a_tls_domain_may_come_with_the_listener_that_serves_it() {
 
 /// Whether somebody else may bind there: of TCP, and of UDP even one who would share the port.
 fn is_free(address: &str) -> bool {
-    use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt::set_socket_reuseport};
-
     let address: SocketAddr = address.parse().unwrap();
-    let udp = socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
-    set_socket_reuseport(&udp, true).unwrap();
-    TcpListener::bind(address).is_ok() || bind(&udp, &address).is_ok()
+    TcpListener::bind(address).is_ok() || tests::is_shared(address)
+}
+
+#[tokio::test]
+async fn an_address_that_somebody_else_has_is_not_said_to_be_one_of_ours() {
+    let port = free_port();
+    let at = |host: &str| Settings { plain: Some(format!("{host}:{port}")), ..Settings::default() };
+    let mut running = Running::start(&at("127.0.0.1")).await;
+    let _foreign = TcpListener::bind(("127.0.0.2", port)).unwrap();
+    // In the place of ours, and beside it.
+    running.write(&at("127.0.0.2"));
+    let alone = hup(&running.daemon, "not reloaded, everything stays as it was").await;
+    let both = at("127.0.0.1").to_yaml();
+    let both =
+        both.replace("listeners:\n", &format!("listeners:\n  - {{ uri: 'msrp://127.0.0.2:{port}' }}\n"));
+    running.site.write("relay.yaml", &both);
+    let beside = hup(&running.daemon, "not reloaded, everything stays as it was").await;
+    for line in [alone, beside] {
+        assert!(line.contains(&format!("cannot listen on 127.0.0.2:{port}")), "{line}");
+        assert!(line.contains("in use") && !line.contains("in the way"), "{line}");
+    }
+    running.arrives().await;
 }
 
 #[tokio::test]

@@ -2,23 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+
+use tests::until;
 
 use super::*;
-
-/// Waits until the file has this in it, and gives its text.
-async fn until(path: &Path, words: &str) -> String {
-    let found = async {
-        loop {
-            let text = fs::read_to_string(path).unwrap_or_default();
-            if text.contains(words) {
-                return text;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    within(format_args!("{words:?} in {path:?}"), found).await
-}
 
 fn to(target: &str) -> Settings {
     Settings { log: target.to_owned(), ..Settings::default() }
@@ -140,6 +127,45 @@ async fn syslog_and_the_journal_get_it_and_nobody_waits_for_them() {
     running.goes_on().await;
 }
 
+/// Whether it goes well, and what it says.
+fn ctl(site: &Site, args: &[&str]) -> (bool, String) {
+    let mut command = std::process::Command::new(RELAY);
+    command.arg("ctl").args(["--address", &format!("unix:{}", site.path("admin.sock").display())]);
+    let done = command.args(args).output().unwrap();
+    (done.status.success(), String::from_utf8([done.stdout, done.stderr].concat()).unwrap())
+}
+
+#[tokio::test]
+async fn session_records_that_cannot_be_opened_again_are_told_each_time() {
+    let site = Site::new();
+    fs::create_dir(site.path("cdr")).unwrap();
+    let settings = Settings {
+        records: "sinks: { a: { file: { path: cdr/s.jsonl } } }".into(),
+        admin: Some("listen: 'unix:admin.sock'".into()),
+        ..Settings::default()
+    };
+    let daemon = Daemon::start(RELAY, &site, &settings).await;
+    fs::rename(site.path("cdr"), site.path("moved")).unwrap();
+    for round in 1..=2 {
+        let (done, told) = ctl(&site, &["reload"]);
+        assert!(done && told.contains("session records were not opened again, and wait: a: "), "{told}");
+        assert!(told.contains("cdr/s.jsonl: No such file"), "{told}");
+        let words = ["ERROR session records were not opened again, and wait", "sink=\"a\"", "cdr/s.jsonl"];
+        daemon.log().wait_for_lines(&words, round).await;
+    }
+    // By SIGHUP, and where the reload itself is refused.
+    site.write("relay.yaml", "nonsense");
+    hup(&daemon, "session records were not opened again").await;
+    let (done, told) = ctl(&site, &["reload"]);
+    assert!(!done && told.contains("session records were not opened again: a: "), "{told}");
+
+    fs::create_dir(site.path("cdr")).unwrap();
+    site.write("relay.yaml", &settings.to_yaml());
+    let (done, told) = ctl(&site, &["reload"]);
+    assert!(done && !told.contains("not opened"), "{told}");
+    assert!(site.path("cdr/s.jsonl").exists());
+}
+
 #[tokio::test]
 async fn a_file_that_cannot_be_opened_again_is_told_and_written_to() {
     let site = Site::new();
@@ -153,14 +179,13 @@ async fn a_file_that_cannot_be_opened_again_is_told_and_written_to() {
     let config = site.write("relay.yaml", &settings.to_yaml());
     let daemon = Daemon::spawn(std::process::Command::new(RELAY), &config);
     until(&site.path("logs/relay.log"), "ready").await;
-    let ctl = |args: &[&str]| {
-        let mut command = std::process::Command::new(RELAY);
-        command.arg("ctl").args(["--address", &format!("unix:{}", site.path("admin.sock").display())]);
-        let done = command.args(args).output().unwrap();
-        (done.status.success(), String::from_utf8([done.stdout, done.stderr].concat()).unwrap())
+    let ctl = |args: &[&str]| ctl(&site, args);
+    let failures = || {
+        let (_, told) = ctl(&["stats", "core:log_reopen_failures"]);
+        let number = told.split_whitespace().last().unwrap_or_default().parse::<u64>();
+        number.unwrap_or_else(|error| panic!("{error}: {told}"))
     };
-    let failures = || ctl(&["stats", "core:log_reopen_failures"]).1;
-    assert!(failures().trim_end().ends_with(" 0"), "{}", failures());
+    assert_eq!(failures(), 0);
 
     fs::rename(site.path("logs"), site.path("moved")).unwrap();
     let (done, told) = ctl(&["reload"]);
@@ -169,7 +194,7 @@ async fn a_file_that_cannot_be_opened_again_is_told_and_written_to() {
     daemon.log().wait_for(&["the log cannot be opened again", "logs/relay.log"]).await;
     let text = until(&site.path("moved/relay.log"), "configuration reloaded").await;
     assert!(text.contains("ERROR the log was not opened again"), "{text}");
-    assert!(!failures().trim_end().ends_with(" 0"), "{}", failures());
+    assert!(failures() > 0);
     // Also where the reload itself is refused.
     site.write("relay.yaml", "nonsense");
     let (done, told) = ctl(&["reload"]);

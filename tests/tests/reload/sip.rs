@@ -1,6 +1,9 @@
 //! The SIP edge.
 
+use futures_util::StreamExt as _;
 use tests::{SipPeer, SipUpstream, request, response};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 
 use super::*;
 
@@ -30,14 +33,72 @@ async fn the_sip_edge_takes_other_listeners() {
     let running = Running::start(&start).await;
     let port = free_port();
     let old = running.daemon.address(Scheme::Sip);
+    let served = async |peer: &mut SipPeer, port: u16, branch: &str| {
+        peer.send(&request("OPTIONS", &format!("sip:relay.test:{port}"), branch, "", "")).await;
+        peer.expect("200").await;
+    };
     let mut there = SipPeer::connect(&running.daemon, &running.site, Scheme::Sip).await;
+    // It is accepted, and does not wait for that with the listener that goes.
+    served(&mut there, old.port(), "first").await;
     running.reload(&Settings { sip_tcp: Some(format!("127.0.0.1:{port}")), ..start.clone() }).await;
     until_closed(old).await;
+    let mut new = SipPeer::connect_from("127.0.0.1", ([127, 0, 0, 1], port).into()).await;
+    served(&mut new, port, "new").await;
     // With another one to take, the one that is gone is still known to its client.
-    running.reload(&Settings { sip_tcp: Some(format!("127.0.0.1:{}", free_port())), ..start.clone() }).await;
-    let uri = format!("sip:relay.test:{}", old.port());
-    there.send(&request("OPTIONS", &uri, "o", "", "")).await;
-    there.expect("200").await;
+    let next = free_port();
+    running.reload(&Settings { sip_tcp: Some(format!("127.0.0.1:{next}")), ..start.clone() }).await;
+    let mut newest = SipPeer::connect_from("127.0.0.1", ([127, 0, 0, 1], next).into()).await;
+    served(&mut newest, next, "newest").await;
+    served(&mut there, old.port(), "again").await;
+    running.goes_on().await;
+}
+
+/// The end of the edge's handshake on a connection that it has opened: the path it asks for.
+async fn opened(socket: TcpStream) -> (String, WebSocketStream<TcpStream>) {
+    let mut path = String::new();
+    #[expect(clippy::result_large_err, reason = "as the library has it")]
+    let answer = |request: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
+        request.uri().path().clone_into(&mut path);
+        let protocol = request.headers()["Sec-WebSocket-Protocol"].clone();
+        response.headers_mut().append("Sec-WebSocket-Protocol", protocol);
+        Ok(response)
+    };
+    let socket = within("a WebSocket", tokio_tungstenite::accept_hdr_async(socket, answer)).await.unwrap();
+    (path, socket)
+}
+
+/// Waits until the edge has closed it.
+async fn ends(mut socket: WebSocketStream<TcpStream>) {
+    within("its end", async { while socket.next().await.is_some_and(|frame| frame.is_ok()) {} }).await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_has_another_path_now_is_connected_to_there() {
+    let upstream = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = upstream.local_addr().unwrap();
+    let accepted = async || within("the edge's connection", upstream.accept()).await.unwrap().0;
+    let at = |path: &str| Settings {
+        sip_tcp: Some("127.0.0.1:0".into()),
+        sip: Some(format!(
+            "probe_interval: 1h, sip_upstream: [ {{ uri: 'ws://{address}/{path}', advertise: 'edge.test:5060' }} ]"
+        )),
+        ..Settings::default()
+    };
+    let running = Running::start(&at("first")).await;
+    // While its handshake is under way, there is no connection to close yet.
+    let held = accepted().await;
+    running.reload(&at("second")).await;
+    let (path, first) = opened(held).await;
+    assert_eq!(path, "/first");
+    ends(first).await;
+    let (path, second) = opened(accepted().await).await;
+    assert_eq!(path, "/second");
+    running.daemon.log().wait_for_lines(&["SIP upstream connected", "/second"], 1).await;
+    // And one that is there.
+    running.reload(&at("third")).await;
+    ends(second).await;
+    let (path, _third) = opened(accepted().await).await;
+    assert_eq!(path, "/third");
     running.goes_on().await;
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tcp_transport::tls::{CertificateFacts, Expiry};
 
 use super::{Answer, Command, Error, Params, shown::time};
-use crate::server::Control;
+use crate::server::{Control, Reload};
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
@@ -61,7 +61,8 @@ fn days_left(at: SystemTime) -> i64 {
 }
 
 fn reload(control: &Arc<Control>, _: &Params) -> Answer {
-    match control.reload() {
+    let Reload { configuration, files } = control.reload();
+    match configuration {
         Ok(reloaded) => {
             tracing::info!("reloaded by the admin interface");
             let changed = reloaded
@@ -71,14 +72,16 @@ fn reload(control: &Arc<Control>, _: &Params) -> Answer {
             Ok(json!({
                 "Reloaded": reloaded.to_string(),
                 "Changed": changed.collect::<Value>(),
-                "LogNotReopened": crate::logging::trouble(),
+                "LogNotReopened": files.log,
+                "RecordsNotReopened": files.records.iter().map(ToString::to_string).collect::<Value>(),
                 "NeedsRestart": reloaded.needs_restart.iter().map(ToString::to_string).collect::<Value>(),
             }))
         }
         Err(errors) => {
             let mut errors: Vec<_> = errors.errors().iter().map(ToString::to_string).collect();
-            errors
-                .extend(crate::logging::trouble().map(|why| format!("the log was not opened again: {why}")));
+            errors.extend(files.log.map(|why| format!("the log was not opened again: {why}")));
+            let records = files.records.iter();
+            errors.extend(records.map(|file| format!("session records were not opened again: {file}")));
             Err(Error::failed(format!("not reloaded, everything stays as it was: {}", errors.join("; "))))
         }
     }

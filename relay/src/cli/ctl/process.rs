@@ -61,6 +61,10 @@ pub(super) async fn reload(client: &Client, output: &Output) -> Outcome {
             format!("the log was not opened again, what was open is written to: {}", text::safe(why));
         output.line(&output.paint(&warning, Tone::Warning))?;
     }
+    for file in list(&answer, "RecordsNotReopened").iter().filter_map(Value::as_str) {
+        let warning = format!("session records were not opened again, and wait: {}", text::safe(file));
+        output.line(&output.paint(&warning, Tone::Warning))?;
+    }
     let sections: Vec<_> = list(&answer, "NeedsRestart").iter().filter_map(Value::as_str).collect();
     if !sections.is_empty() {
         let warning = format!(

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::net::SocketType;
 use rustix::net::sockopt::socket_type;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::channel::{Channel, Endpoint, MAX_DESCRIPTORS};
@@ -25,6 +25,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the next process may take to serve once nothing is accepted here, which takes it no work.
 const SERVING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often it is looked at whether a reload is over.
+const RELOAD_POLL: Duration = Duration::from_millis(5);
 
 /// Another process has taken over.
 #[derive(Debug)]
@@ -80,7 +83,7 @@ pub(in crate::server) async fn serve(
             Ok(channel) => channel,
             Err(error) => {
                 warn!(%error, "cannot accept a process that takes over");
-                tokio::time::sleep(PAUSE).await;
+                sleep(PAUSE).await;
                 continue;
             }
         };
@@ -130,13 +133,16 @@ async fn hand_over(
             Err(Failure::Ended) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let things = {
-            // What is offered stays as it is: no reload changes the listeners from here on.
-            let _no_reload = control.reloading.lock();
-            if !control.set_succession(Succession::Offered) {
-                return Err(Failure::Stops);
+        let things = loop {
+            // What is offered stays as it is: no reload changes the listeners from here on. One may be under way for as
+            // long as disks and names take; no thread of the traffic's waits for that.
+            if let Some(_no_reload) = control.reloading.try_lock() {
+                if !control.set_succession(Succession::Offered) {
+                    return Err(Failure::Stops);
+                }
+                break offered(endpoint, control, admin)?;
             }
-            offered(endpoint, control, admin)?
+            sleep(RELOAD_POLL).await;
         };
         info!(pid, "a process takes over");
         offer(channel, &things, control).await?;
@@ -209,4 +215,51 @@ async fn offer(channel: &Channel, offered: &[(Thing, OwnedFd)], control: &Contro
         channel.send(&message, &[], &descriptors).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::server::Server;
+
+    #[tokio::test]
+    async fn a_reload_that_takes_long_holds_up_no_thread_of_the_traffic() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let folder = tempfile::tempdir().unwrap();
+        let text = "domain: relay.test\nlisteners: [ { uri: 'msrp://127.0.0.1:0' } ]\nupgrade: { socket: u, start_timeout: 1m }\n";
+        let config = Config::parse(text, folder.path(), "a").unwrap_or_else(|errors| panic!("{errors}"));
+        let server = Server::start(config).await.unwrap();
+        let control = Arc::clone(server.control());
+        let (begins, began) = mpsc::channel();
+        let (end, ends) = mpsc::channel();
+        let reloads = Arc::clone(&control);
+        let reload = thread::spawn(move || {
+            let _reload = reloads.reloading.lock();
+            begins.send(()).unwrap();
+            ends.recv_timeout(PATIENCE).is_ok()
+        });
+        began.recv().unwrap();
+        let endpoint = Endpoint::bind(&folder.path().join("socket")).unwrap();
+        let next_process = Channel::connect(endpoint.path()).unwrap();
+        let channel = endpoint.accept().await.unwrap();
+        let hello = Message::Hello { version: VERSION, pid: 1 };
+        next_process.send(&hello, &[], &[]).await.unwrap();
+        let next_process = async move {
+            // The only thread of the traffic goes on, so this does.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            end.send(()).unwrap();
+            let offer = next(&next_process).await.unwrap();
+            assert!(matches!(offer, Message::Offer { .. }), "{offer:?}");
+        };
+        let (outcome, ()) = tokio::join!(hand_over(&channel, &endpoint, &control, &[]), next_process);
+        // It has ended after it had what it wanted.
+        assert!(matches!(outcome, Err(Failure::Ended)), "{outcome:?}");
+        assert!(reload.join().unwrap(), "the reload was over before the next process gave up");
+    }
 }

@@ -33,7 +33,8 @@ pub(super) struct Closed {
     pub(super) kept: Option<Kept>,
 }
 
-fn is_in_use(error: &BindError) -> bool {
+/// Whether somebody has that address already.
+pub(super) fn is_in_use(error: &BindError) -> bool {
     matches!(error, BindError::Socket { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
 }
 
@@ -149,18 +150,21 @@ impl Listeners {
     /// # Errors
     /// The first address that cannot be listened on; all stay closed then.
     pub(in crate::server) fn reopen(&self, network: &Arc<Network>) -> Result<(), ReopenError> {
+        // Whether their tasks have let go of them is not known: those have handshakes to finish.
+        self.reopen_while(network, || true)
+    }
+
+    /// As [`reopen`](Self::reopen); an address that is in use is waited for while a socket of ours is `ending`. Meanwhile
+    /// everybody else may ask what there is. No reload comes in between, and no other drain.
+    fn reopen_while(&self, network: &Arc<Network>, ending: impl Fn() -> bool) -> Result<(), ReopenError> {
         let domains = &network.server_domains;
+        let is_in_use = |error: &ReopenError| is_in_use(&error.source);
+        let mut opened = Vec::new();
+        while let Some(next) = until_free(|| self.open_closed(opened.len(), domains), is_in_use, &ending)? {
+            opened.push(next);
+        }
         let mut all = self.0.lock();
         let accepting = all.accepting;
-        let mut opened = Vec::new();
-        for running in &all.running {
-            for closed in &running.closed {
-                let failed = |source| ReopenError { address: closed.address, source };
-                // Whether their tasks have let go of them is not known: those have handshakes to finish.
-                let open = || closed.open(running, domains);
-                opened.push(until_free(open, is_in_use, || true).map_err(failed)?);
-            }
-        }
         let mut opened = opened.into_iter();
         for running in &mut all.running {
             let sockets = opened.by_ref().take(std::mem::take(&mut running.closed).len());
@@ -171,13 +175,56 @@ impl Listeners {
         }
         Ok(())
     }
+
+    /// Opens the closed socket of that number again, counted over all listeners; `None`: there are not so many.
+    fn open_closed(
+        &self,
+        number: usize,
+        domains: &Arc<ServerDomains>,
+    ) -> Result<Option<OpenSocket>, ReopenError> {
+        let all = self.0.lock();
+        let mut closed =
+            all.running.iter().flat_map(|running| running.closed.iter().map(move |closed| (running, closed)));
+        let Some((running, closed)) = closed.nth(number) else { return Ok(None) };
+        let failed = |source| ReopenError { address: closed.address, source };
+        closed.open(running, domains).map(Some).map_err(failed)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::net::TcpListener;
+    use std::path::Path;
 
     use super::*;
+    use crate::config::Config;
+    use crate::server::{Drain, DrainCause, Server};
+
+    #[tokio::test]
+    async fn who_asks_where_it_listens_does_not_wait_for_an_address_to_become_free() {
+        let text = "domain: relay.test\nlisteners: [ { uri: 'msrp://127.0.0.1:0' }, { uri: 'msrp://127.0.0.2:0' } ]\n";
+        let config = Config::parse(text, Path::new(""), "a").unwrap_or_else(|errors| panic!("{errors}"));
+        let server = Server::start(config).await.unwrap();
+        let (control, before) = (server.control(), server.addresses());
+        server.drain(Drain::now(DrainCause::Operator, None));
+        // Its task has let go of it.
+        while control.listeners().is_opening() {
+            tokio::task::yield_now().await;
+        }
+        let other = Cell::new(Some(TcpListener::bind(before[1].1).unwrap()));
+        let tries = Cell::new(0);
+        let ending = || {
+            assert!(control.listeners().0.try_lock().is_some(), "nobody waits");
+            tries.set(tries.get() + 1);
+            if tries.get() == 5 {
+                drop(other.take());
+            }
+            true
+        };
+        control.listeners().reopen_while(control.network(), ending).unwrap();
+        assert_eq!(server.addresses(), before);
+    }
 
     #[test]
     fn an_address_is_waited_for_while_a_socket_of_ours_may_have_it() {

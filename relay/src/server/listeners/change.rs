@@ -91,9 +91,10 @@ impl Listeners {
                 |listener: &Listener| Opened::open(listener, config, domains, concentrator, &mut inherited);
             // A listener that has just gone may have its address yet.
             let ending = || self.is_ending();
-            let opened = accepting::until_free(|| open(listener), overlap::is_in_use, ending);
+            let opened =
+                accepting::until_free(|| open(listener), |error| overlap::taken(error).is_some(), ending);
             let opened = opened.or_else(|error| {
-                if !overlap::is_in_use(&error) {
+                if overlap::taken(&error).is_none() {
                     return Err(error);
                 }
                 let present = present.get_or_insert_with(|| self.present());
@@ -174,17 +175,11 @@ impl Listeners {
                     running.serves.store(Arc::new(serves(listener, msrp, sip, hep.clone())));
                     for socket in &running.sockets {
                         if let Shared::Stream(control) = &socket.socket {
-                            let bound = control.settings();
-                            let settings = listener_settings(listener, config, bound.addr);
-                            let (ipv6_only, reuse_port) = (bound.ipv6_only, bound.reuse_port);
-                            control.update(ListenerSettings { ipv6_only, reuse_port, ..settings });
+                            control.update(rebound(listener, config, &control.settings()));
                         }
                     }
                     for closed in &mut running.closed {
-                        let bound = &closed.settings;
-                        let settings = listener_settings(listener, config, bound.addr);
-                        let (ipv6_only, reuse_port) = (bound.ipv6_only, bound.reuse_port);
-                        closed.settings = ListenerSettings { ipv6_only, reuse_port, ..settings };
+                        closed.settings = rebound(listener, config, &closed.settings);
                     }
                     if let Some(former) = mem::replace(&mut running.hep, hep)
                         && !running.hep.as_ref().is_some_and(|hep| Arc::ptr_eq(hep, &former))
@@ -204,6 +199,12 @@ impl Listeners {
             all.ending.extend(gone.abort());
         }
     }
+}
+
+/// The settings of a socket that stays, for what its listener is now: what it was `bound` with it keeps.
+fn rebound(listener: &Listener, config: &Config, bound: &ListenerSettings) -> ListenerSettings {
+    let (ipv6_only, reuse_port) = (bound.ipv6_only, bound.reuse_port);
+    ListenerSettings { ipv6_only, reuse_port, ..listener_settings(listener, config, bound.addr) }
 }
 
 /// What is to be known of a running one without its lock.

@@ -25,9 +25,11 @@ pub(super) struct Place {
     link: RwLock<Option<Arc<SipLink>>>,
     /// Where its name led last.
     dialled: RwLock<Option<IpAddr>>,
-    /// Messages that were sent on to it, or from it.
+    /// Messages that were sent on to it, or from it, since it was not wanted any more.
     used: AtomicU64,
     wanted: watch::Sender<bool>,
+    /// The opposite, for whoever sends a message on: to read it disturbs nobody else who does.
+    going: AtomicBool,
     /// It has a task.
     begun: AtomicBool,
 }
@@ -40,6 +42,7 @@ impl Place {
             dialled: RwLock::default(),
             used: AtomicU64::new(0),
             wanted: watch::Sender::new(true),
+            going: AtomicBool::new(false),
             begun: AtomicBool::new(false),
         }
     }
@@ -78,12 +81,16 @@ impl Place {
         *self.dialled.write() = Some(address);
     }
 
-    /// Notes that a message was sent on.
+    /// Notes that a message was sent on; that is of interest only when it is not wanted any more.
     pub(super) fn is_used(&self) {
-        self.used.fetch_add(1, Ordering::Relaxed);
+        if self.going.load(Ordering::Relaxed) {
+            self.used.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn set_wanted(&self, wanted: bool) {
+        // Before anybody begins to wait for quiet: what is not counted was sent on before.
+        self.going.store(!wanted, Ordering::Relaxed);
         self.wanted.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
     }
 
@@ -130,6 +137,9 @@ mod tests {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let script = async {
             sleep(QUIET * 2).await;
+            // While it is wanted nobody asks how often, so nothing is written that all threads share.
+            place.is_used();
+            assert_eq!(place.used.load(Ordering::Relaxed), 0);
             place.set_wanted(false);
             sleep(QUIET - second).await;
             // A late response; then it is wanted again, and after all it is not.

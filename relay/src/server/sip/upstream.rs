@@ -123,7 +123,7 @@ impl SipEdge {
                     info!(upstream = %uri, %connection, address = %stream.peer_addr(), tls, "SIP upstream connected");
                     told = false;
                     // A task of its own: it takes leave in order when this one is ended.
-                    let mut serving = tokio::spawn(self.connected(index, &place, stream, opened));
+                    let mut serving = tokio::spawn(self.connected(index, &place, &uri, stream, opened));
                     let reason = tokio::select! {
                         reason = &mut serving => reason,
                         () = place.unused() => {

@@ -112,11 +112,12 @@ fn a_listener_is_known_while_it_is_there_or_in_use() {
     assert_eq!(net.edge.listener_numbers(), [WSS, TCP]);
     assert!(net.edge.has_listener(TLS));
     net.upwards(&alice, &request);
-    // Its last client has gone.
+    // Its last client has gone. A dialog of another one, whose connection was another then, knows its name.
     change(&mut net, without(TLS), None, &[]);
     assert!(!net.edge.has_listener(TLS));
     let bob = net.client(8, WSS);
-    assert_eq!(net.answered(&bob, &request).0, 403);
+    let (_, up) = net.upwards(&bob, &request);
+    assert!(values(&up, Name::Route).is_empty(), "{up}");
     change(&mut net, settings(), None, &[]);
     assert_eq!(net.edge.listener_numbers(), [WSS, 3, TCP]);
     // A hundred changes leave nothing behind.
@@ -126,13 +127,44 @@ fn a_listener_is_known_while_it_is_there_or_in_use() {
         change(&mut net, new, None, &[]);
     }
     let known = (0..200).filter(|number| net.edge.has_listener(*number)).count();
-    assert_eq!(known, 3);
+    // With the one that has just gone.
+    assert_eq!(known, 4);
+    assert_eq!(net.answered(&bob, &request).0, 403, "others have gone since");
+    let to_last = request.replace(":5061;", ":6098;");
+    net.upwards(&bob, &to_last);
+    // A change of anything else is none of names; but what is an upstream's name now is not ours.
+    let same = Settings { retry_after: 3, ..net.edge.settings().clone() };
+    change(&mut net, same, None, &[]);
+    net.upwards(&bob, &to_last);
+    let mut taken = net.edge.settings().clone();
+    taken.upstreams[0].peer.host = "edge.example.com".into();
+    taken.upstreams[0].peer.port = 6098;
+    change(&mut net, taken, None, &[]);
+    let (_, up) = net.upwards(&bob, &to_last);
+    assert_eq!(values(&up, Name::Route).len(), 1, "{up}");
     // Two that call themselves alike are two.
     let twin = settings().listeners.remove(WSS);
     let twins = Settings { listeners: vec![twin.clone(), twin], ..settings() };
     change(&mut net, twins, None, &[]);
     let numbers = net.edge.listener_numbers();
     assert!(numbers.len() == 2 && numbers[0] != numbers[1], "{numbers:?}");
+}
+
+#[test]
+fn who_comes_over_a_listener_while_it_goes_is_served() {
+    let mut net = Net::new();
+    let mut without = settings();
+    without.listeners.remove(TLS);
+    // Nobody was connected over it when that was looked at, and the listener took one more.
+    change(&mut net, without.clone(), None, &[]);
+    let alice = net.client(7, TLS);
+    let request = Request { via: VIA_OF_PHONE, ..Request::default() }.text();
+    net.upwards(&alice, &request);
+    // From then on she is among those who are connected.
+    change(&mut net, without.clone(), None, &[TLS]);
+    net.upwards(&alice, &request);
+    change(&mut net, without, None, &[]);
+    assert!(!net.edge.has_listener(TLS));
 }
 
 #[test]

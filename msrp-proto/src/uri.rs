@@ -118,16 +118,6 @@ impl<'a> UriRef<'a> {
         self.text
     }
 
-    /// How many bytes it has.
-    pub fn len(&self) -> usize {
-        self.text.len()
-    }
-
-    /// Never: an empty text is no URI.
-    pub fn is_empty(&self) -> bool {
-        self.text.is_empty()
-    }
-
     /// `msrp` or `msrps`.
     pub fn scheme(&self) -> Scheme {
         self.parts.scheme

@@ -17,6 +17,7 @@ use bytes::BytesMut;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{AllocProfiler, Bencher};
 use msrp_proto::decoder::{Decoder, Event};
+use tcp_transport::connection::MAX_READ_SIZE;
 
 use self::in_memory::{Client, relay};
 
@@ -135,13 +136,13 @@ fn one_message_of_300_bytes_forwarded_only(bencher: Bencher<'_, '_>, receiver: R
     bencher.counter(ItemsCount::new(1_usize)).bench_local(|| world.alice.give(&input, world.now));
 }
 
-/// Chunks of 64 KiB to whom they go whole, as reads of 64 KiB bring them.
+/// Chunks of 64 KiB to whom they go whole, as reads without TLS bring them.
 #[divan::bench(args = RECEIVERS)]
 fn chunks_of_64_kib(bencher: Bencher<'_, '_>, receiver: Receiver) {
     let mut world = world(receiver);
     let input = chunks(&world, BATCH, 64 * 1024, "no");
     bencher.counter(BytesCount::new(input.len())).bench_local(|| {
-        for read in input.chunks(64 * 1024) {
+        for read in input.chunks(MAX_READ_SIZE) {
             world.alice.give(read, world.now);
         }
     });

@@ -71,7 +71,7 @@ async function serve(awaited, command, args, env = {}) {
         kill();
         if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
       };
-      return { pid: child.pid, isUp: () => child.exitCode === null && child.signalCode === null, stop };
+      return { pid: child.pid, stop };
     }
     await new Promise((done) => setTimeout(done, 50));
   }

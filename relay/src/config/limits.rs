@@ -41,8 +41,8 @@ pub struct Limits {
     pub session_buffer: usize,
     /// How many whole messages wait at most, whatever their size: chunks of one session's slow receiver, and
     /// responses, REPORTs and other requests of one connection. Then their senders are not read from until half of
-    /// them have gone. Default 4096: one read of 64 KiB brings up to some 600, which need not pause it; and what is
-    /// kept for each besides its bytes, about 500 bytes, makes 2 MiB.
+    /// them have gone. Default 4096: one read brings up to some 300, with TLS 600, which need not pause it; and what
+    /// is kept for each besides its bytes, about 500 bytes, makes 2 MiB.
     #[serde(deserialize_with = "count")]
     #[schemars(with = "form::Count")]
     pub async_max_postponed_chunks: usize,

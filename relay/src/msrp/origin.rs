@@ -101,7 +101,7 @@ impl Origin {
         }
         self.back_path = put(text, head.from_path_text().as_bytes());
         self.from_path = from_path..text.len();
-        let previous = head.from_path().next().map_or(0, |uri| uri.len());
+        let previous = head.from_path().next().map_or(0, |uri| uri.as_bytes().len());
         self.previous_hop = self.back_path.start..self.back_path.start + previous;
         if own_hops == 0 {
             // What is passed on as it is (`super::kin`) is answered in the name of who it is for.

@@ -73,6 +73,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_more_than_few_are_many() {
+        let mut uses = SessionUses::default();
+        (0..8).for_each(|session| uses.add(session));
+        // Who is there already does not count again.
+        uses.add(7);
+        assert!(matches!(uses, SessionUses::Few(_)));
+        uses.add(8);
+        assert!(matches!(uses, SessionUses::Many(_)));
+        assert_eq!(uses.len(), 9);
+    }
+
+    #[test]
     fn few_and_many_are_counted_alike() {
         let mut uses = SessionUses::default();
         let most = 3 * FEW as u128;

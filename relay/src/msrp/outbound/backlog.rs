@@ -18,6 +18,11 @@ pub(crate) struct Backlog {
 }
 
 impl Outbound {
+    /// How many used objects are kept: of requests, and of chunks.
+    pub(crate) fn spares(&self) -> (usize, usize) {
+        (self.spare_origins.len(), self.spare_chunks.len())
+    }
+
     pub(crate) fn backlog(&self) -> Backlog {
         Backlog {
             fullest_lane: self.lanes.iter().map(|lane| lane.queued).max().unwrap_or(0),

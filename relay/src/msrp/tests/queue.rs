@@ -383,3 +383,23 @@ fn control_interrupts_a_chunk_that_has_sent_the_interrupt_size() {
         assert!(text[end..].contains("MSRP c0000 200 OK"), "{text}");
     }
 }
+
+#[test]
+fn used_objects_are_kept_up_to_so_many() {
+    for (used, kept) in [(255, 255), (256, 256), (257, 256)] {
+        let mut harness = Harness::new();
+        for _ in 0..used {
+            harness.begin(0, Some(2), true, 1);
+            harness.body(0, 2);
+            harness.end(0, Flag::Complete);
+        }
+        while harness.write(usize::MAX) {}
+        assert_eq!(harness.queue.spares(), (0, kept), "{used} wait for their responses");
+        for _ in 0..used {
+            harness.queue.recycle(Box::default());
+        }
+        assert_eq!(harness.queue.spares(), (kept, kept), "{used}");
+        harness.queue.quiet();
+        assert_eq!(harness.queue.spares(), (0, 0));
+    }
+}

@@ -16,7 +16,8 @@
 //! routes that stay, no wake when a lane or the control queue drains or its link closes, lanes without a bound, wrong
 //! Byte-Range, `$` for `#`, silent timeouts, users that stay, transactions answered again, unwanted answers, a response
 //! for a REPORT, bodies lost or in the wrong order, chunks that outlive their session, sessions taken over, links counted
-//! as used, chunks that go on after an error, the rest of an interrupted chunk lost.
+//! as used, chunks that go on after an error, the rest of an interrupted chunk lost, a session more than a user may have,
+//! bytes beyond what a message may have.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};

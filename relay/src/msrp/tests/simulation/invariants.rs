@@ -121,6 +121,8 @@ impl Run {
         assert_eq!(message.field("X-Check"), format!("of m{number:05}"));
         let (at, end) = place(sent, message);
         self.trace.tell(|| format!("  m{number:05}: {at} to {end} arrives, {:?}", message.flag));
+        let most = self.user_limits.message_size.unwrap_or(usize::MAX);
+        assert!(end <= most, "m{number:05}: {end} arrives of a message that may have {most}");
         let twice = sent.arrived.iter().any(|&(from, until)| at < until && from < end);
         assert!(!twice, "m{number:05}: {at} to {end} arrives twice: {:?}", sent.arrived);
         // Over another connection between relays it may overtake what is left on the lost one.
@@ -181,8 +183,9 @@ impl Run {
         sent.reported.push((start.parse::<usize>().unwrap() - 1, end));
     }
 
-    /// What holds after every step: the wires, and the bounds of what waits.
+    /// What holds after every step: the wires, the bounds of what waits, and those of users.
     pub(super) fn watch(&mut self) {
+        self.check_users();
         self.wires.look(&mut self.world, &self.trace);
         // What came in one read is put in as a whole, with its heads.
         let margin = 3 * self.largest_read + 4096;
@@ -197,6 +200,19 @@ impl Run {
             assert!(backlog.control <= CONTROL_LIMIT + CONTROL_MARGIN, "{backlog:?}");
             let placed = FILL_TARGET + LARGEST_FRAGMENT + CONTROL_MARGIN;
             assert!(backlog.wire <= placed, "{backlog:?}");
+        }
+    }
+
+    /// Every session is counted once for its user, and nobody has more of them than it may.
+    fn check_users(&self) {
+        let most = self.user_limits.sessions.unwrap_or(usize::MAX);
+        for relay in 0..self.relays {
+            let sessions = self.world.relay(relay).sessions().snapshot();
+            for session in &sessions {
+                let of_user = sessions.iter().filter(|other| other.user() == session.user()).count();
+                assert_eq!(session.account().sessions(), of_user, "{}", session.user());
+                assert!(of_user <= most, "{} has {of_user} sessions of {most}", session.user());
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use super::super::harness::*;
 use super::Trace;
 use super::model::{self, Asked, Kind, Meaning, Party, Scale, Sent, Writing};
 use super::wires::Wires;
-use crate::config::Expires;
+use crate::config::{Expires, UserLimits};
 use crate::msrp::{Drains, Settings, WebSocketLink};
 
 const HOSTS: [&str; 3] = ["relay.test", "outer.test", "third.test"];
@@ -35,6 +35,8 @@ pub(super) struct Run {
     /// A connection between relays was lost or not made, and what was on it with it.
     pub(super) hop_trouble: bool,
     draining: Vec<bool>,
+    /// What each user may have and send at each relay; reloads keep it.
+    pub(super) user_limits: UserLimits,
     /// The most that any of the settings has allowed.
     pub(super) largest_buffer: usize,
     pub(super) largest_read: usize,
@@ -59,10 +61,15 @@ impl Run {
         if !calm && random.below(4) == 0 {
             expires = Expires { default: Duration::from_secs(35), min: Duration::from_secs(1), ..expires };
         }
+        let mut user_limits = UserLimits::default();
+        if !calm && random.below(3) == 0 {
+            user_limits.message_size = Some(1 + random.below(3000));
+        }
         let settings = |relay: usize| {
             let mut settings = settings_for(HOSTS[relay], 2855);
             vary(&mut settings, &random);
             settings.auth.expires = expires.clone();
+            settings.limits.user = user_limits.clone();
             settings
         };
         let mut world = World::seeded(seed, settings(0));
@@ -85,12 +92,27 @@ impl Run {
             wires: Wires::default(),
             hop_trouble: false,
             draining: vec![false; relays],
+            user_limits,
             largest_buffer: 4096 << 3,
             largest_read: 0,
         };
         run.trace.tell(|| format!("seed {seed}, calm: {calm}, {scale:?}, relays: {relays}"));
         run.invite();
+        run.bound_sessions();
         run
+    }
+
+    /// From now on no user gets more sessions than the one with the most has, or one more.
+    fn bound_sessions(&mut self) {
+        if self.calm || self.random.below(3) > 0 {
+            return;
+        }
+        let all = (0..self.relays).flat_map(|relay| self.world.relay(relay).sessions().snapshot());
+        let most = all.map(|session| session.account().sessions()).max().unwrap_or(1);
+        self.user_limits.sessions = Some(most + self.random.below(2));
+        for relay in 0..self.relays {
+            self.reload_at(relay);
+        }
     }
 
     /// Clients come and get their sessions.
@@ -304,11 +326,16 @@ impl Run {
     /// A relay's settings are replaced.
     fn reload(&mut self) {
         let index = self.random.below(self.relays);
+        self.reload_at(index);
+    }
+
+    fn reload_at(&mut self, index: usize) {
         let relay = self.world.relay(index).clone();
         let current = relay.settings();
         let mut settings = settings_for(HOSTS[index], 2855);
         settings.auth.expires = current.auth.expires.clone();
         vary(&mut settings, &self.random);
+        settings.limits.user = self.user_limits.clone();
         relay.take_over(relay.prepare(settings).unwrap());
     }
 
@@ -409,6 +436,7 @@ impl Run {
             }
             // Stale by now, or nobody is let in.
             (Kind::Authorized, 401) | (Kind::Challenged | Kind::Authorized, 408) => {}
+            (Kind::Authorized, 403) if self.user_limits.sessions.is_some() => {}
             (kind, status) => panic!("{kind:?} was answered {status}"),
         }
     }

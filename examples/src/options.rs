@@ -1,6 +1,7 @@
 //! What is wanted, as the command line says it.
 
 use std::fs;
+use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -131,7 +132,7 @@ impl DialOptions {
     /// Whom we log in to, and as whom.
     ///
     /// # Errors
-    /// No relay, no user, no password; the file of the password cannot be read.
+    /// No relay, no user; no password, and no terminal to ask for it on; the file of the password cannot be read.
     pub fn login(&self) -> anyhow::Result<RelayLogin> {
         let relay = self.relay.as_ref().context("--relay is missing")?;
         let user = self.user.as_ref().or(relay.user.as_ref()).context("--user is missing")?;
@@ -142,7 +143,10 @@ impl DialOptions {
                     fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
                 text.lines().next().unwrap_or_default().to_owned()
             }
-            (None, None) => bail!("--password-file or --password is missing"),
+            (None, None) if io::stdin().is_terminal() => {
+                rpassword::prompt_password(format!("Password of {user}: ")).context("cannot read a password")?
+            }
+            (None, None) => bail!("--password-file or --password is missing, and there is no terminal to ask on"),
         };
         Ok(RelayLogin {
             relay: relay_uri(relay.scheme, None, &in_uri(&relay.host), relay.port)?,

@@ -384,7 +384,8 @@ mod tests {
         let (logs, moved) = (folder.path().join("logs"), folder.path().join("moved"));
         std::fs::create_dir(&logs).unwrap();
         let file = RecordFile { path: logs.join("a.jsonl"), fsync: false };
-        let sink = |name: &str| RecordSink { name: name.to_owned(), target: RecordTarget::File(file.clone()) };
+        let sink =
+            |name: &str| RecordSink { name: name.to_owned(), target: RecordTarget::File(file.clone()) };
         let (sinks, long) = (vec![sink("a")], Duration::from_secs(60));
         let settings = Settings { sinks, queue: 1, flush_timeout: long, interim: None };
         let records = Records::start(&settings).unwrap();
@@ -403,7 +404,10 @@ mod tests {
         let hangs = Running { sink: sink("b"), kind: "file", outbox, ended: Mutex::default() };
         records.sinks.lock().push(Arc::new(hangs));
         let told = records.reopen_within(Duration::from_millis(1));
-        assert_eq!(told, [RecordsNotReopened { sink: "b".into(), error: "what it is written to hangs".into() }]);
+        assert_eq!(
+            told,
+            [RecordsNotReopened { sink: "b".into(), error: "what it is written to hangs".into() }]
+        );
         // Nor does it hold up anybody when its thread has ended.
         drop(records.sinks.lock()[1].outbox.delivery());
         assert_eq!(records.reopen_within(long), []);

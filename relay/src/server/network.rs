@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::connection::{ConnectionWire, MsrpConnection};
 use super::handover::{self, Arrival, Generations};
-use super::occasion::{Flood, Occasion, Told};
+use super::occasion::{Flood, Occasion};
 use super::sip::SipEdge;
 use super::sip::link::SipLink;
 use super::trace::Traces;
@@ -95,6 +95,8 @@ pub(super) struct Network {
     pub(super) cert_check_on_conn_reusage: AtomicBool,
     /// The listeners of MSRP, by their numbers.
     listeners: ArcSwap<HashMap<usize, Listener>>,
+    /// Connections break off on which nobody has a session: anybody may have many do so.
+    pub(super) broken: Arc<Flood>,
 }
 
 impl Network {
@@ -130,6 +132,7 @@ impl Network {
             client_domains: Arc::new(client_domains),
             cert_check_on_conn_reusage: AtomicBool::new(config.tls.cert_check_on_conn_reusage),
             listeners: ArcSwap::from_pointee(listeners),
+            broken: Arc::default(),
         })
     }
 
@@ -426,19 +429,10 @@ impl ListenerAcceptor {
     /// Whether the log has a line about a connection that came to nothing; where a flood has taken them all, it will have
     /// one about the rest.
     fn tells_of_failure(&self) -> bool {
-        match self.failed.happens(now()) {
-            Told::Line => return true,
-            Told::Unsaid => {}
-            Told::FirstUnsaid(wait) => {
-                let (failed, local) = (Arc::clone(&self.failed), self.local);
-                tokio::spawn(async move {
-                    tokio::time::sleep(wait).await;
-                    let unsaid = failed.take();
-                    warn!(%local, unsaid, "more connections closed whose handshake or PROXY header failed");
-                });
-            }
-        }
-        false
+        let local = self.local;
+        self.failed.has_line(move |unsaid| {
+            warn!(%local, unsaid, "more connections closed whose handshake or PROXY header failed");
+        })
     }
 }
 
@@ -467,7 +461,8 @@ impl Acceptor for ListenerAcceptor {
         let digest = async |method: String, target: String, authorization: Option<String>| {
             credentials::http_digest(relay, &method, &target, authorization.as_deref(), &peer).await
         };
-        websocket::answer(settings, serves.protocols(), digest, request, stream.tls(), &peer).await
+        let has_line = || self.tells_of_failure();
+        websocket::answer(settings, serves.protocols(), digest, request, stream.tls(), &peer, has_line).await
     }
 
     fn upgraded(&self, stream: Stream, opened: Opened) {

@@ -1,8 +1,11 @@
 //! Lines of the log that a flood does not repeat.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+
+use super::now;
 
 /// How long after a line the next one may come. Enough to be seen, and nothing to fill a disk with.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -81,6 +84,23 @@ impl Flood {
         }
     }
 
+    /// It happens now: whether there is a line about it. Where there is none, `rest` is told how many had none when the
+    /// interval is over, once. Needs a tokio runtime.
+    pub(crate) fn has_line(self: &Arc<Self>, rest: impl FnOnce(u64) + Send + 'static) -> bool {
+        match self.happens(now()) {
+            Told::Line => return true,
+            Told::Unsaid => {}
+            Told::FirstUnsaid(wait) => {
+                let flood = Arc::clone(self);
+                tokio::spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    rest(flood.take());
+                });
+            }
+        }
+        false
+    }
+
     /// How many lines were not written since this was asked last.
     pub(crate) fn take(&self) -> u64 {
         std::mem::take(&mut self.0.lock().unsaid)
@@ -108,6 +128,19 @@ mod tests {
         }
         assert_eq!(flood.happens(start + 61 * second), Told::FirstUnsaid(59 * second));
         assert_eq!((flood.take(), flood.take()), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rest_is_told_once_when_the_interval_is_over() {
+        let (flood, told) = (Arc::new(Flood::default()), Arc::new(Mutex::new(Vec::new())));
+        let has_line = || {
+            let told = Arc::clone(&told);
+            flood.has_line(move |unsaid| told.lock().push(unsaid))
+        };
+        let lines = (0..LINES + 7).filter(|_| has_line()).count();
+        assert_eq!(lines, 100);
+        tokio::time::sleep(INTERVAL * 2).await;
+        assert_eq!(*told.lock(), [7]);
     }
 
     #[test]

@@ -255,9 +255,8 @@ impl Edge {
     pub fn changed(&self, settings: Settings, keys: Keys, in_use: impl Fn(usize) -> bool) -> Self {
         let (mut listeners, mut upstreams) = (self.listeners.clone(), self.upstreams.clone());
         let before = &self.settings.listeners;
-        listeners.retain(|number, own| {
-            settings.listeners.contains(own) || before.contains(own) || in_use(number)
-        });
+        listeners
+            .retain(|number, own| settings.listeners.contains(own) || before.contains(own) || in_use(number));
         let mut former: Vec<_> =
             before.iter().filter(|own| !settings.listeners.contains(own)).cloned().collect();
         if former.is_empty() {

@@ -147,7 +147,8 @@ async fn an_address_that_somebody_else_has_is_not_said_to_be_one_of_ours() {
     running.write(&at("127.0.0.2"));
     let alone = hup(&running.daemon, "not reloaded, everything stays as it was").await;
     let both = at("127.0.0.1").to_yaml();
-    let both = both.replace("listeners:\n", &format!("listeners:\n  - {{ uri: 'msrp://127.0.0.2:{port}' }}\n"));
+    let both =
+        both.replace("listeners:\n", &format!("listeners:\n  - {{ uri: 'msrp://127.0.0.2:{port}' }}\n"));
     running.site.write("relay.yaml", &both);
     let beside = hup(&running.daemon, "not reloaded, everything stays as it was").await;
     for line in [alone, beside] {

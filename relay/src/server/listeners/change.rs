@@ -91,7 +91,8 @@ impl Listeners {
                 |listener: &Listener| Opened::open(listener, config, domains, concentrator, &mut inherited);
             // A listener that has just gone may have its address yet.
             let ending = || self.is_ending();
-            let opened = accepting::until_free(|| open(listener), |error| overlap::taken(error).is_some(), ending);
+            let opened =
+                accepting::until_free(|| open(listener), |error| overlap::taken(error).is_some(), ending);
             let opened = opened.or_else(|error| {
                 if overlap::taken(&error).is_none() {
                     return Err(error);

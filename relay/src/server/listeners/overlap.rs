@@ -206,7 +206,11 @@ mod tests {
             ("[::1]:5", "[::2]:5", false),
         ] {
             let (one, other) = (place(one, false), place(other, false));
-            assert_eq!((one.overlaps(&other), other.overlaps(&one)), (expected, expected), "{one:?} {other:?}");
+            assert_eq!(
+                (one.overlaps(&other), other.overlaps(&one)),
+                (expected, expected),
+                "{one:?} {other:?}"
+            );
             let udp = Place { is_udp: true, ..other };
             assert!(!one.overlaps(&udp) && !udp.overlaps(&one));
         }
@@ -248,14 +252,19 @@ mod tests {
             seen.push(shared());
             Err(in_use(answers.next().unwrap()))
         };
-        let error = open_beside(&config.listeners[0], &present, |index| index != 2, in_use("127.0.0.1:5"), open);
+        let error =
+            open_beside(&config.listeners[0], &present, |index| index != 2, in_use("127.0.0.1:5"), open);
         assert!(matches!(error, Err(StartError::Bind(_))), "{error:?}");
         assert_eq!(seen, [vec![0], vec![0, 3]]);
         assert_eq!(shared(), [0; 0]);
         // One that stays is named, and not one that goes.
         let open = |_: &Listener| Err(in_use("127.0.0.1:5"));
-        let error = open_beside(&config.listeners[0], &present, |index| index != 2, in_use("127.0.0.1:5"), open);
-        assert!(matches!(&error, Err(StartError::InTheWay { listener, .. }) if listener == "number 2"), "{error:?}");
+        let error =
+            open_beside(&config.listeners[0], &present, |index| index != 2, in_use("127.0.0.1:5"), open);
+        assert!(
+            matches!(&error, Err(StartError::InTheWay { listener, .. }) if listener == "number 2"),
+            "{error:?}"
+        );
         // Nobody of ours: it is not tried again.
         let open = |_: &Listener| panic!("nobody makes room");
         let error = open_beside(&config.listeners[0], &present[1..2], |_| true, in_use("127.0.0.1:5"), open);

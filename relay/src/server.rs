@@ -52,7 +52,7 @@ mod websocket;
 use self::control::Parts;
 pub use self::control::{ConnectionInfo, Control, Started};
 use self::credentials::ChainResolver;
-use self::handover::{Endpoint, Generations};
+use self::handover::{Endpoint, Generations, Moves};
 pub use self::handover::{HandOver, OlderProcess, Takeover, TakeoverError};
 use self::hep::Concentrator;
 pub use self::hep::HepCounters;
@@ -141,8 +141,9 @@ pub struct Server {
     orders: mpsc::Receiver<Order>,
     /// How it is managed, if that is configured.
     admin: Option<AdminServer>,
-    /// Where that finds this one, until it waits for it.
+    /// Where the next process finds this one, and how that is moved, until it is waited for.
     endpoint: Option<Endpoint>,
+    moves: Option<Moves>,
 }
 
 impl Server {
@@ -201,7 +202,7 @@ impl Server {
     /// Lets another process take over.
     fn wait_for_successor(&mut self) {
         let admin = self.admin.as_mut().map(AdminServer::take_held).unwrap_or_default();
-        if let Some(moves) = self.control.lifecycle.door.moves() {
+        if let Some(moves) = self.moves.take() {
             let endpoint = self.endpoint.take();
             self.tasks.spawn(handover::offer(endpoint, moves, Arc::clone(&self.control), admin));
         }
@@ -278,7 +279,7 @@ impl Server {
             }
         });
         tasks.spawn(recorder.record_lasting(Arc::clone(&network.relay), records.interim()));
-        let (lifecycle, orders) = Lifecycle::new();
+        let (lifecycle, orders, moves) = Lifecycle::new();
         let parts = Parts {
             network,
             config,
@@ -299,7 +300,8 @@ impl Server {
         }
         control.listeners().keep(inherited);
         let older = JoinSet::new();
-        Ok(Self { control, tasks, upstreams, older, orders, admin, endpoint })
+        let moves = Some(moves);
+        Ok(Self { control, tasks, upstreams, older, orders, admin, endpoint, moves })
     }
 
     /// Where it listens, with the scheme of the listener's URI, in the order of the configuration.

@@ -86,7 +86,10 @@ pub trait Protocol: Send {
         let _ = (reason, now);
     }
 
-    /// No byte has come or gone for [`QUIET`], or [`FIRST_QUIET`] the first time: let go of the memory that is kept to be used again.
+    /// No byte has come or gone for [`QUIET`], or [`FIRST_QUIET`] the first time: let go of the memory that is kept to
+    /// be used again. Called once, and again when there were bytes, a wake or a deadline since. **What other tasks write
+    /// afterwards is seen after a wake**, or, with a lifetime, by and by: who takes memory for that wakes the connection
+    /// once.
     fn quiet(&mut self) {}
 
     /// The last call, exactly once, whatever ends the connection: also when its task is aborted or

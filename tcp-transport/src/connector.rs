@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::event::Direction;
 use crate::ledger::{Entry, Ledger, Ticket};
 use crate::limits::LimitReached;
-use crate::listener::{Transport, is_want_of_descriptors};
+use crate::listener::{Pause, Transport, is_want_of_descriptors};
 use crate::scheme::Scheme;
 use crate::socket::{self, SocketOptions, Source};
 use crate::stream::Stream;
@@ -160,7 +161,8 @@ pub trait Resolver: Send + Sync {
     fn resolve(&self, host: &str, port: u16) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 }
 
-/// Names that are resolved at the same time, in the whole process: 64. Each takes a thread for as long as the system
+/// Names that connectors, traces and whoever else uses [`SystemResolver`] resolve at the same time, all of the process
+/// together: 64. Each takes a thread for as long as the system
 /// asks, and none can be called back: a name server that does not answer must not take all threads there are for what
 /// blocks, as others need some of them.
 pub const MAX_LOOKUPS: usize = 64;
@@ -174,14 +176,22 @@ pub struct SystemResolver;
 
 impl Resolver for SystemResolver {
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        let turn = LOOKUPS.acquire().await.map_err(io::Error::other)?;
+        if let Ok(ip) = host.parse() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
         let host = host.to_owned();
-        let lookup = move || {
-            let _turn = turn;
-            Ok((host.as_str(), port).to_socket_addrs()?.collect())
-        };
-        tokio::task::spawn_blocking(lookup).await.map_err(io::Error::other)?
+        in_turn(move || Ok((host.as_str(), port).to_socket_addrs()?.collect())).await
     }
+}
+
+/// Asks where it may block, when it has its turn.
+async fn in_turn<T: Send + 'static>(ask: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    let turn = LOOKUPS.acquire().await.map_err(io::Error::other)?;
+    let ask = move || {
+        let _turn = turn;
+        ask()
+    };
+    tokio::task::spawn_blocking(ask).await.map_err(io::Error::other)?
 }
 
 /// One address that was tried, and what came of it.
@@ -489,15 +499,7 @@ impl<R: Resolver> Connector<R> {
                 .map_err(|_| AttemptError::Timeout(limit))?
                 .map_err(AttemptError::Io)
         };
-        // Before anybody is asked to leave, so as not to miss that.
-        let one_left = self.ledger.one_left();
-        let tcp = match connect().await {
-            Err(AttemptError::Io(error)) if is_want_of_descriptors(&error) && self.ledger.make_room() => {
-                let _ = tokio::time::timeout(WAIT_FOR_ROOM, one_left).await;
-                connect().await
-            }
-            outcome => outcome,
-        }?;
+        let tcp = self.with_room(connect).await?;
         if let Ok(local) = tcp.local_addr() {
             ticket.entry().set_local(local);
         }
@@ -509,6 +511,34 @@ impl<R: Resolver> Connector<R> {
                     .await
                     .map_err(AttemptError::Tls)
             }
+        }
+    }
+}
+
+impl<R> Connector<R> {
+    /// Calls `connect`, and where it lacks a descriptor again when a connection has left: others may want the one that is
+    /// free then, and who has left may have had none. It has [`WAIT_FOR_ROOM`], if anybody leaves.
+    async fn with_room<T, F: Future<Output = Result<T, AttemptError>>>(
+        &self,
+        connect: impl Fn() -> F,
+    ) -> Result<T, AttemptError> {
+        let mut over = None;
+        let mut pause = Pause::default();
+        loop {
+            // Before anybody is asked to leave, so as not to miss that.
+            let one_left = self.ledger.one_left();
+            let error = match connect().await {
+                Err(AttemptError::Io(error)) if is_want_of_descriptors(&error) => error,
+                outcome => return outcome,
+            };
+            let hope = self.ledger.make_room() || over.is_some();
+            let over = *over.get_or_insert_with(|| Instant::now() + WAIT_FOR_ROOM);
+            if !hope || Instant::now() >= over {
+                return Err(AttemptError::Io(error));
+            }
+            // What is no connection has descriptors, too, and tells nobody when it lets go of one.
+            let again = over.min(Instant::now() + pause.next());
+            let _ = tokio::time::timeout_at(again, one_left).await;
         }
     }
 }
@@ -536,13 +566,127 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+    use crate::ledger::{MakeRoom, Slots};
 
     #[test]
     fn a_mapped_address_is_shown_as_the_one_it_is() {
         assert_eq!(canonical("[::ffff:127.0.0.1]:5".parse().unwrap()), "127.0.0.1:5".parse().unwrap());
         let scoped = "[fe80::1%3]:5".parse().unwrap();
         assert_eq!(canonical(scoped), scoped);
+    }
+
+    /// Asks all there are.
+    struct All;
+
+    impl MakeRoom for All {
+        fn make_room(&self, ledger: &Ledger, most: usize) {
+            for entry in ledger.next_round(most) {
+                ledger.leave(&entry, || true);
+            }
+        }
+    }
+
+    fn connector(tickets: usize) -> (Connector, Vec<Ticket>) {
+        let connector = Connector::new(ConnectSettings::default(), |_, _| true);
+        connector.ledger.set_room_maker(Box::new(All));
+        let enter = |_| {
+            let peer = "192.0.2.1:1".parse().unwrap();
+            let entry = Entry::new(Direction::Inbound, Transport::Tcp, None, None, peer);
+            let ticket = connector.ledger.accepting(entry, &Slots::default(), None).unwrap();
+            ticket.opened(None);
+            ticket
+        };
+        let tickets = (0..tickets).map(enter).collect();
+        (connector, tickets)
+    }
+
+    /// Takes one of the free descriptors.
+    async fn take(free: &Cell<u32>) -> Result<(), AttemptError> {
+        let left = free.get().checked_sub(1).ok_or(AttemptError::Io(io::Error::from_raw_os_error(24)))?;
+        free.set(left);
+        Ok(())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_lacks_a_descriptor_waits_for_one_that_others_leave_it() {
+        let (connector, mut tickets) = connector(4);
+        let free = Cell::new(0);
+        let begin = Instant::now();
+        let leave = async {
+            // One that had none, one whose descriptor a listener takes, and one for each of the two.
+            for more in [0, 0, 1, 1] {
+                tokio::time::sleep(Duration::from_millis(490)).await;
+                free.set(free.get() + more);
+                tickets.pop();
+            }
+        };
+        let dial = || connector.with_room(|| take(&free));
+        let (one, other, ()) = tokio::join!(dial(), dial(), leave);
+        assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
+        assert!(begin.elapsed() < WAIT_FOR_ROOM);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_descriptor_that_nobody_tells_of_is_found_and_none_ends_the_wait() {
+        let (connector, tickets) = connector(1);
+        let free = Cell::new(0);
+        let dial = || connector.with_room(|| take(&free));
+        let begin = Instant::now();
+        assert!(matches!(dial().await, Err(AttemptError::Io(error)) if is_want_of_descriptors(&error)));
+        assert_eq!(begin.elapsed(), WAIT_FOR_ROOM);
+        let silent = async {
+            tokio::time::sleep(WAIT_FOR_ROOM / 2).await;
+            free.set(1);
+        };
+        assert!(tokio::join!(dial(), silent).0.is_ok());
+        drop(tickets);
+        let begin = Instant::now();
+        assert!(dial().await.is_err(), "there is nobody who could leave");
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn one_name_more_than_64_waits_for_its_turn() {
+        let (started, starts) = std::sync::mpsc::channel();
+        let ask = |number: usize| {
+            let (answer, answered) = std::sync::mpsc::channel::<()>();
+            let started = started.clone();
+            let hanging = move || {
+                started.send(number).unwrap();
+                let _ = answered.recv();
+                Ok(number)
+            };
+            (answer, tokio::spawn(in_turn(hanging)))
+        };
+        let mut hanging: Vec<_> = (0..MAX_LOOKUPS).map(ask).collect();
+        for _ in 0..MAX_LOOKUPS {
+            // The runtime of this test has one thread, which is also theirs until each has its own.
+            while starts.try_recv().is_err() {
+                tokio::task::yield_now().await;
+            }
+        }
+        let (answer, mut waiting) = ask(MAX_LOOKUPS);
+        drop(answer);
+        assert_eq!(LOOKUPS.available_permits(), 0);
+        let early = async {
+            for _ in 0..100 {
+                tokio::task::yield_now().await
+            }
+        };
+        tokio::select! { biased; _ = &mut waiting => panic!("it has not waited"), () = early => {} }
+        assert_eq!(
+            SystemResolver.resolve("::1", 5).await.unwrap(),
+            ["[::1]:5".parse().unwrap()],
+            "not a name"
+        );
+        let (answer, asked) = hanging.pop().unwrap();
+        drop(answer);
+        assert_eq!(asked.await.unwrap().unwrap(), MAX_LOOKUPS - 1);
+        assert_eq!(waiting.await.unwrap().unwrap(), MAX_LOOKUPS);
+        assert_eq!(starts.try_iter().collect::<Vec<_>>(), [MAX_LOOKUPS]);
     }
 
     #[test]

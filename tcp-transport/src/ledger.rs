@@ -23,7 +23,7 @@ use crate::tls::TlsInfo;
 
 mod room;
 
-pub use self::room::{MAX_LEAVING, MakeRoom, OPEN_FOR_EACH_LEAVING};
+pub use self::room::MakeRoom;
 use self::room::{NO_DESCRIPTORS, Room};
 
 /// See the [module documentation](self).
@@ -497,6 +497,13 @@ impl Ticket {
         self.entry.advance(Phase::Open);
         self.entry.forget_handshake();
         self.count(|totals| totals.opened += 1);
+        if self.entry.is_leaving()
+            && let Some(ledger) = &self.ledger
+        {
+            // Its handshake was to end, too late. The book's lock, taken since the phase has changed, is also around
+            // the mark: one that is set later finds that the connection is up.
+            ledger.stays(&self.entry);
+        }
         self.tell(
             tls,
             match self.entry.direction {

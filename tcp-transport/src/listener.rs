@@ -602,9 +602,9 @@ pub(crate) fn is_want_of_descriptors(error: &io::Error) -> bool {
 /// it changes with each of them.
 const BETWEEN_LINES: Duration = Duration::from_secs(60);
 
-/// The pause after an accept that failed for want of resources.
+/// The pause after an accept, or a connect, that failed for want of resources.
 #[derive(Debug, Default)]
-struct Pause {
+pub(crate) struct Pause {
     last: Option<Duration>,
     /// When the log was told last that accepts fail.
     told: Option<tokio::time::Instant>,
@@ -624,7 +624,8 @@ impl Pause {
         first
     }
 
-    fn next(&mut self) -> Duration {
+    /// How long to wait before the next try: longer each time.
+    pub(crate) fn next(&mut self) -> Duration {
         let next = self.last.map_or(PAUSE.0, |last| (last * 2).min(PAUSE.1));
         self.last = Some(next);
         next

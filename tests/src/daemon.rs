@@ -58,6 +58,14 @@ impl Scheme {
     }
 }
 
+/// The command for a `binary` that takes over from the one that runs: `--upgrade` follows the other arguments.
+#[must_use]
+pub fn successor(binary: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$0\" \"$@\" --upgrade", binary]);
+    command
+}
+
 /// A running daemon; killed when dropped.
 pub struct Daemon {
     child: Child,

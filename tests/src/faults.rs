@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
+use crate::proxy::between;
 use crate::stream::set_reset;
 
 /// Which way bytes go.
@@ -58,23 +59,14 @@ impl FaultProxy {
     /// # Panics
     /// When there is no free port.
     pub async fn to(target: SocketAddr) -> Self {
-        let socket = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let port = socket.local_addr().expect("local address").port();
         let plan = Arc::new(watch::Sender::new(None));
         let carried = Arc::new(Mutex::new((0, 0)));
         let (shared, count) = (Arc::clone(&plan), Arc::clone(&carried));
-        let task = tokio::spawn(async move {
-            // They end with the proxy.
-            let mut connections = JoinSet::new();
-            while let Ok((near, _)) = socket.accept().await {
-                let (plan, count) = (shared.subscribe(), Arc::clone(&count));
-                connections.spawn(async move {
-                    if let Ok(far) = TcpStream::connect(target).await {
-                        carry(near, far, plan, &count).await;
-                    }
-                });
-            }
-        });
+        let carry = move |near, far| {
+            let (plan, count) = (shared.subscribe(), Arc::clone(&count));
+            async move { carry(near, far, plan, &count).await }
+        };
+        let (port, task) = between(move || Some(target), carry, |_| {}).await;
         Self { port, plan, carried, task }
     }
 
@@ -87,11 +79,6 @@ impl FaultProxy {
     /// Has `fault` begin when so many bytes have gone `toward` on a connection; on one on which more have, at once.
     pub fn plan(&self, toward: Toward, after: u64, fault: Fault) {
         self.plan.send_replace(Some(Plan { toward, after, fault }));
-    }
-
-    /// Without a fault again, as far as they can be mended.
-    pub fn mend(&self) {
-        self.plan.send_replace(None);
     }
 
     /// How many bytes all connections have carried toward the target, and back.
@@ -125,7 +112,6 @@ async fn carry(
     plan: watch::Receiver<Option<Plan>>,
     count: &Mutex<(u64, u64)>,
 ) {
-    let _ = near.set_nodelay(true).and(far.set_nodelay(true));
     let end = {
         let (near_read, near_write) = near.split();
         let (far_read, far_write) = far.split();

@@ -1,9 +1,10 @@
 //! The lines a daemon logs.
 
 use std::io::{BufRead, BufReader, Read};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use std::sync::Mutex;
 use tokio::sync::watch;
 
 use crate::within;
@@ -101,4 +102,21 @@ impl std::fmt::Debug for Log {
         let skipped = lines.len().saturating_sub(200);
         write!(f, "log ({skipped} lines before):\n{}", lines[skipped..].join("\n"))
     }
+}
+
+/// Waits until the file has these words in it, and gives its text.
+///
+/// # Panics
+/// When it has not by the deadline.
+pub async fn until(path: &Path, words: &str) -> String {
+    let found = async {
+        loop {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            if text.contains(words) {
+                return text;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(format_args!("{words:?} in {path:?}"), found).await
 }

@@ -54,6 +54,9 @@ impl Stream {
     }
 }
 
+/// The first bytes of a ClientHello.
+pub const CLIENT_HELLO: &[u8] = &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03];
+
 /// Makes the socket's close a reset.
 pub(crate) fn set_reset(socket: &TcpStream) {
     socket.set_zero_linger().expect("SO_LINGER");

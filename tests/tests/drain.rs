@@ -5,7 +5,7 @@
 use msrp_proto::flag::Flag;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tests::{Admin, Client, Daemon, Scheme, Send, Session, Settings, Site, within};
+use tests::{Admin, Client, Daemon, Scheme, Send, Session, Settings, Site, is_shared, until, within};
 use tokio::net::TcpStream;
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
@@ -165,15 +165,7 @@ async fn a_stopping_relay_opens_its_log_again_and_says_that_it_does_not_reload()
     let site = Site::new();
     let (mut daemon, _) = start(&site, "drain_timeout: 1h").await;
     let (alice, _) = Client::with_session(&daemon, &site, Scheme::Msrps, "alice").await;
-    let log = |name: &str| std::fs::read_to_string(site.path(name)).unwrap_or_default();
-    let until = async |name: &str, words: &str| {
-        let found = async {
-            while !log(name).contains(words) {
-                tokio::task::yield_now().await;
-            }
-        };
-        within(format_args!("{words:?} in {name}"), found).await;
-    };
+    let log = site.path("relay.log");
     let settings = Settings {
         admin: Some("listen: 'http://127.0.0.1:0'".into()),
         timeouts: "drain_timeout: 1h".into(),
@@ -182,25 +174,17 @@ async fn a_stopping_relay_opens_its_log_again_and_says_that_it_does_not_reload()
     };
     site.write("relay.yaml", &settings.to_yaml());
     daemon.signal(Signal::HUP);
-    until("relay.log", "configuration reloaded").await;
+    until(&log, "configuration reloaded").await;
     daemon.signal(Signal::TERM);
-    until("relay.log", "draining").await;
-    std::fs::rename(site.path("relay.log"), site.path("relay.log.1")).unwrap();
+    until(&log, "draining").await;
+    std::fs::rename(&log, site.path("relay.log.1")).unwrap();
     site.write("relay.yaml", "nonsense");
     daemon.signal(Signal::HUP);
-    until("relay.log", "SIGHUP: the relay stops, so the configuration is not read again").await;
+    until(&log, "SIGHUP: the relay stops, so the configuration is not read again").await;
     alice.close().await;
     assert_eq!(daemon.exit().await.code(), Some(0));
-    assert!(!log("relay.log").contains("not reloaded"), "{}", log("relay.log"));
-}
-
-/// Whether somebody else may bind there who shares the port.
-fn is_shared(address: std::net::SocketAddr) -> bool {
-    use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt::set_socket_reuseport};
-
-    let other = socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
-    set_socket_reuseport(&other, true).unwrap();
-    bind(&other, &address).is_ok()
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(!text.contains("not reloaded"), "{text}");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::process::Command;
 
 use rustix::process::Signal;
-use tests::{Admin, Client, Daemon, Scheme, ServiceManager, Settings, Site};
+use tests::{Admin, Client, Daemon, Scheme, ServiceManager, Settings, Site, successor};
 
 #[path = "systemd/turned_away.rs"]
 mod turned_away;
@@ -157,9 +157,7 @@ async fn a_socket_of_the_service_manager_keeps_its_path_after_upgrades() {
         Daemon::start_as(activated(&[admin.as_fd()], "admin"), &site, "relay.yaml", &settings).await;
     drop(admin);
     for _ in 0..2 {
-        let mut successor = Command::new("sh");
-        successor.args(["-c", "exec \"$0\" \"$@\" --upgrade", RELAY]);
-        let new = Daemon::start_as(successor, &site, "relay.yaml", &settings).await;
+        let new = Daemon::start_as(successor(RELAY), &site, "relay.yaml", &settings).await;
         assert_eq!(old.exit().await.code(), Some(0));
         old = new;
         assert_eq!(Admin::of(&old).await[0].get("/readyz").await.status, 200);

@@ -35,9 +35,7 @@ fn settings() -> Settings {
 
 /// The relay with `--upgrade`.
 fn successor() -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", "exec \"$0\" \"$@\" --upgrade", RELAY]);
-    command
+    tests::successor(RELAY)
 }
 
 async fn start(site: &Site) -> Daemon {
@@ -66,7 +64,12 @@ impl Silent {
 
 /// Starts another process, which takes over from `old`.
 async fn upgrade(site: &Site, old: &Daemon) -> Daemon {
-    let new = Daemon::start_as(successor(), site, "relay.yaml", &settings()).await;
+    upgrade_to(site, "relay.yaml", old, &settings()).await
+}
+
+/// As [`upgrade`], of a relay with other settings.
+async fn upgrade_to(site: &Site, file: &str, old: &Daemon, settings: &Settings) -> Daemon {
+    let new = Daemon::start_as(successor(), site, file, settings).await;
     old.log().wait_for(&["draining", "upgrade"]).await;
     assert_eq!(new.addresses(), old.addresses());
     new
@@ -84,43 +87,56 @@ async fn chat(from: (&mut Client, &Session), to: (&mut Client, &Session), body: 
     assert_eq!(from.0.rx.response(&transaction).await.status(), 200);
 }
 
+/// A file of so many bytes from one to the other, in one chunk, with `halfway` when half of it was sent.
+async fn transfer<T>(
+    from: (&mut Client, &Session),
+    to: (Client, &Session),
+    len: u64,
+    halfway: impl AsyncFnOnce() -> T,
+) -> (Client, T) {
+    const PIECE: usize = 64 * 1024;
+    let content = Arc::new(Content::new(len));
+    let message = Send {
+        to: from.1.to(to.1),
+        message: "file".into(),
+        range: format!("1-{len}/{len}"),
+        ..Send::default()
+    };
+    let transaction = from.0.tx.begin(&message).await;
+    let (expected, mut receiver) = (Arc::clone(&content), to.0);
+    let receiving = tokio::spawn(async move {
+        receiver.rx.head().await;
+        let (body, flag) = receiver.rx.rest_of_chunk().await;
+        expected.check(0, &body);
+        assert_eq!((body.len() as u64, flag), (len, Flag::Complete));
+        receiver
+    });
+    let mut sent = 0;
+    let mut send = async |until: u64| {
+        while sent < until {
+            let piece = content.piece(sent, PIECE);
+            from.0.tx.raw(piece).await;
+            sent += piece.len() as u64;
+        }
+    };
+    send(len / 2).await;
+    let done = halfway().await;
+    send(len).await;
+    from.0.tx.end(&transaction, Flag::Complete).await;
+    let receiver = receiving.await.unwrap();
+    assert_eq!(from.0.rx.response(&transaction).await.status(), 200);
+    (receiver, done)
+}
+
 #[tokio::test]
 async fn a_transfer_goes_on_and_new_sessions_are_the_next_process() {
     let site = Site::new();
     let mut old = start(&site).await;
     let (mut alice, from_alice) = Client::with_session(&old, &site, Scheme::Msrps, "alice").await;
-    let (mut bob, from_bob) = Client::with_session(&old, &site, Scheme::Msrps, "bob").await;
+    let (bob, from_bob) = Client::with_session(&old, &site, Scheme::Msrps, "bob").await;
     let len = 50 * 1024 * 1024;
-    let content = Arc::new(Content::new(len));
-    let message = Send {
-        to: from_alice.to(&from_bob),
-        message: "m".into(),
-        range: format!("1-{len}/{len}"),
-        ..Send::default()
-    };
-    let transaction = alice.tx.begin(&message).await;
-    let expected = Arc::clone(&content);
-    let bob = tokio::spawn(async move {
-        bob.rx.head().await;
-        let (body, flag) = bob.rx.rest_of_chunk().await;
-        expected.check(0, &body);
-        assert_eq!((body.len() as u64, flag), (len, Flag::Complete));
-        bob
-    });
-    let mut sent = 0;
-    let mut send = async |until: u64| {
-        while sent < until {
-            let piece = content.piece(sent, 64 * 1024);
-            alice.tx.raw(piece).await;
-            sent += piece.len() as u64;
-        }
-    };
-    send(len / 2).await;
-    let mut new = upgrade(&site, &old).await;
-    send(len).await;
-    alice.tx.end(&transaction, Flag::Complete).await;
-    let bob = bob.await.unwrap();
-    assert_eq!(alice.rx.response(&transaction).await.status(), 200);
+    let ends = ((&mut alice, &from_alice), (bob, &from_bob));
+    let (bob, mut new) = transfer(ends.0, ends.1, len, async || upgrade(&site, &old).await).await;
 
     let (carol, from_carol) = Client::with_session(&new, &site, Scheme::Msrps, "carol").await;
     assert_ne!(tag(&from_carol), tag(&from_alice));

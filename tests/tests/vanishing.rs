@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use msrp_proto::flag::Flag;
-use tests::{Client, Content, Daemon, Listener, Neighbours, Scheme, Send, Session, Settings, Site, Stream};
+use tests::{
+    CLIENT_HELLO, Client, Content, Daemon, Listener, Neighbours, Scheme, Send, Session, Settings, Site,
+    Stream,
+};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
@@ -66,14 +69,16 @@ impl Scene {
 
 const SCHEMES: [Scheme; 2] = [Scheme::Msrp, Scheme::Msrps];
 
-/// The first bytes of a ClientHello.
-const HELLO: &[u8] = &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03];
-
 #[tokio::test]
 async fn during_the_tls_handshake() {
     let mut scene = Scene::new().await;
-    for (bytes, reset) in [(&[][..], false), (&[], true), (HELLO, false), (HELLO, true), (&HELLO[..1], false)]
-    {
+    for (bytes, reset) in [
+        (&[][..], false),
+        (&[], true),
+        (CLIENT_HELLO, false),
+        (CLIENT_HELLO, true),
+        (&CLIENT_HELLO[..1], false),
+    ] {
         let mut socket = TcpStream::connect(scene.daemon.address(Scheme::Msrps)).await.unwrap();
         let address = socket.local_addr().unwrap().to_string();
         socket.write_all(bytes).await.unwrap();

@@ -150,9 +150,9 @@ async fn serve(mut server: Server, program: Program, signals: Signals) -> anyhow
                 break;
             }
             _ = hangup.recv() => reload(&server, &notifier),
-            _ = again.recv() => successor.start(&server, &program, None).await,
+            _ = again.recv() => successor.start(&server, &program, None),
             Some(order) = orders.recv() => match order {
-                Order::Upgrade(reply) => successor.start(&server, &program, Some(reply)).await,
+                Order::Upgrade(reply) => successor.start(&server, &program, Some(reply)),
                 Order::HandOver(handed) => {
                     notifier.hand_over(handed.pid);
                     successor.serves(handed.pid);

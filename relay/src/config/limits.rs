@@ -184,7 +184,8 @@ pub struct Timeouts {
     #[serde(deserialize_with = "duration_or_zero")]
     #[schemars(with = "form::DurationOrZero")]
     pub reclaim_after: Duration,
-    /// How long a stopping relay lets sessions and messages go on; `0s` stops at once. Default 10 s.
+    /// How long a stopping relay lets sessions and messages go on; `0s` ends them at once. Processes before this one
+    /// that still drain after an upgrade are waited for, too, and up to 5 s more. Default 10 s.
     #[serde(deserialize_with = "duration_or_zero")]
     #[schemars(with = "form::DurationOrZero")]
     pub drain_timeout: Duration,

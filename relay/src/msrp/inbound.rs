@@ -87,7 +87,6 @@ pub struct Inbound {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each message")]
 enum Current {
     None,
     Discard,
@@ -298,13 +297,13 @@ impl Inbound {
     fn must_wait(&mut self, now: Instant) -> bool {
         // Within a message there is nothing to answer.
         let own = !self.is_within_message()
-            && self.link.with_queue(|queue| {
+            && self.link.with_used_queue(|queue| {
                 let over = queue.is_full_of_control();
                 if over {
                     queue.wait_for_control(&self.link);
                 }
                 over
-            }) == Ok(true);
+            }) == Some(true);
         if own || self.aside_is_full() {
             return true;
         }
@@ -312,11 +311,11 @@ impl Inbound {
         let still = match &waiting.on {
             WaitingOn::Lane(target, key) => {
                 target.flush(now);
-                target.with_queue(|queue| queue.wait_for_lane(*key))
+                target.with_used_queue(|queue| queue.wait_for_lane(*key))
             }
             WaitingOn::Control(target) => {
                 target.flush(now);
-                target.with_queue(|queue| {
+                target.with_used_queue(|queue| {
                     let over = !queue.is_relieved_of_control();
                     if over {
                         queue.wait_for_control(&self.link);
@@ -353,7 +352,7 @@ impl Inbound {
             target = target.id(),
             "a session holds up others: its message is ended"
         );
-        let _ = target.with_queue(|queue| queue.stall(key));
+        target.with_used_queue(|queue| queue.stall(key));
         if let Current::Forward(forward) = std::mem::replace(&mut self.current, Current::None) {
             let held_up = forward.key == key && forward.target.id() == target.id();
             self.current = Current::Forward(forward);

@@ -13,8 +13,8 @@
 //!
 //! That is for relays alone, which have proved to be one: a client's connection is at the process where its session is.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use msrp_proto::head::Head;
@@ -22,7 +22,7 @@ use msrp_proto::uri::UriRef;
 use tcp_transport::connection::CloseReason;
 
 use super::Relay;
-use super::link::Link;
+use super::link::{Link, LinkKind};
 use super::route::Route;
 use super::session;
 use super::tag::ProcessTag;
@@ -42,7 +42,7 @@ impl Relay {
     }
 
     /// Whether another process of this relay has sessions too.
-    pub(super) fn has_kin(&self) -> bool {
+    pub(crate) fn has_kin(&self) -> bool {
         self.has_kin.load(Ordering::Relaxed)
     }
 
@@ -58,25 +58,51 @@ impl Relay {
         }
         let uri = head.to_path().next()?;
         let is_us = self.is_us(&uri);
+        let tag = uri.session_id().and_then(ProcessTag::of_session_id);
         let link = match from.stands_for() {
             Some(relay) => Some(relay).filter(|_| !is_us)?.upgrade()?,
             None if is_us && from.is_verified() && self.keeps_to_limits(head) => {
-                let tag = self.kin_of(&uri)?;
-                self.link_on_behalf(&uri, tag, from, now)
+                // Where there is one already, nothing is asked that all connections share.
+                match from.standing(tag?).filter(|standing| standing.is_open()) {
+                    Some(standing) => standing,
+                    None => self.stand_for(from, self.kin_of(&uri)?, &uri, now),
+                }
             }
             None => return None,
         };
-        let tag = ProcessTag::of_session_id(uri.session_id().unwrap_or_default());
         let session = tag.and_then(|tag| session::parse_id(tag, uri.session_id()?)).unwrap_or_default();
         Some(Route::passing(link, session, now.checked_add(PASSING).unwrap_or(now)))
     }
 
-    /// A connection has ended: so do those that stand for it.
-    pub(super) fn end_on_behalf(&self, link: &Link) {
-        if self.has_kin() {
-            for standing in self.routes.on_behalf_of(link.id()) {
-                standing.request_close(CloseReason::Local("the relay's own connection has ended".into()));
-            }
+    /// Opens the connection that stands for `relay` at another process, whose URI this is.
+    fn stand_for(&self, relay: &Arc<Link>, process: ProcessTag, uri: &UriRef<'_>, now: Instant) -> Arc<Link> {
+        let (target, listener) = (self.target(uri, Some(process), relay.listener()), relay.listener());
+        let link = self.new_link(LinkKind::Dialled { target, listener });
+        link.set_stands_for(relay);
+        relay.set_standing(process, &link);
+        self.dial(&link, now);
+        link
+    }
+
+    /// A connection has ended, and is closed: so do those that stand for it, and it stands for none any more.
+    pub(super) fn end_standing(&self, link: &Link) {
+        for standing in link.take_standing() {
+            end_without(&standing);
+        }
+        if let Some(relay) = link.stands_for().and_then(Weak::upgrade) {
+            relay.forget_standing(link.id());
         }
     }
+
+    /// A connection is up. One that stands for another is not needed if that has ended meanwhile.
+    pub(super) fn stands(&self, link: &Link) {
+        let gone = |relay: &Weak<Link>| relay.upgrade().is_none_or(|relay| !relay.is_open());
+        if link.stands_for().is_some_and(gone) {
+            end_without(link);
+        }
+    }
+}
+
+fn end_without(standing: &Link) {
+    standing.request_close(CloseReason::Local("the relay's own connection has ended".into()));
 }

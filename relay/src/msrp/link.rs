@@ -36,6 +36,8 @@ use tracing::debug;
 
 use super::counters::{Count, Counters};
 use super::origin::Origin;
+#[cfg(test)]
+use super::outbound::Backlog;
 use super::outbound::{Outbound, Pushed, Queue, QueueSettings};
 use super::session_uses::SessionUses;
 use super::tag::ProcessTag;
@@ -60,8 +62,6 @@ pub struct Target {
     pub reuse_key: Option<Box<str>>,
     /// It is the process of this relay that has the sessions of this tag.
     pub process: Option<ProcessTag>,
-    /// It stands for the link of this number there: see `msrp::kin`.
-    pub on_behalf_of: Option<u64>,
 }
 
 impl fmt::Display for Target {
@@ -125,6 +125,9 @@ pub enum Flushed {
     Blocked,
 }
 
+/// By the process where they do.
+type Standing = SmallVec<[(ProcessTag, Arc<Link>); 2]>;
+
 /// By the relay's URI.
 type FailedElsewhere = HashMap<Box<str>, u32>;
 
@@ -138,6 +141,8 @@ pub struct Link {
     peer: OnceLock<Peer>,
     /// A relay's, for which it stands at another process.
     stands_for: OnceLock<Weak<Link>>,
+    /// Those that stand for it at other processes, which most never have: see `super::kin`.
+    standing: Mutex<Option<Box<Standing>>>,
     state: Mutex<State>,
     /// The sessions that use the link (its client's own, its peer's, those of the relay it leads to),
     /// and how often each does.
@@ -172,7 +177,7 @@ struct State {
 /// What [`Link::write`] came to.
 struct Written {
     flushed: Flushed,
-    /// A deadline came up that the link's own task does not know of.
+    /// A deadline came up that the link's own task does not know of, or memory that it has to give back.
     unannounced: bool,
 }
 
@@ -193,6 +198,7 @@ impl Link {
             counters,
             peer: OnceLock::new(),
             stands_for: OnceLock::new(),
+            standing: Mutex::default(),
             state: Mutex::new(State {
                 wire: None,
                 queue: Queue::new(settings.queue),
@@ -229,6 +235,34 @@ impl Link {
     /// See [`stands_for`](Self::stands_for). To be said once, before it is used.
     pub(crate) fn set_stands_for(&self, link: &Arc<Self>) {
         let _ = self.stands_for.set(Arc::downgrade(link));
+    }
+
+    /// The one that stands for it at this process.
+    pub(super) fn standing(&self, process: ProcessTag) -> Option<Arc<Self>> {
+        let standing = self.standing.lock();
+        let found = standing.iter().flat_map(|all| all.iter()).find(|(at, _)| *at == process);
+        found.map(|(_, link)| Arc::clone(link))
+    }
+
+    /// From now on this one does.
+    pub(super) fn set_standing(&self, process: ProcessTag, link: &Arc<Self>) {
+        let mut standing = self.standing.lock();
+        let all = standing.get_or_insert_default();
+        all.retain(|(at, _)| *at != process);
+        all.push((process, Arc::clone(link)));
+    }
+
+    /// The one of this number does not any more.
+    pub(super) fn forget_standing(&self, link: u64) {
+        if let Some(all) = &mut *self.standing.lock() {
+            all.retain(|(_, standing)| standing.id() != link);
+        }
+    }
+
+    /// All that stand for it, which do not any more.
+    pub(super) fn take_standing(&self) -> Vec<Arc<Self>> {
+        let all = self.standing.lock().take();
+        all.into_iter().flat_map(|all| *all).map(|(_, link)| link).collect()
     }
 
     /// Where it leads, if we opened it.
@@ -342,6 +376,24 @@ impl Link {
         if state.open { Ok(action(state.queue.get())) } else { Err(Closed) }
     }
 
+    /// Asks the queue something, or changes what is in it; `None` if there is nothing in it. Unlike
+    /// [`with_queue`](Self::with_queue) it takes no memory.
+    pub(crate) fn with_used_queue<T>(&self, action: impl FnOnce(&mut Outbound) -> T) -> Option<T> {
+        self.state.lock().queue.used_mut().map(action)
+    }
+
+    /// What waits.
+    #[cfg(test)]
+    pub(crate) fn backlog(&self) -> Backlog {
+        self.with_used_queue(|queue| queue.backlog()).unwrap_or_default()
+    }
+
+    /// Whether it holds a queue, be it an empty one.
+    #[cfg(test)]
+    pub(crate) fn has_queue(&self) -> bool {
+        self.with_used_queue(|_| ()).is_some()
+    }
+
     /// Puts in a whole control message of no session. The caller flushes afterwards.
     pub(crate) fn send_control(&self, write: impl FnOnce(&mut Vec<u8>)) -> Result<Pushed, Closed> {
         self.send_control_of(None, write)
@@ -365,7 +417,7 @@ impl Link {
 
     /// Whether a frame added by [`websocket_control`](Self::websocket_control) still waits for its place.
     pub fn websocket_control_waits(&self) -> bool {
-        self.with_queue(|queue| queue.frame_waits()).unwrap_or(false)
+        self.with_used_queue(|queue| queue.frame_waits()).unwrap_or(false)
     }
 
     /// Adds a WebSocket close in the same way: nothing follows it (RFC 6455 §5.5.1).
@@ -411,6 +463,7 @@ impl Link {
             .used()
             .and_then(Outbound::deadline)
             .is_some_and(|deadline| state.announced.is_none_or(|announced| deadline < announced));
+        let unannounced = state.queue.take_roused() || unannounced;
         let wakes = state.queue.used_mut().map(Outbound::take_wakes).unwrap_or_default();
         drop(state);
         for link in wakes {
@@ -419,7 +472,7 @@ impl Link {
         result.map(|flushed| Written { flushed, unannounced })
     }
 
-    /// Nothing has gone over it for a while.
+    /// Nothing has gone over it for a while. Of what is written after that its own task hears once.
     pub(crate) fn quiet(&self) {
         self.state.lock().queue.quiet();
     }

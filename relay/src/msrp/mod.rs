@@ -273,6 +273,7 @@ impl Relay {
     pub fn connected(&self, link: &Arc<Link>, peer: Peer, wire: Box<dyn Wire>, now: Instant) {
         link.attach(peer, wire, now);
         self.routes.add_verified(link);
+        self.stands(link);
     }
 
     /// A connection that was being opened never came up.
@@ -283,7 +284,6 @@ impl Relay {
     /// A connection is gone: its sessions end, and what waited for it fails with `status`.
     pub fn closed(&self, link: &Arc<Link>, status: StatusCode, now: Instant) {
         self.routes.remove(link);
-        self.end_on_behalf(link);
         for id in link.owned() {
             if let Some(session) = self.sessions.remove(id) {
                 debug!(link = link.id(), user = session.user(), session = %session.uri(), "session ends with its connection");
@@ -291,6 +291,7 @@ impl Relay {
             }
         }
         link.close(status, now);
+        self.end_standing(link);
     }
 
     /// Ends the sessions whose time is over. To be called every few seconds; an expired session

@@ -66,6 +66,8 @@ use super::transactions::{Failure, Transaction, Transactions};
 use super::wire::Random;
 
 #[cfg(test)]
+pub(crate) use self::backlog::Backlog;
+#[cfg(test)]
 pub(crate) use self::control::CONTROL_LIMIT;
 pub(crate) use self::lane::{ChunkId, LaneKey};
 pub(crate) use self::queue::Queue;

@@ -37,7 +37,7 @@ impl Relay {
             return seen(None);
         }
         let mut session = None;
-        let transaction = link.with_queue(|queue| {
+        let transaction = link.with_used_queue(|queue| {
             let known = queue.response(&id);
             session = known.as_ref().and_then(|known| known.origin().session);
             match known {
@@ -57,11 +57,11 @@ impl Relay {
         });
         seen(session);
         match transaction {
-            Ok(Some(Transaction::Chunk(failure))) => {
+            Some(Some(Transaction::Chunk(failure))) => {
                 link::tell_failure(failure, status, now);
             }
-            Ok(Some(Transaction::Path(origin))) => self.forward_response(head, status, &origin, now),
-            Ok(None) | Err(link::Closed) => {}
+            Some(Some(Transaction::Path(origin))) => self.forward_response(head, status, &origin, now),
+            Some(None) | None => {}
         }
     }
 

@@ -39,12 +39,7 @@ impl Route {
 
     /// One that is passed on as it is (`super::kin`), and belongs to no session here.
     pub(crate) fn passing(link: Arc<Link>, session: u128, expires: Instant) -> Self {
-        Self {
-            link,
-            through: Through { sessions: SmallVec::new(), changes: SmallVec::new(), outgoing: 0 },
-            session,
-            expires,
-        }
+        Self { link, through: Through { sessions: SmallVec::new(), outgoing: 0 }, session, expires }
     }
 
     /// The session it is traced under.
@@ -53,12 +48,14 @@ impl Route {
     }
 }
 
+/// Of each session that a request goes through, its [`Session::changes`] before it was asked which connections it has.
+pub(crate) type Changes = SmallVec<[u64; 2]>;
+
 /// The sessions that a request goes through.
 #[derive(Clone, Debug)]
 pub(crate) struct Through {
+    /// Two clients of one relay make two; with more it is an allocation for each message.
     sessions: SmallVec<[Arc<Session>; 2]>,
-    /// Their [`Session::changes`], before it was asked which connections they have.
-    changes: SmallVec<[u64; 2]>,
     /// How many of them, from the first on, it comes from the owner of; to the owner of the others it is on its way.
     outgoing: usize,
 }
@@ -69,9 +66,9 @@ impl Through {
         &self.sessions
     }
 
-    /// Whether they have the connections that they had.
-    pub(crate) fn is_unchanged(&self) -> bool {
-        self.sessions.iter().zip(&self.changes).all(|(session, before)| session.changes() == *before)
+    /// Whether they have the connections that they had then.
+    pub(crate) fn is_unchanged(&self, since: &Changes) -> bool {
+        self.sessions.iter().zip(since).all(|(session, before)| session.changes() == *before)
     }
 
     /// The first of them.
@@ -119,13 +116,6 @@ impl Routes {
     fn verified(&self, host: &str) -> SmallVec<[Arc<Link>; 2]> {
         let verified = self.verified.lock();
         verified.get(&*host.to_ascii_lowercase()).into_iter().flatten().cloned().collect()
-    }
-
-    /// Those that stand for the link of this number at other processes.
-    pub(super) fn on_behalf_of(&self, link: u64) -> Vec<Arc<Link>> {
-        let dialled = self.dialled.lock();
-        let of_link = |target: &Target| target.on_behalf_of == Some(link);
-        dialled.iter().filter(|(target, _)| of_link(target)).map(|(_, link)| Arc::clone(link)).collect()
     }
 
     /// Remembers a link by the names its certificate proves.
@@ -188,8 +178,14 @@ pub(crate) const MARGIN: Margin = Margin { head_size: 1024, headers: 8, path_len
 impl Relay {
     /// Decides where a request from `from` goes. A request of the session's owner goes to any next
     /// hop, anyone else's goes to the owner only. URIs of ours that follow one another are gone
-    /// through here, without a connection to ourselves.
-    pub(crate) fn route(&self, head: &Head, from: &Arc<Link>, now: Instant) -> Result<Route, Refusal> {
+    /// through here, without a connection to ourselves. With the route come the changes by which it can be seen
+    /// whether it still holds.
+    pub(crate) fn route(
+        &self,
+        head: &Head,
+        from: &Arc<Link>,
+        now: Instant,
+    ) -> Result<(Route, Changes), Refusal> {
         const NO_SESSION: Refusal = Refusal::Status(StatusCode::NO_SUCH_SESSION, "no such session");
         const NO_NEXT_HOP: Refusal = Refusal::Status(StatusCode::FORBIDDEN, "no hop after this relay");
         const TOO_MANY: Refusal = Refusal::Status(StatusCode::FORBIDDEN, "too many URIs of this relay");
@@ -201,7 +197,7 @@ impl Relay {
             Refusal::Status(StatusCode::SESSION_IN_USE, "session is in use by another peer");
 
         if let Some(passed) = self.pass(head, from, now) {
-            return Ok(passed);
+            return Ok((passed, Changes::new()));
         }
         let mut hops = head.to_path();
         let Some(mut uri) = hops.next().filter(|uri| self.is_us(uri)) else { return Err(Refusal::Foreign) };
@@ -212,7 +208,7 @@ impl Relay {
         let mut claims: SmallVec<[(Arc<Session>, UriRef<'_>); 2]> = SmallVec::new();
         let mut first = None;
         let mut own: SmallVec<[Arc<Session>; 2]> = SmallVec::new();
-        let mut changes = SmallVec::new();
+        let mut changes = Changes::new();
         let mut expires = None;
 
         let link = loop {
@@ -265,8 +261,8 @@ impl Relay {
         for pair in own.windows(2).take(outgoing) {
             pair[0].reaches(&pair[1]);
         }
-        let through = Through { sessions: own, changes, outgoing };
-        Ok(Route { link, through, session, expires: expires.unwrap_or(now) })
+        let through = Through { sessions: own, outgoing };
+        Ok((Route { link, through, session, expires: expires.unwrap_or(now) }, changes))
     }
 
     /// Whether the head keeps to our limits. The decoder takes somewhat more ([`MARGIN`]): what keeps to
@@ -326,13 +322,13 @@ impl Relay {
                     return None;
                 }
                 let listener = from.listener();
-                let may_reuse = |link: &Arc<Link>| self.may_reuse(link, listener);
+                let may_reuse = |link: &Link| self.may_reuse(link, listener);
                 // It stays on its connection when there is a newer one, as chunks are to be sent on in order (§3).
-                let is_up = |link: &Arc<Link>| link.peer().is_some() && link.is_open() && link.is_relay(host);
-                let used = session.relay_links().into_iter().find(|link| is_up(link) && may_reuse(link));
+                let is_up = |link: &Link| link.peer().is_some() && link.is_open() && link.is_relay(host);
+                let used = session.relay_link(|link| is_up(link) && may_reuse(link));
                 // If the relay closed all its connections, we open one.
                 let link = used
-                    .or_else(|| self.routes.verified(host).into_iter().rev().find(may_reuse))
+                    .or_else(|| self.routes.verified(host).into_iter().rev().find(|link| may_reuse(link)))
                     .unwrap_or_else(|| self.link_to(next, listener, now));
                 session.serve_over(&link);
                 Some(link)
@@ -356,44 +352,27 @@ impl Relay {
     fn link_to(&self, uri: &UriRef<'_>, listener: Option<usize>, now: Instant) -> Arc<Link> {
         let process = self.kin_of(uri).filter(|_| self.is_us(uri));
         let target = self.target(uri, process, listener);
-        self.dialled(target, listener, None, now)
+        self.dialled(target, listener, now)
     }
 
-    /// The connection that stands for `relay` at another process, whose URI this is.
-    pub(super) fn link_on_behalf(
+    pub(super) fn target(
         &self,
         uri: &UriRef<'_>,
-        process: ProcessTag,
-        relay: &Arc<Link>,
-        now: Instant,
-    ) -> Arc<Link> {
-        let mut target = self.target(uri, Some(process), relay.listener());
-        target.on_behalf_of = Some(relay.id());
-        self.dialled(target, relay.listener(), Some(relay), now)
-    }
-
-    fn target(&self, uri: &UriRef<'_>, process: Option<ProcessTag>, listener: Option<usize>) -> Target {
+        process: Option<ProcessTag>,
+        listener: Option<usize>,
+    ) -> Target {
         let (scheme, port) = (uri.scheme(), uri.port().unwrap_or(DEFAULT_PORT));
         let host: Box<str> = uri.host().to_ascii_lowercase().into();
         let reuse_key = self.reuse_key(scheme, &host, port, listener);
         let explicit_port = uri.port().is_some();
-        Target { scheme, host, port, explicit_port, reuse_key, process, on_behalf_of: None }
+        Target { scheme, host, port, explicit_port, reuse_key, process }
     }
 
-    fn dialled(
-        &self,
-        target: Target,
-        listener: Option<usize>,
-        relay: Option<&Arc<Link>>,
-        now: Instant,
-    ) -> Arc<Link> {
+    fn dialled(&self, target: Target, listener: Option<usize>, now: Instant) -> Arc<Link> {
         if let Some(link) = self.routes.open_to(&target).filter(|link| link.is_open()) {
             return link;
         }
         let link = self.new_link(LinkKind::Dialled { target: target.clone(), listener });
-        if let Some(relay) = relay {
-            link.set_stands_for(relay);
-        }
         // Two requests may come here at once: one connection serves both.
         let winner = {
             let mut dialled = self.routes.dialled.lock();
@@ -405,14 +384,19 @@ impl Relay {
         }
         if winner.id() != link.id() {
             self.routes.remove(&winner);
-            return self.dialled(target, listener, relay, now);
+            return self.dialled(target, listener, now);
         }
+        self.dial(&link, now);
+        link
+    }
+
+    /// Has the connection opened.
+    pub(super) fn dial(&self, link: &Arc<Link>, now: Instant) {
         debug!(link = link.id(), target = link.target().map(tracing::field::display), "opening a connection");
         match self.dialer.get() {
-            Some(dialer) => dialer.dial(Arc::clone(&link)),
-            None => self.connect_failed(&link, now),
+            Some(dialer) => dialer.dial(Arc::clone(link)),
+            None => self.connect_failed(link, now),
         }
-        link
     }
 }
 

@@ -290,7 +290,7 @@ impl Session {
             // It has let go of its connections, and takes no other.
             return;
         }
-        bind_in(&mut bindings, &self.others, peer, link, self.id);
+        bind_in(&mut bindings, &self.others, peer, link, self.id, Others::Replaced);
         self.changes.fetch_add(1, Ordering::Release);
     }
 
@@ -311,9 +311,9 @@ impl Session {
         links.push(Arc::clone(link));
     }
 
-    /// The connections that the relay that owns it has been reached by, or has used; the first one first.
-    pub(crate) fn relay_links(&self) -> SmallVec<[Arc<Link>; 1]> {
-        self.relay_links.lock().clone()
+    /// Of the connections that the relay that owns it has been reached by, or has used, the first one that will do.
+    pub(crate) fn relay_link(&self, will_do: impl Fn(&Link) -> bool) -> Option<Arc<Link>> {
+        self.relay_links.lock().iter().find(|link| will_do(link)).cloned()
     }
 
     /// Somebody who is not the owner sends into the session. While the connection of one peer is
@@ -339,12 +339,8 @@ impl Session {
             return Err(InUse);
         }
         let reached = |binding: &Binding| is_up(&binding.link) && binding.uri.as_ref() == *peer;
-        if bindings.iter().any(reached) && bindings.len() < MAX_BINDINGS {
-            link.add_session(first);
-            bindings.push(Binding { uri: peer.to_uri(), link: Arc::clone(link), counted_as: first });
-        } else {
-            bind_in(&mut bindings, &self.others, peer, link, first);
-        }
+        let others = if bindings.iter().any(reached) { Others::Kept } else { Others::Replaced };
+        bind_in(&mut bindings, &self.others, peer, link, first, others);
         self.changes.fetch_add(1, Ordering::Release);
         Ok(())
     }
@@ -366,28 +362,42 @@ impl Session {
     }
 }
 
+/// What becomes of a peer's other bindings when it gets one more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Others {
+    /// They are gone: it is reached over the new one.
+    Replaced,
+    /// Those that are open stay, and it is reached over the first of them.
+    Kept,
+}
+
 fn bind_in(
     bindings: &mut SmallVec<[Binding; 1]>,
-    others: &Mutex<OtherPeers>,
+    other_peers: &Mutex<OtherPeers>,
     peer: &UriRef<'_>,
     link: &Arc<Link>,
     counted_as: u128,
+    others: Others,
 ) {
+    let is_of_peer = |binding: &Binding| binding.uri.as_ref() == *peer;
+    let let_go = |binding: &Binding| {
+        binding.link.remove_session(binding.counted_as);
+        if !is_of_peer(binding) {
+            other_peers.lock().add(&binding.uri);
+        }
+    };
     // Those that are closed serve nobody any more; of those that are open, the oldest gives way.
     bindings.retain(|binding| {
-        let keep = binding.link.is_open() && binding.uri.as_ref() != *peer;
+        let keep = binding.link.is_open() && (others == Others::Kept || !is_of_peer(binding));
         if !keep {
-            binding.link.remove_session(binding.counted_as);
-            if binding.uri.as_ref() != *peer {
-                others.lock().add(&binding.uri);
-            }
+            let_go(binding);
         }
         keep
     });
     if bindings.len() >= MAX_BINDINGS {
-        let oldest = bindings.remove(0);
-        oldest.link.remove_session(oldest.counted_as);
-        others.lock().add(&oldest.uri);
+        // Where all are this peer's, the first is the one it is reached over.
+        let oldest = bindings.iter().position(|binding| !is_of_peer(binding)).unwrap_or(1);
+        let_go(&bindings.remove(oldest));
     }
     link.add_session(counted_as);
     bindings.push(Binding { uri: peer.to_uri(), link: Arc::clone(link), counted_as });

@@ -11,6 +11,7 @@ mod chunks;
 mod drain;
 mod failure;
 mod forwarding;
+mod kin;
 mod memory;
 mod pressure;
 mod queue;

@@ -197,7 +197,13 @@ impl Transactions {
     /// How many are owed an answer: not those that are merely remembered.
     #[cfg(test)]
     pub(crate) fn owed(&self) -> usize {
-        self.open.len() - self.partial.iter().filter(|id| self.open.contains_key(*id)).count()
+        self.open.len() - self.remembered()
+    }
+
+    /// How many are merely remembered.
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> usize {
+        self.partial.iter().filter(|id| self.open.contains_key(*id)).count()
     }
 
     fn insert(&mut self, id: TransactionId, transaction: Transaction) {

@@ -8,7 +8,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{UdpSocket, UnixDatagram, lookup_host};
+use tcp_transport::connector::{Resolver as _, SystemResolver};
+use tokio::net::{UdpSocket, UnixDatagram};
 use tokio::time::timeout;
 
 use super::record::SessionRecord;
@@ -87,8 +88,8 @@ async fn connect(address: &SyslogAddress) -> io::Result<Socket> {
             let to = match host {
                 Host::Ip(ip) => SocketAddr::new(*ip, port),
                 Host::Name(name) => {
-                    let mut found = lookup_host((name.as_str(), port)).await?;
-                    found.next().ok_or(io::ErrorKind::HostUnreachable)?
+                    let found = SystemResolver.resolve(name, port).await?;
+                    found.into_iter().next().ok_or(io::ErrorKind::HostUnreachable)?
                 }
             };
             let from: SocketAddr = match to {

@@ -86,7 +86,7 @@ mod receive;
 mod successor;
 
 pub(super) use self::channel::Endpoint;
-pub(super) use self::door::Door;
+pub(super) use self::door::{Door, Moves, remove};
 pub(super) use self::generations::Generations;
 pub use self::generations::OlderProcess;
 pub(super) use self::kin::connect;

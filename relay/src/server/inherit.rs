@@ -14,7 +14,8 @@ use listenfd::ListenFd;
 use tracing::{error, info};
 
 /// Sockets that listen already, for listeners that will be there: of the process before this one, or of a service
-/// manager. What nobody takes is closed with it.
+/// manager. What nobody takes is closed with it, but for those of TCP and UDP that their opener keeps
+/// (`listeners::kept`).
 #[derive(Debug, Default)]
 pub struct Inherited {
     /// With the names of the listeners that they were opened for, where those are known.

@@ -6,7 +6,7 @@
 //! | MSRP | it has no session, and nothing is under way |
 //! | SIP, after an upgrade: what was accepted | no message has gone over it for [`SIP_QUIET`], or [`SIP_TIMEOUT`] has passed |
 //! | SIP, after an upgrade: what was dialled | nothing that was accepted is left |
-//! | HEP, after an upgrade | at once |
+//! | HEP, after an upgrade | it is there for [`AGE`]: at the next look, each [`POLL`] |
 //!
 //! The edge keeps no transactions, so it does not know whether a response is still to come. A client that is there for
 //! long gets nothing new over its connection, as the next process' flows are others, so nobody waits for longer than most
@@ -33,10 +33,10 @@ const POLL: Duration = Duration::from_millis(500);
 const AGE: Duration = Duration::from_secs(1);
 
 /// How long a SIP connection that was accepted has no message before it is closed.
-pub(super) const SIP_QUIET: Duration = Duration::from_secs(3);
+const SIP_QUIET: Duration = Duration::from_secs(3);
 
 /// How long such connections have at most.
-pub(super) const SIP_TIMEOUT: Duration = Duration::from_secs(6);
+const SIP_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Who looks for them during one drain.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Leavers {
             return self.stay;
         }
         self.looked = Some(now);
-        let late = now >= self.since + SIP_TIMEOUT;
+        let late = is_late(self.since, now);
         let (mut accepted, mut dialled) = (0, Vec::new());
         for (handle, carried) in connections.snapshot() {
             let entry = handle.entry();
@@ -87,12 +87,23 @@ impl Leavers {
                 handle.close(CloseReason::Local("draining".into()));
             }
         }
-        if accepted == 0 || late {
+        let has_time = has_time(self.since, now, accepted);
+        if !has_time {
             dialled.iter().for_each(|handle| handle.close(CloseReason::Local("draining".into())));
         }
-        self.stay = self.all && accepted > 0 && !late;
+        self.stay = self.all && has_time;
         self.stay
     }
+}
+
+/// Whether SIP connections have no more time, in a drain that has begun at `since`.
+fn is_late(since: Instant, now: Instant) -> bool {
+    now >= since + SIP_TIMEOUT
+}
+
+/// Whether some of the SIP connections that were accepted are left, and have time left.
+fn has_time(since: Instant, now: Instant, accepted: usize) -> bool {
+    accepted > 0 && !is_late(since, now)
 }
 
 fn stands_for_another(link: &Link) -> bool {
@@ -117,6 +128,18 @@ impl Quiet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sip_connections_have_time_for_so_long() {
+        assert_eq!(SIP_TIMEOUT, Duration::from_secs(6), "as the documents say");
+        let (since, just) = (Instant::now(), Duration::from_millis(1));
+        let end = since + SIP_TIMEOUT;
+        for (now, late) in [(since, false), (end - just, false), (end, true), (end + just, true)] {
+            assert_eq!(is_late(since, now), late);
+            assert_eq!(has_time(since, now, 1), !late);
+            assert!(!has_time(since, now, 0), "nobody is waited for");
+        }
+    }
 
     #[test]
     fn who_has_had_no_message_for_so_long_is_quiet() {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::handover::{Door, HandOver};
+use super::handover::{Door, HandOver, Moves};
 use super::{Control, now};
 
 /// How many orders wait at most; one more is refused.
@@ -130,10 +130,12 @@ pub(super) struct Lifecycle {
 }
 
 impl Lifecycle {
-    pub(super) fn new() -> (Self, mpsc::Receiver<Order>) {
+    /// One, with what whoever holds the server is to follow, and what whoever waits for the next process is to hear.
+    pub(super) fn new() -> (Self, mpsc::Receiver<Order>, Moves) {
         let (orders, receiver) = mpsc::channel(ORDERS);
         let (drain, next) = (watch::Sender::new(None), watch::Sender::default());
-        (Self { drain, orders, next, door: Door::new() }, receiver)
+        let (door, moves) = Door::new();
+        (Self { drain, orders, next, door }, receiver, moves)
     }
 
     pub(super) fn set(&self, drain: Option<Drain>) {

@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::connection::{ConnectionWire, MsrpConnection};
 use super::handover::{self, Arrival, Generations};
-use super::occasion::{Flood, Occasion};
+use super::occasion::{Failures, Flood, Occasion};
 use super::sip::SipEdge;
 use super::sip::link::SipLink;
 use super::trace::Traces;
@@ -417,22 +417,13 @@ pub(super) struct ListenerAcceptor {
     local: SocketAddr,
     /// A limit is reached.
     full: Occasion,
-    /// Handshakes fail, and PROXY headers are not there.
-    failed: Arc<Flood>,
+    failed: Failures,
 }
 
 impl ListenerAcceptor {
     pub(super) fn new(network: Arc<Network>, serves: Arc<ArcSwap<Serves>>, local: SocketAddr) -> Self {
-        Self { network, serves, local, full: Occasion::default(), failed: Arc::default() }
-    }
-
-    /// Whether the log has a line about a connection that came to nothing; where a flood has taken them all, it will have
-    /// one about the rest.
-    fn tells_of_failure(&self) -> bool {
-        let local = self.local;
-        self.failed.has_line(move |unsaid| {
-            warn!(%local, unsaid, "more connections closed whose handshake or PROXY header failed");
-        })
+        let failed = Failures::of(local);
+        Self { network, serves, local, full: Occasion::default(), failed }
     }
 }
 
@@ -461,7 +452,7 @@ impl Acceptor for ListenerAcceptor {
         let digest = async |method: String, target: String, authorization: Option<String>| {
             credentials::http_digest(relay, &method, &target, authorization.as_deref(), &peer).await
         };
-        let has_line = || self.tells_of_failure();
+        let has_line = || self.failed.tells();
         websocket::answer(settings, serves.protocols(), digest, request, stream.tls(), &peer, has_line).await
     }
 
@@ -490,7 +481,7 @@ impl Acceptor for ListenerAcceptor {
             UpgradeError::Refused { status } => {
                 debug!(%peer, local = %self.local, status, "connection closed");
             }
-            error if self.tells_of_failure() => {
+            error if self.failed.tells() => {
                 warn!(%peer, local = %self.local, %error, "connection closed: WebSocket handshake failed");
             }
             error => debug!(%peer, local = %self.local, %error, "connection closed"),
@@ -508,13 +499,15 @@ impl Acceptor for ListenerAcceptor {
     }
 
     fn proxy_failed(&self, proxy: SocketAddr, error: ProxyError) {
-        if self.tells_of_failure() {
+        if self.failed.tells() {
             warn!(%proxy, local = %self.local, %error, "connection closed: a proxy must say whose it is");
+        } else {
+            debug!(%proxy, local = %self.local, %error, "connection closed");
         }
     }
 
     fn handshake_failed(&self, peer: SocketAddr, error: HandshakeError) {
-        if self.tells_of_failure() {
+        if self.failed.tells() {
             warn!(%peer, local = %self.local, %error, "connection closed: TLS handshake failed");
         } else {
             debug!(%peer, local = %self.local, %error, "connection closed");

@@ -1,9 +1,11 @@
 //! Lines of the log that a flood does not repeat.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tracing::warn;
 
 use super::now;
 
@@ -36,7 +38,7 @@ impl Occasion {
 
 /// How many lines of one kind come within an interval. Each says whom it is about, so an operator with a few clients that
 /// fail sees them all; an attack makes 20 KB a minute of it.
-pub(crate) const LINES: u32 = 100;
+const LINES: u32 = 100;
 
 /// As [`Occasion`], where each line says something of its own: all come until there are too many, and then how many more.
 #[derive(Debug, Default)]
@@ -52,7 +54,7 @@ struct Lines {
 
 /// What becomes of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
+enum Told {
     /// It is written.
     Line,
     /// It is not; after so long it is to be told how often that has [happened](Flood::take).
@@ -63,7 +65,7 @@ pub(crate) enum Told {
 
 impl Flood {
     /// It happens.
-    pub(crate) fn happens(&self, now: Instant) -> Told {
+    fn happens(&self, now: Instant) -> Told {
         let mut state = self.0.lock();
         let over = |since| now.saturating_duration_since(since) >= INTERVAL;
         let since = match state.since.filter(|since| !over(*since)) {
@@ -102,13 +104,37 @@ impl Flood {
     }
 
     /// How many lines were not written since this was asked last.
-    pub(crate) fn take(&self) -> u64 {
+    fn take(&self) -> u64 {
         std::mem::take(&mut self.0.lock().unsaid)
+    }
+}
+
+/// Handshakes that fail, and PROXY headers that are not there, at one listener.
+#[derive(Debug)]
+pub(crate) struct Failures {
+    local: SocketAddr,
+    flood: Arc<Flood>,
+}
+
+impl Failures {
+    pub(crate) fn of(local: SocketAddr) -> Self {
+        Self { local, flood: Arc::default() }
+    }
+
+    /// Whether the log has a line about a connection that came to nothing; where a flood has taken them all, it will have
+    /// one about the rest.
+    pub(crate) fn tells(&self) -> bool {
+        let local = self.local;
+        self.flood.has_line(move |unsaid| {
+            warn!(%local, unsaid, "more connections closed whose handshake or PROXY header failed");
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]
@@ -156,5 +182,42 @@ mod tests {
         assert_eq!(occasion.happens(at(60_000)), Some(601));
         assert_eq!(occasion.happens(at(60_001)), None);
         assert_eq!(occasion.happens(at(500_000)), Some(1));
+    }
+
+    /// Lines of the log.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_many_failures_had_no_line_is_told_when_the_minute_is_over() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _log = tracing::subscriber::set_default(log);
+        let failures = Failures::of("127.0.0.1:1".parse().unwrap());
+        let told = || String::from_utf8(lines.0.lock().clone()).unwrap();
+        assert!((0..LINES).all(|_| failures.tells()));
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert!((0..7).all(|_| !failures.tells()));
+        tokio::time::sleep(Duration::from_secs(39)).await;
+        assert_eq!(told(), "");
+        assert!(!failures.tells());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let line = "local=127.0.0.1:1 unsaid=8";
+        assert!(told().contains("WARN") && told().contains(line), "{}", told());
+        assert!(failures.tells(), "another minute");
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(told().lines().count(), 1, "{}", told());
     }
 }

@@ -22,6 +22,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tcp_transport::Registry;
 use tcp_transport::connection::CloseReason;
 use tokio::sync::mpsc;
 use tracing::info;
@@ -30,6 +31,7 @@ use super::handover::{self, HandOver};
 use super::leavers::Leavers;
 use super::lifecycle::{Drain, DrainCause};
 use super::listeners::ReopenError;
+use super::network::Carried;
 use super::{Order, SHUTDOWN, Server, hep};
 use crate::msrp::Drains;
 
@@ -39,8 +41,8 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// How long connections have to close in order once nothing is under way any more.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long older processes have after that, if they were told to stop when this one was: they close their connections
-/// and write their records then.
+/// How long older processes have after that: told to stop when this one was, they close their connections and write
+/// their records then. One that was told nothing is waited for as long, and goes on.
 const OLDER_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Server {
@@ -74,8 +76,7 @@ impl Server {
         let timeout = upgrade.map_or(config.timeouts.drain_timeout, |upgrade| upgrade.drain_timeout);
         self.drain(Drain::now(DrainCause::Upgrade, Some(timeout)));
         let network = self.control.network();
-        network.generations.follow(pid, Arc::clone(&channel));
-        network.relay.set_has_kin(true);
+        network.generations.follow(&network.relay, pid, Arc::clone(&channel));
         self.tasks.spawn(handover::receive(Arc::clone(network), channel));
         // The next process has connections of its own to SIP upstreams, which may take one of ours for one of its.
         self.upstreams.abort_all();
@@ -142,8 +143,9 @@ impl Server {
     }
 
     /// Stops: drains for up to `timeouts.drain_timeout` (or what is left of a drain that ends earlier) or until `hurry`
-    /// is ready, ends what is left with `#`, and closes every connection in order. Then session
-    /// records get the time that `records.flush_timeout` gives them, or until `hurry` is ready.
+    /// is ready, ends what is left with `#`, and closes every connection in order. Older processes have 5 s more then, or
+    /// until they have ended or `hurry` is ready. Last, session records get the time that `records.flush_timeout` gives
+    /// them, or until `hurry` is ready.
     pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
         let mut drain = Drain::now(DrainCause::Signal, Some(self.control.config().timeouts.drain_timeout));
         let before = self.control.drain();
@@ -167,21 +169,23 @@ impl Server {
         // Before their connections end, so that their end says why.
         self.control.records().set_stopping();
         self.control.relay().end_all_sessions();
-        let left = connections.close_all(CloseReason::Local(SHUTDOWN.into()), CLOSE_TIMEOUT).await;
-        if left > 0 {
-            info!(left, "connections did not close in time");
-        }
-        if !hurried && !self.older.is_empty() {
-            let older = async { while self.older.join_next().await.is_some() {} };
-            tokio::select! {
-                biased;
-                _ = tokio::time::timeout(OLDER_TIMEOUT, older) => {}
-                () = &mut hurry => hurried = true,
+        close_all(connections).await;
+        if !self.older.is_empty() {
+            if !hurried {
+                let older = async { while self.older.join_next().await.is_some() {} };
+                tokio::select! {
+                    biased;
+                    _ = tokio::time::timeout(OLDER_TIMEOUT, older) => {}
+                    () = &mut hurry => hurried = true,
+                }
             }
+            // They give us no connection any more. After that, so that the last of what they have to say arrives.
+            self.older.shutdown().await;
+            let underway = self.control.network().generations.end_underway();
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, underway).await;
+            // Whoever has turned out to be for none of them meanwhile is served here.
+            close_all(connections).await;
         }
-        // After those, so that the last of what they have to say arrives.
-        let generations = &self.control.network().generations;
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, generations.end_underway()).await;
         if let Some(counters) = self.control.hep_counters() {
             hep::log_end(&counters);
         }
@@ -198,11 +202,18 @@ impl Server {
         self.control.records().stop(hurry).await;
         let is_ours = before.is_none_or(|before| before.cause != DrainCause::Upgrade);
         if let Some(upgrade) = self.control.config().upgrade.as_ref().filter(|_| is_ours) {
-            // It has gone already, at worst.
-            let _ = std::fs::remove_file(&upgrade.socket);
+            handover::remove(&upgrade.socket);
         }
         if let Some(admin) = self.admin.take() {
             admin.stop().await;
         }
+    }
+}
+
+/// Closes the connections that there are, in order.
+async fn close_all(connections: &Registry<Carried>) {
+    let left = connections.close_all(CloseReason::Local(SHUTDOWN.into()), CLOSE_TIMEOUT).await;
+    if left > 0 {
+        info!(left, "connections did not close in time");
     }
 }

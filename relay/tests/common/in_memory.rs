@@ -1,5 +1,5 @@
-//! A relay in memory with clients on it: no sockets, no tasks. For what forwarding costs: `benches/forwarding.rs` and
-//! `tests/tap_allocations.rs`.
+//! A relay in memory with clients on it: no sockets, no tasks. For what forwarding costs: `benches/forwarding.rs`,
+//! `tests/tap_allocations.rs`, `tests/forwarding_allocations.rs`.
 
 use std::io::{self, IoSlice};
 use std::path::Path;
@@ -137,18 +137,37 @@ impl Client {
         tap: Option<Arc<dyn Tap>>,
         now: Instant,
     ) -> Self {
+        let uri = format!("msrp://{name}.example.com:7777/iau39;tcp");
+        let mut client = Self::open(relay, listener, PeerCertificate::None, tap, uri, now);
+        client.log_in(now);
+        client
+    }
+
+    /// Connects only. `uri` is what it sends from, with those of the relays before it, the last one first.
+    pub(crate) fn open(
+        relay: &Arc<Relay>,
+        listener: usize,
+        certificate: PeerCertificate,
+        tap: Option<Arc<dyn Tap>>,
+        uri: String,
+        now: Instant,
+    ) -> Self {
         let sink = Arc::new(Sink::default());
-        let peer =
-            Peer { address: name.into(), secure: false, certificate: PeerCertificate::None, principal: None };
+        let peer = Peer { address: "memory".into(), secure: false, certificate, principal: None };
         let wire = SinkWire { sink: Arc::clone(&sink), tap };
         let link = relay.accepted(listener, peer, Box::new(wire), now);
-        let mut client = Self {
+        Self {
             inbound: Inbound::new(Arc::clone(relay), link, now),
             sink,
             buf: BytesMut::with_capacity(4 << 20),
-            uri: format!("msrp://{name}.example.com:7777/iau39;tcp"),
+            uri,
             relay_uri: String::new(),
-        };
+        }
+    }
+
+    /// Gets a session.
+    pub(crate) fn log_in(&mut self, now: Instant) {
+        let client = self;
         let to = "msrp://relay.test:2855;tcp";
         let paths = format!("To-Path: {to}\r\nFrom-Path: {}\r\n", client.uri);
         let challenged = client.ask(&format!("MSRP a001 AUTH\r\n{paths}-------a001$\r\n"), now);
@@ -165,8 +184,9 @@ impl Client {
         let authorization = Authorization::answer(&challenge, &answer).unwrap();
         let request = format!("MSRP a002 AUTH\r\n{paths}Authorization: {authorization}\r\n-------a002$\r\n");
         let granted = client.ask(&request, now);
-        client.relay_uri = String::from_utf8(granted.value(Name::UsePath).unwrap().to_vec()).unwrap();
-        client
+        let use_path = String::from_utf8(granted.value(Name::UsePath).unwrap().to_vec()).unwrap();
+        // Behind those of the relays before it.
+        client.relay_uri = use_path.split(' ').next_back().unwrap().into();
     }
 
     /// Has the relay read this.

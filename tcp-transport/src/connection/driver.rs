@@ -218,6 +218,7 @@ impl Turns {
         }
         if woken {
             self.dirty = true;
+            self.idle.rouse(now);
             self.resume(life, now)?;
         }
         self.transmit(life, cx, now)?;
@@ -390,6 +391,7 @@ impl Turns {
                 continue;
             }
             self.dirty = true;
+            self.idle.rouse(now);
             match life.protocol.expired(now) {
                 Flow::Close(reason) => return ControlFlow::Break(reason),
                 Flow::Read => self.resume(life, now)?,
@@ -402,11 +404,13 @@ impl Turns {
     }
 }
 
-/// Looks after the connection's lifetime.
+/// Looks after the connection's lifetime, and for when nothing happens on it.
 #[derive(Default)]
 struct Idle {
     /// When it was used last, as of the last look.
     since: Option<Instant>,
+    /// When something else happened after the protocol was told that nothing does. That is not a use of it.
+    roused: Option<Instant>,
     /// The protocol was told that nothing happens.
     quiet: bool,
     /// It was, once at least.
@@ -420,9 +424,9 @@ impl Idle {
         let entry = shared.stream.entry();
         let since = entry.used_at(now, shared.take_touched() || self.since.is_none());
         if self.since != Some(since) {
-            *self = Self { since: Some(since), quiet: false, before: self.before };
+            *self = Self { since: Some(since), roused: None, quiet: false, before: self.before };
         }
-        let quiet = (!self.quiet).then(|| since + self.patience());
+        let quiet = self.quiet_at();
         let Some(lifetime) = entry.lifetime() else { return ControlFlow::Continue(quiet) };
         let end = since + lifetime;
         if now >= end {
@@ -435,10 +439,25 @@ impl Idle {
 
     /// Whether it is time to tell the protocol that nothing happens; once, until something does.
     fn becomes_quiet(&mut self, now: Instant) -> bool {
-        let becomes = !self.quiet && self.since.is_some_and(|since| now >= since + self.patience());
+        let becomes = self.quiet_at().is_some_and(|at| now >= at);
         self.quiet |= becomes;
         self.before |= becomes;
         becomes
+    }
+
+    /// When it is time for that, if it was not told yet.
+    fn quiet_at(&self) -> Option<Instant> {
+        let last = self.roused.max(self.since).filter(|_| !self.quiet)?;
+        Some(last + self.patience())
+    }
+
+    /// The protocol does something without a byte that has come: somebody woke it, or a deadline has passed. If it was
+    /// told that nothing happens, it is told again. Bytes that others have written since are found by
+    /// [`look`](Self::look), at the latest then.
+    fn rouse(&mut self, now: Instant) {
+        if std::mem::take(&mut self.quiet) {
+            self.roused = Some(now);
+        }
     }
 
     fn patience(&self) -> Duration {

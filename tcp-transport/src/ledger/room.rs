@@ -19,19 +19,18 @@ use crate::connection::ConnectionId;
 
 /// The most connections that are asked to leave and have not left yet: 64. A peer that does not answer takes a second
 /// ([`CLOSE_LINGER`](crate::connection::CLOSE_LINGER)) to be rid of, so 64 connections a second get in past such.
-pub const MAX_LEAVING: usize = 64;
+const MAX_LEAVING: usize = 64;
 
 /// Of so many connections one at a time is asked to leave: 8, so that a small process does not close all it has while it
 /// waits for the first to be gone.
-pub const OPEN_FOR_EACH_LEAVING: usize = 8;
+const OPEN_FOR_EACH_LEAVING: usize = 8;
 
 /// Why a handshake ends that has to make room.
 pub(super) const NO_DESCRIPTORS: &str = "to make room: there were no descriptors left";
 
 /// Decides who leaves when there are no descriptors left.
 pub trait MakeRoom: Send + Sync {
-    /// Asks at most `most` connections of `ledger` to leave: [`Ledger::leave`], and for one that is up also
-    /// [`Handle::close`](crate::Handle::close). Called where a connection cannot be accepted or opened, so it neither
+    /// Asks at most `most` connections of `ledger` to leave, by [`Ledger::leave`]. Called where a connection cannot be accepted or opened, so it neither
     /// blocks nor looks at all connections there are.
     fn make_room(&self, ledger: &Ledger, most: usize);
 }
@@ -58,6 +57,11 @@ impl Room {
     }
 }
 
+/// How many of so many connections may be leaving at the same time.
+fn most_leaving(connections: usize) -> usize {
+    (connections / OPEN_FOR_EACH_LEAVING).clamp(1, MAX_LEAVING)
+}
+
 impl Ledger {
     /// Has `maker` asked when there are no descriptors left; once. Without one, connections wait until others end.
     pub fn set_room_maker(&self, maker: Box<dyn MakeRoom>) {
@@ -80,9 +84,10 @@ impl Ledger {
         round
     }
 
-    /// Notes that a connection is asked to leave, and ends it if it is in a handshake that its peer began. False: it
-    /// was asked before, or has left by itself.
-    pub fn leave(&self, entry: &Entry) -> bool {
+    /// Asks a connection to leave: ends its handshake if it is in one that its peer began, or has `close` end it if it is
+    /// up, by [`Handle::close`](crate::Handle::close); that says whether it could. False: it was asked before, has left by
+    /// itself, or could not be ended, and may be asked again.
+    pub fn leave(&self, entry: &Entry, close: impl FnOnce() -> bool) -> bool {
         {
             // Its end is noted under the same lock, so each that is counted is taken off once.
             let book = self.book.lock();
@@ -91,11 +96,30 @@ impl Ledger {
             }
             self.room.leaving.fetch_add(1, Ordering::AcqRel);
         }
-        self.room.asked.fetch_add(1, Ordering::Relaxed);
-        if let (Phase::Opening, Some(handshake)) = (entry.phase(), &*entry.handshake.lock()) {
-            handshake.abort();
+        let ends = match entry.phase() {
+            Phase::Opening => {
+                if let Some(handshake) = &*entry.handshake.lock() {
+                    handshake.abort();
+                }
+                true
+            }
+            Phase::Open => close(),
+            Phase::Ended => true,
+        };
+        if ends {
+            self.room.asked.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.stays(entry);
         }
-        true
+        ends
+    }
+
+    /// It was asked to leave, and does not.
+    pub(super) fn stays(&self, entry: &Entry) {
+        let _book = self.book.lock();
+        if entry.leaving.swap(false, Ordering::AcqRel) {
+            self.room.leaving.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 
     /// How many connections were asked to leave since the start.
@@ -108,7 +132,7 @@ impl Ledger {
     /// as many again. Whether there is hope: some are on their way out.
     pub(crate) fn make_room(&self) -> bool {
         let Some(maker) = self.room.maker.get() else { return false };
-        let limit = (self.len() / OPEN_FOR_EACH_LEAVING).clamp(1, MAX_LEAVING);
+        let limit = most_leaving(self.len());
         let leaving = self.room.leaving.load(Ordering::Acquire);
         if leaving < limit {
             maker.make_room(self, (leaving + 1).min(limit - leaving));
@@ -202,7 +226,7 @@ mod tests {
         let (gone, here) = (enter(&ledger), enter(&ledger));
         let round = ledger.next_round(2);
         drop(gone);
-        let asked: Vec<_> = round.iter().map(|entry| ledger.leave(entry)).collect();
+        let asked: Vec<_> = round.iter().map(|entry| ledger.leave(entry, || unreachable!())).collect();
         assert_eq!((asked, ledger.room.leaving.load(Ordering::Relaxed)), (vec![false, true], 1));
         drop(here);
         assert_eq!(ledger.room.leaving.load(Ordering::Relaxed), 0);
@@ -248,10 +272,50 @@ mod tests {
         fn make_room(&self, ledger: &Ledger, most: usize) {
             self.0.lock().push(most);
             for entry in ledger.next_round(most) {
-                assert!(ledger.leave(&entry));
-                assert!(!ledger.leave(&entry), "once");
+                assert!(ledger.leave(&entry, || true));
+                assert!(!ledger.leave(&entry, || true), "once");
             }
         }
+    }
+
+    #[test]
+    fn one_in_eight_may_be_leaving_and_at_least_one_and_at_most_64() {
+        for (connections, most) in [
+            (0, 1),
+            (1, 1),
+            (7, 1),
+            (8, 1),
+            (15, 1),
+            (16, 2),
+            (504, 63),
+            (511, 63),
+            (512, 64),
+            (520, 64),
+            (9999, 64),
+        ] {
+            assert_eq!(most_leaving(connections), most, "{connections}");
+        }
+    }
+
+    /// Who asks and what is asked are different tasks: one that was seen in its handshake may be up.
+    #[test]
+    fn whom_nothing_ends_is_not_leaving_and_may_be_asked_again() {
+        let ledger = ledger();
+        let leaving = || ledger.room.leaving.load(Ordering::Relaxed);
+        let ticket = enter(&ledger);
+        let entry = Arc::clone(ticket.entry());
+        // Its handshake ends well, before it can be ended.
+        assert!(ledger.leave(&entry, || unreachable!("it is not up")));
+        assert_eq!((entry.is_leaving(), leaving()), (true, 1));
+        ticket.opened(None);
+        assert_eq!((entry.is_leaving(), leaving()), (false, 0));
+        // It is up, and there is no handle yet to close it by.
+        assert!(!ledger.leave(&entry, || false));
+        assert_eq!((entry.is_leaving(), leaving(), ledger.made_room()), (false, 0, 1));
+        assert!(ledger.leave(&entry, || true));
+        assert_eq!((entry.is_leaving(), leaving(), ledger.made_room()), (true, 1, 2));
+        drop(ticket);
+        assert_eq!(leaving(), 0);
     }
 
     #[test]
@@ -288,7 +352,7 @@ mod tests {
         });
         entry.set_handshake(handshake.abort_handle());
         let left = ledger.one_left();
-        assert!(ledger.leave(&entry));
+        assert!(ledger.leave(&entry, || unreachable!("it is not up")));
         left.await;
         assert!(handshake.await.unwrap_err().is_cancelled());
         let event = events.next().await.unwrap();

@@ -236,6 +236,49 @@ async fn a_connection_on_which_nothing_happens_is_told_once_each_time() {
     assert!(received.elapsed() >= QUIET && received.elapsed() < 2 * QUIET, "{:?}", received.elapsed());
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_others_do_with_a_quiet_connection_is_followed_by_quiet_again() {
+    let (server, client) = plain_pair().await;
+    // Without a lifetime nobody looks by the clock.
+    assert_eq!(server.entry().lifetime(), None);
+    let (handle, seen, mut events) = drive(server, Seen { tell_quiet: true, ..Seen::default() });
+    assert_eq!(events.recv().await, Some(Event::Quiet));
+    for writes in [true, false] {
+        tokio::time::advance(5 * QUIET).await;
+        seen.lock().tell_quiet = true;
+        if writes {
+            handle.stream().try_write(&[IoSlice::new(b"from another task")]).unwrap();
+            assert!(!read_up_to(&client, 1).await.is_empty());
+        }
+        let woken = tokio::time::Instant::now();
+        handle.wake();
+        assert_eq!(patiently("quiet", events.recv()).await, Some(Event::Quiet), "{writes}");
+        assert!(woken.elapsed() >= QUIET && woken.elapsed() < 2 * QUIET, "{:?}", woken.elapsed());
+    }
+    // Who is woken again and again is told all the same.
+    tokio::time::advance(5 * QUIET).await;
+    seen.lock().tell_quiet = true;
+    let woken = tokio::time::Instant::now();
+    while woken.elapsed() < 2 * QUIET {
+        handle.wake();
+        tokio::time::sleep(QUIET / 4).await;
+    }
+    assert_eq!(events.try_recv(), Ok(Event::Quiet));
+    // After a deadline too: what was waited for need not be kept any more.
+    seen.lock().tell_quiet = false;
+    tokio::time::sleep(5 * QUIET).await;
+    seen.lock().tell_quiet = true;
+    seen.lock().deadline = Some((tokio::time::Instant::now() + 2 * QUIET).into_std());
+    handle.wake();
+    assert_eq!(events.recv().await, Some(Event::Quiet));
+    assert!(matches!(events.recv().await, Some(Event::Expired(_))));
+    seen.lock().tell_quiet = true;
+    assert_eq!(patiently("quiet", events.recv()).await, Some(Event::Quiet));
+    // And then no more.
+    seen.lock().tell_quiet = true;
+    assert!(tokio::time::timeout(1000 * QUIET, events.recv()).await.is_err());
+}
+
 #[tokio::test]
 async fn a_deadline_resumes_a_paused_connection() {
     let (server, client) = plain_pair().await;

@@ -112,12 +112,15 @@ async fn compression_is_not_agreed_to() {
     scene.under("offers of compression", 16 * MIB, attack).await;
 }
 
-/// Many at once, until the relay closes them.
+/// How many flood at once.
+const FLOODS: usize = 20;
+
+/// Many at once, until the relay closes them because their message does not begin.
 async fn flood(what: &str, begin: Vec<u8>, piece: Vec<u8>, memory: u64) {
     let mut scene = Scene::new(&settings()).await;
     let attack = async |_: &Site, daemon: &Daemon| {
         let mut attackers = JoinSet::new();
-        for _ in 0..20 {
+        for _ in 0..FLOODS {
             let (mut socket, _) = open(daemon, "").await;
             socket.write_all(&begin).await.unwrap();
             let piece = piece.clone();
@@ -140,6 +143,7 @@ async fn flood(what: &str, begin: Vec<u8>, piece: Vec<u8>, memory: u64) {
         within("all of them to be closed", attackers.join_all()).await;
     };
     scene.under(what, memory, attack).await;
+    scene.daemon.log().wait_for_lines(&["connection closed", "too slow", "`head_timeout`"], FLOODS).await;
 }
 
 /// A message that never ends, of fragments with nothing in them.

@@ -129,12 +129,8 @@ async fn a_tls_domain_may_come_with_the_listener_that_serves_it() {
 
 /// Whether somebody else may bind there: of TCP, and of UDP even one who would share the port.
 fn is_free(address: &str) -> bool {
-    use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt::set_socket_reuseport};
-
     let address: SocketAddr = address.parse().unwrap();
-    let udp = socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
-    set_socket_reuseport(&udp, true).unwrap();
-    TcpListener::bind(address).is_ok() || bind(&udp, &address).is_ok()
+    TcpListener::bind(address).is_ok() || tests::is_shared(address)
 }
 
 #[tokio::test]

@@ -2,23 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+
+use tests::until;
 
 use super::*;
-
-/// Waits until the file has this in it, and gives its text.
-async fn until(path: &Path, words: &str) -> String {
-    let found = async {
-        loop {
-            let text = fs::read_to_string(path).unwrap_or_default();
-            if text.contains(words) {
-                return text;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    within(format_args!("{words:?} in {path:?}"), found).await
-}
 
 fn to(target: &str) -> Settings {
     Settings { log: target.to_owned(), ..Settings::default() }

@@ -1,15 +1,8 @@
 //! Where another process finds this one, and what it may take.
 
-use std::process::Command;
+use tests::successor;
 
 use super::*;
-
-/// The relay with `--upgrade`.
-fn successor() -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", "exec \"$0\" \"$@\" --upgrade", RELAY]);
-    command
-}
 
 #[tokio::test]
 async fn the_next_process_finds_this_one_where_the_file_says_by_then() {
@@ -44,7 +37,7 @@ async fn the_next_process_finds_this_one_where_the_file_says_by_then() {
     .await;
 
     running.reload(&second).await;
-    let new = Daemon::start_as(successor(), &running.site, "relay.yaml", &second).await;
+    let new = Daemon::start_as(successor(RELAY), &running.site, "relay.yaml", &second).await;
     running.daemon.log().wait_for(&["draining", "upgrade"]).await;
     // By the time that counts now its sessions end soon.
     assert_eq!(running.daemon.exit().await.code(), Some(0));

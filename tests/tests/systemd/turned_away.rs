@@ -98,9 +98,7 @@ async fn the_next_process_knows_whose_sockets_they_are() {
         ..Settings::default()
     };
     let mut old = Daemon::start_as(activated(&[msrp.as_fd()], "msrp"), &site, "relay.yaml", &settings).await;
-    let mut successor = Command::new("sh");
-    successor.args(["-c", "exec \"$0\" \"$@\" --upgrade", RELAY]);
-    let new = Daemon::start_as(successor, &site, "relay.yaml", &settings).await;
+    let new = Daemon::start_as(successor(RELAY), &site, "relay.yaml", &settings).await;
     assert_eq!(old.exit().await.code(), Some(0));
     let (_alice, _) = Client::with_session(&new, &site, Scheme::Msrp, "alice").await;
     let admin = Admin::of(&new).await.remove(0);

@@ -1,11 +1,9 @@
 //! What an upgrade is to those around: another relay, SIP clients and their proxy, capture agents and collectors.
 
 use std::process::Command;
-use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use msrp_proto::flag::Flag;
 use serde_json::Value;
 use tcp_transport::hep::{Encoding, Packet, PayloadType, TimeOrder};
 use tests::{
@@ -15,15 +13,7 @@ use tests::{
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 
-use crate::{RELAY, chat, settings, successor, tag};
-
-/// As [`crate::upgrade`], of a relay with other settings.
-async fn upgrade(site: &Site, file: &str, old: &Daemon, settings: &Settings) -> Daemon {
-    let new = Daemon::start_as(successor(), site, file, settings).await;
-    old.log().wait_for(&["draining", "upgrade"]).await;
-    assert_eq!(new.addresses(), old.addresses());
-    new
-}
+use crate::{RELAY, chat, settings, tag, transfer, upgrade_to};
 
 #[tokio::test]
 async fn one_of_two_relays_is_upgraded_in_the_middle_of_a_transfer() {
@@ -53,40 +43,13 @@ async fn one_of_two_relays_is_upgraded_in_the_middle_of_a_transfer() {
         (client, session)
     };
     let (mut alice, from_alice) = client(&a, &at_a, "alice").await;
-    let (mut bob, from_bob) = client(&old, &at_b, "bob").await;
+    let (bob, from_bob) = client(&old, &at_b, "bob").await;
 
     let len = 20 * 1024 * 1024;
-    let content = Arc::new(Content::new(len));
-    let message = Send {
-        to: from_alice.to(&from_bob),
-        message: "file".into(),
-        range: format!("1-{len}/{len}"),
-        ..Send::default()
-    };
-    let transaction = alice.tx.begin(&message).await;
-    let expected = Arc::clone(&content);
-    let receiving = tokio::spawn(async move {
-        bob.rx.head().await;
-        let (body, flag) = bob.rx.rest_of_chunk().await;
-        expected.check(0, &body);
-        assert_eq!((body.len() as u64, flag), (len, Flag::Complete));
-        bob
-    });
-    let mut sent = 0;
-    let mut new = None;
-    while sent < len {
-        if sent >= len / 2 && new.is_none() {
-            new = Some(upgrade(&site, "b.yaml", &old, &of_b).await);
-        }
-        let piece = content.piece(sent, 64 * 1024);
-        alice.tx.raw(piece).await;
-        sent += piece.len() as u64;
-    }
-    alice.tx.end(&transaction, Flag::Complete).await;
-    let mut bob = receiving.await.unwrap();
-    assert_eq!(alice.rx.response(&transaction).await.status(), 200);
+    let ends = ((&mut alice, &from_alice), (bob, &from_bob));
+    let next = async || upgrade_to(&site, "b.yaml", &old, &of_b).await;
+    let (mut bob, mut new) = transfer(ends.0, ends.1, len, next).await;
 
-    let mut new = new.unwrap();
     let (mut carol, from_carol) = client(&new, &at_b, "carol").await;
     assert_ne!(tag(&from_carol), tag(&from_bob));
     chat((&mut bob, &from_bob), (&mut alice, &from_alice), "from the old process").await;
@@ -162,6 +125,15 @@ async fn a_sip_clients_flow_ends_in_order_when_its_transactions_are_over() {
     };
     let mut old = Daemon::start(RELAY, &site, &settings).await;
     let mut proxy = upstream_connection(&upstream).await;
+    let mut client = SipPeer::connect(&old, &site, Scheme::Sip).await;
+    let asked = pass(&mut client, &mut proxy, "REGISTER", "registered").await;
+    let old_flow = asked.field("Path").to_owned();
+    let to_old_flow =
+        |branch: &str| request("MESSAGE", "sip:a@x.invalid", branch, &format!("Route: {old_flow}\r\n"), "");
+    proxy.send(&response(&asked, "200 OK", "")).await;
+    client.expect("200").await;
+    proxy.send(&to_old_flow("before")).await;
+    client.expect("MESSAGE").await;
     let mut clients = Vec::new();
     for scheme in [Scheme::Sip, Scheme::Sips, Scheme::Ws, Scheme::Wss] {
         let mut client = SipPeer::connect(&old, &site, scheme).await;
@@ -169,12 +141,15 @@ async fn a_sip_clients_flow_ends_in_order_when_its_transactions_are_over() {
         clients.push((scheme, client, asked));
     }
     // What is under way ends where it began.
-    let mut new = upgrade(&site, "relay.yaml", &old, &settings).await;
+    let mut new = upgrade_to(&site, "relay.yaml", &old, &settings).await;
     for (scheme, client, asked) in &mut clients {
         proxy.send(&response(asked, "200 OK", "")).await;
         assert_eq!(client.expect("200").await.field("Call-ID"), format!("{scheme:?}@client.invalid"));
     }
     let mut next = upstream_connection(&upstream).await;
+    // The flow of a client that the old process still has: it is to register again.
+    next.send(&to_old_flow("other")).await;
+    next.expect("430").await;
     // Then it is over, and whoever comes back comes to the next process and its connection.
     for (scheme, mut client, _) in clients {
         assert_eq!(client.next().await, None, "{scheme:?}");
@@ -186,6 +161,7 @@ async fn a_sip_clients_flow_ends_in_order_when_its_transactions_are_over() {
         next.send(&request("MESSAGE", "sip:a@x.invalid", "in", &format!("Route: {path}\r\n"), "")).await;
         client.expect("MESSAGE").await;
     }
+    assert_eq!(client.next().await, None);
     assert_eq!(proxy.next().await, None);
     assert_eq!(old.exit().await.code(), Some(0));
     assert_eq!(old.log().with(&["SIP upstream connected"]).len(), 1, "it does not come back");
@@ -251,7 +227,7 @@ async fn a_collector_hears_of_both_processes_and_agents_go_on_to_the_next() {
     agent.write_all(&hep("stream to the old one")).await.unwrap();
     collector.forwarded("stream to the old one").await;
 
-    let mut new = upgrade(&site, "relay.yaml", &old, &settings).await;
+    let mut new = upgrade_to(&site, "relay.yaml", &old, &settings).await;
     // To the same address: the socket is the next process'.
     datagrams.send(&hep("datagram to the new one")).await.unwrap();
     collector.forwarded("datagram to the new one").await;

@@ -151,7 +151,18 @@ async fn who_is_still_relayed_after_that_time_is_let_go_in_order() {
     let to_peer = peer.without_relay();
     chat((&mut peer, &to_peer), (&mut alice, &from_alice), "before").await;
     let mut silent = Client::connect(&new, &site, Scheme::Msrps).await;
+    let mut late = Client::connect(&new, &site, Scheme::Msrps).await;
+    let (mut carol, _) = Client::with_session(&new, &site, Scheme::Msrps, "carol").await;
     new.signal(Signal::TERM);
+    // The drain is over, and the older process is waited for.
+    carol.rx.end().await.expect("TLS ends with close_notify");
+    // It turns out now that this one is for nobody older.
+    let to = [late.relay_uri().to_owned()];
+    late.tx.request("AUTH", &to, "").await;
+    let answers = late.rx.rest_in_order().await.expect("TLS ends with close_notify");
+    let statuses: Vec<_> = answers.iter().map(tests::Message::status).collect();
+    // None at all, if it came too late.
+    assert!([&[][..], &[408]].contains(&&statuses[..]), "{statuses:?}");
     for peer in [&mut peer, &mut silent] {
         peer.rx.end().await.expect("TLS ends with close_notify");
     }
@@ -201,4 +212,16 @@ async fn a_program_that_is_not_there_is_told_to_who_has_asked() {
     assert!(code == 500 && why.contains("cannot be started: No such file"), "{why}");
     old.signal(Signal::TERM);
     assert_eq!(old.exit().await.code(), Some(0));
+}
+
+/// Who wanted it has gone before it was told that the program was started.
+#[tokio::test]
+async fn a_program_that_nobody_hears_of_is_taken_away() {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    drop(ours);
+    let mut apart = tokio::process::Command::new(RELAY);
+    apart.args(["apart", "--", "sleep", "1000"]).stdin(std::os::fd::OwnedFd::from(theirs));
+    // The program has the same standard error.
+    let output = within("the end of both", apart.output()).await.unwrap();
+    assert!(!output.status.success(), "{output:?}");
 }

@@ -26,16 +26,22 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use clap::Args;
+use rustix::net::{RecvFlags, recv};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
+use tokio::process::Child;
 use tokio::time::timeout;
 
 /// What a service manager has said to this process, and to no other.
 const OURS: &[&str] = &["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
-/// How long it may take until the new process has a number. Its program is not asked for anything yet.
+/// How long it may take until the new process has a number, and then until it is the service manager's child. Its program
+/// is not asked for anything yet.
 const SPAWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a process that is killed has to be gone.
+pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// This process' own program, also when another file is there under its name by now.
 const OWN: &str = "/proc/self/exe";
@@ -67,36 +73,58 @@ impl Program {
         &self.path
     }
 
-    /// Starts it, to take over from this process.
-    pub(super) async fn start_again(&self) -> io::Result<Orphan> {
+    /// Starts it, to take over from this process. Nothing is waited for.
+    pub(super) fn start_again(&self) -> io::Result<Starting> {
         let (ours, theirs) = Pair::pair()?;
         ours.set_nonblocking(true)?;
-        let mut alive = UnixStream::from_std(ours)?;
+        let alive = UnixStream::from_std(ours)?;
         let mut command = tokio::process::Command::new(OWN);
         command.arg0("msrp-relay").arg("apart").arg("--").arg(&self.path).args(&self.args);
         if !self.args.iter().any(|arg| arg == "--upgrade") {
             command.arg("--upgrade");
         }
-        command.stdin(Stdio::from(OwnedFd::from(theirs))).kill_on_drop(true);
-        let mut child = command.spawn()?;
-        // It holds the other end, too.
-        drop(command);
-        let told = async {
-            let mut text = [0; 512];
-            let len = alive.read(&mut text).await?;
-            // From its end on the new process is the service manager's child, which is told of it after that.
-            child.wait().await?;
-            Ok(String::from_utf8_lossy(&text[..len]).into_owned())
-        };
-        let told: io::Result<String> =
-            timeout(SPAWN_TIMEOUT, told).await.unwrap_or_else(|late| Err(late.into()));
-        match told?.split_once(' ') {
-            Some(("pid", number)) => {
-                let pid = number.parse().ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
-                Ok(Orphan { pid, alive })
-            }
-            Some(("error", text)) => Err(io::Error::other(text.to_owned())),
-            _ => Err(io::ErrorKind::InvalidData.into()),
+        // It is not killed if nobody waits for it any more: it takes the new process away itself then.
+        command.stdin(Stdio::from(OwnedFd::from(theirs)));
+        let apart = command.spawn()?;
+        Ok(Starting { apart, alive })
+    }
+}
+
+/// A process that has no number yet.
+#[derive(Debug)]
+pub(super) struct Starting {
+    apart: Child,
+    alive: UnixStream,
+}
+
+impl Starting {
+    /// Waits until it has one, and is the service manager's child.
+    ///
+    /// # Errors
+    /// Why it is not there: nothing is left of it.
+    pub(super) async fn started(self) -> io::Result<Orphan> {
+        let Self { mut apart, alive } = self;
+        started(alive, async { apart.wait().await.map(drop) }).await
+    }
+}
+
+/// As [`Starting::started`]; `apart` is ready when `msrp-relay apart` has ended.
+async fn started(mut alive: UnixStream, apart: impl Future<Output = io::Result<()>>) -> io::Result<Orphan> {
+    let mut text = [0; 512];
+    let len = timeout(SPAWN_TIMEOUT, alive.read(&mut text)).await??;
+    let told = String::from_utf8_lossy(&text[..len]);
+    let pid = match told.split_once(' ') {
+        Some(("pid", number)) => number.parse().ok().and_then(Pid::from_raw),
+        Some(("error", text)) => return Err(io::Error::other(text.to_owned())),
+        _ => None,
+    };
+    let orphan = Orphan { pid: pid.ok_or(io::ErrorKind::InvalidData)?, alive };
+    // From that on the new process is the service manager's child, which is told of it after that.
+    match timeout(SPAWN_TIMEOUT, apart).await.unwrap_or_else(|late| Err(late.into())) {
+        Ok(()) => Ok(orphan),
+        Err(error) => {
+            orphan.kill().await;
+            Err(error)
         }
     }
 }
@@ -121,11 +149,14 @@ impl Orphan {
         while self.alive.read(&mut text).await.is_ok_and(|len| len > 0) {}
     }
 
-    /// Takes it away, and waits until it is gone.
+    /// Takes it away, and waits until it is gone, for [`KILL_TIMEOUT`] at most.
     pub(super) async fn kill(mut self) {
-        // As long as it is there the number is its own.
+        // It has ended: its number may be another's by now.
+        if matches!(recv(&self.alive, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((0, _))) {
+            return;
+        }
         let _ = kill_process(self.pid, Signal::KILL);
-        self.ended().await;
+        let _ = timeout(KILL_TIMEOUT, self.ended()).await;
     }
 }
 
@@ -147,13 +178,21 @@ pub(in crate::cli) fn apart(args: &ApartArgs) -> anyhow::Result<ExitCode> {
     for name in OURS {
         command.env_remove(name);
     }
-    let (text, code) = match command.spawn() {
-        Ok(child) => (format!("pid {}", child.id()), ExitCode::SUCCESS),
-        Err(error) => (format!("error {error}"), ExitCode::FAILURE),
+    let child = command.spawn();
+    let text = match &child {
+        Ok(child) => format!("pid {}", child.id()),
+        Err(error) => format!("error {error}"),
     };
     // At once, so that it is read at once.
-    report.write_all(text.as_bytes())?;
-    Ok(code)
+    let told = report.write_all(text.as_bytes());
+    let started = child.is_ok();
+    if let (Err(_), Ok(mut child)) = (&told, child) {
+        // Nobody knows of it: who wanted it has given it up, or has ended.
+        child.kill()?;
+        child.wait()?;
+    }
+    told?;
+    Ok(if started { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The path that `argv[0]` names, with its symlinks, if that leads to the file that runs.
@@ -175,10 +214,87 @@ fn without_deleted(path: PathBuf) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::symlink;
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::Child;
 
     use super::*;
+
+    /// A process that goes on, and what this one has of it: its number is told, in these words.
+    fn started_one(words: impl FnOnce(u32) -> String) -> (Child, UnixStream) {
+        let (ours, theirs) = Pair::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut report = theirs.try_clone().unwrap();
+        // It reads what nobody writes.
+        let child = Command::new("cat").stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).spawn().unwrap();
+        report.write_all(words(child.id()).as_bytes()).unwrap();
+        (child, UnixStream::from_std(ours).unwrap())
+    }
+
+    /// A process that goes on.
+    pub(in super::super) fn orphan() -> (Child, Orphan) {
+        let (child, alive) = started_one(pid);
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).unwrap();
+        (child, Orphan { pid, alive })
+    }
+
+    fn pid(number: u32) -> String {
+        format!("pid {number}")
+    }
+
+    #[tokio::test]
+    async fn a_process_that_has_a_number_is_taken_away_when_its_start_fails_after_that() {
+        let (mut child, alive) = started_one(pid);
+        let error = started(alive, async { Err(io::ErrorKind::Interrupted.into()) }).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        assert_eq!(child.wait().unwrap().signal(), Some(Signal::KILL.as_raw()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_is_late_to_be_an_orphan_is_taken_away() {
+        let (mut child, alive) = started_one(pid);
+        let begin = tokio::time::Instant::now();
+        let error = started(alive, std::future::pending()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(begin.elapsed() >= SPAWN_TIMEOUT);
+        assert_eq!(child.wait().unwrap().signal(), Some(Signal::KILL.as_raw()));
+    }
+
+    #[tokio::test]
+    async fn what_is_told_of_the_start_is_believed_if_it_is_understood() {
+        let (mut child, alive) = started_one(pid);
+        let orphan = started(alive, async { Ok(()) }).await.unwrap();
+        assert_eq!(orphan.pid(), i32::try_from(child.id()).unwrap());
+        orphan.kill().await;
+        assert_eq!(child.wait().unwrap().signal(), Some(Signal::KILL.as_raw()));
+        for (words, kind) in [
+            ("error No such file", io::ErrorKind::Other),
+            ("pid 0", io::ErrorKind::InvalidData),
+            ("pid x", io::ErrorKind::InvalidData),
+            ("pid", io::ErrorKind::InvalidData),
+        ] {
+            let (mut child, alive) = started_one(|_| words.to_owned());
+            let error = started(alive, async { Ok(()) }).await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{words}");
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_number_of_a_process_that_has_ended_is_left_alone() {
+        // As if another process had the number by now.
+        let mut other = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let number = i32::try_from(other.id()).ok().and_then(Pid::from_raw).unwrap();
+        let (ours, theirs) = Pair::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let orphan = Orphan { pid: number, alive: UnixStream::from_std(ours).unwrap() };
+        drop(theirs);
+        orphan.kill().await;
+        drop(other.stdin.take());
+        assert_eq!(other.wait().unwrap().code(), Some(0), "it has ended by itself");
+    }
 
     #[test]
     fn the_path_by_which_it_was_started_is_started_again() {

@@ -1,17 +1,13 @@
 //! The process that is started to take over from this one.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::{error, info};
 
-use super::program::{Orphan, Program};
-use crate::server::{Control, Reply, Server};
-
-/// How long a process that is killed has to be gone.
-const KILL_TIMEOUT: Duration = Duration::from_secs(2);
+use super::program::{KILL_TIMEOUT, Orphan, Program};
+use crate::server::{Reply, Server};
 
 /// The process that was started last, until it serves or has failed.
 #[derive(Debug, Default)]
@@ -27,35 +23,50 @@ struct Started {
 }
 
 impl Successor {
-    /// Starts one; `reply` is told what comes of it.
-    pub(super) async fn start(&mut self, server: &Server, program: &Program, reply: Option<Reply>) {
+    /// Starts one; `reply` is told what comes of it. Nothing is waited for here, so that nobody else has to wait.
+    pub(super) fn start(&mut self, server: &Server, program: &Program, reply: Option<Reply>) {
         let refused = match (server.control().drain(), server.control().config().upgrade.as_ref(), &self.0) {
-            (Some(_), ..) => Some("the relay stops already".to_owned()),
-            (None, None, _) => Some("the configuration has no section `upgrade`".to_owned()),
-            (None, Some(_), Some(_)) => Some("a process that takes over has been started already".to_owned()),
-            (None, Some(upgrade), None) => match program.start_again().await {
-                Ok(orphan) => {
-                    let (pid, path) = (orphan.pid(), program.path().display());
-                    info!(pid, %path, "started the process that takes over");
-                    let (serves, settled) = oneshot::channel();
-                    let failed = tokio::spawn(look_after(
-                        orphan,
-                        upgrade.start_timeout,
-                        Arc::clone(server.control()),
-                        settled,
-                    ));
-                    self.0 = Some(Started { reply, failed, serves });
+            (Some(_), ..) => "the relay stops already".to_owned(),
+            (None, None, _) => "the configuration has no section `upgrade`".to_owned(),
+            (None, Some(_), Some(_)) => "a process that takes over has been started already".to_owned(),
+            (None, Some(upgrade), None) => match program.start_again() {
+                Ok(starting) => {
+                    let path = program.path().display().to_string();
+                    let (start_timeout, control) = (upgrade.start_timeout, Arc::clone(server.control()));
+                    // Once it takes over, who talks to it decides when it is late: it may serve already.
+                    let late = async move {
+                        tokio::time::sleep(start_timeout).await;
+                        control.succession_failed().await;
+                        format!("the process that was started did not serve within {start_timeout:?}")
+                    };
+                    let started = async move {
+                        let orphan = starting.started().await.map_err(|error| cannot_start(&path, &error))?;
+                        info!(pid = orphan.pid(), path, "started the process that takes over");
+                        Ok(orphan)
+                    };
+                    self.look_after(started, late, reply);
                     return;
                 }
-                Err(error) => Some(format!("{} cannot be started: {error}", program.path().display())),
+                Err(error) => cannot_start(&program.path().display(), &error),
             },
         };
-        let Some(why) = refused else { return };
-        error!("no upgrade: {why}");
+        error!("no upgrade: {refused}");
         if let Some(reply) = reply {
             // Who has asked may have gone.
-            let _ = reply.send(Err(why));
+            let _ = reply.send(Err(refused));
         }
+    }
+
+    /// Looks after one until it serves or has failed, `late` at the latest.
+    fn look_after(
+        &mut self,
+        started: impl Future<Output = Result<Orphan, String>> + Send + 'static,
+        late: impl Future<Output = String> + Send + 'static,
+        reply: Option<Reply>,
+    ) {
+        let (serves, settled) = oneshot::channel();
+        let failed = tokio::spawn(look_after(started, late, settled));
+        self.0 = Some(Started { reply, failed, serves });
     }
 
     /// Waits until it has failed; never completes without one.
@@ -96,13 +107,21 @@ impl Successor {
     }
 }
 
+fn cannot_start(path: &dyn std::fmt::Display, error: &std::io::Error) -> String {
+    format!("{path} cannot be started: {error}")
+}
+
 /// Waits for the end of a process that must not end, and takes it away if it does not get ready.
 async fn look_after(
-    mut orphan: Orphan,
-    start_timeout: Duration,
-    control: Arc<Control>,
+    started: impl Future<Output = Result<Orphan, String>>,
+    late: impl Future<Output = String>,
     mut settled: oneshot::Receiver<()>,
 ) -> String {
+    // Whoever does not want it any more gets to know which process it is, to take it away.
+    let mut orphan = match started.await {
+        Ok(orphan) => orphan,
+        Err(why) => return why,
+    };
     tokio::select! {
         biased;
         serves = &mut settled => {
@@ -112,14 +131,52 @@ async fn look_after(
             }
             String::new()
         }
-        () = orphan.ended() => "the process that was started has ended; the log says why".to_owned(),
-        // Once it takes over, who talks to it decides when it is late: it may serve already.
-        () = async {
-            tokio::time::sleep(start_timeout).await;
-            control.succession_failed().await;
-        } => {
-            orphan.kill().await;
-            format!("the process that was started did not serve within {start_timeout:?}")
+        () = orphan.ended() => {
+            "the process that was started has ended; the log says why, or the service manager by which signal".to_owned()
         }
+        why = late => {
+            orphan.kill().await;
+            why
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::time::Duration;
+
+    use super::super::program::tests::orphan;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_does_not_wait_for_a_process_without_a_number_which_ends_when_it_has_one() {
+        let mut successor = Successor::default();
+        let ((number, started), (reply, answer)) = (oneshot::channel(), oneshot::channel());
+        successor.look_after(async { started.await.unwrap() }, pending(), Some(reply));
+        let begin = tokio::time::Instant::now();
+        successor.stops().await;
+        assert_eq!(begin.elapsed(), KILL_TIMEOUT);
+        assert_eq!(answer.await.unwrap(), Err("the relay stops".to_owned()));
+
+        let (mut child, orphan) = orphan();
+        number.send(Ok(orphan)).unwrap();
+        let ended = tokio::task::spawn_blocking(move || child.wait().unwrap());
+        assert!(ended.await.unwrap().code().is_none(), "it was taken away");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_late_or_cannot_be_started_fails() {
+        let mut successor = Successor::default();
+        let (mut child, orphan) = orphan();
+        let late = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            "late".to_owned()
+        };
+        successor.look_after(async { Ok(orphan) }, late, None);
+        assert_eq!(successor.failed().await, "late");
+        assert!(child.wait().unwrap().code().is_none(), "it was taken away");
+        successor.look_after(async { Err("not there".to_owned()) }, pending(), None);
+        assert_eq!(successor.failed().await, "not there");
     }
 }

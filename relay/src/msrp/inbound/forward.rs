@@ -139,8 +139,8 @@ impl Inbound {
         let before = self.memo.take();
         // What changes meanwhile is seen by the next one.
         let settings = self.relay.current().number();
-        let route = self.relay.route(head, &self.link, now)?;
-        if let Some(memo) = Memo::of(&self.relay, head, &route, settings) {
+        let (route, changes) = self.relay.route(head, &self.link, now)?;
+        if let Some(memo) = Memo::of(&self.relay, head, &route, changes, settings) {
             // In the same place, where there is one: connections that many sessions share get here each time.
             self.memo = Some(match before {
                 Some(mut place) => {
@@ -256,7 +256,8 @@ impl Inbound {
     pub(super) fn abandon(&mut self, forward: &Forward, drop: bool) -> bool {
         let Some(chunk) = forward.chunk else { return true };
         touch(&mut self.touched, &forward.target);
-        let open = forward.target.with_queue(|queue| queue.abandon(forward.key, chunk, drop)) == Ok(true);
+        let abandoned = forward.target.with_used_queue(|queue| queue.abandon(forward.key, chunk, drop));
+        let open = abandoned == Some(true);
         if open {
             self.link.count(Count::ChunksAbandoned, 1);
         }

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use msrp_proto::head::Head;
 
-use crate::msrp::route::Route;
+use crate::msrp::route::{Changes, Route};
 use crate::msrp::{Owner, Relay};
 
 /// See the [module](self).
@@ -26,18 +26,27 @@ use crate::msrp::{Owner, Relay};
 pub(super) struct Memo {
     paths: u64,
     settings: u64,
+    changes: Changes,
     route: Route,
 }
 
 impl Memo {
-    /// Remembers how a head was routed under the settings of this number, if that may be.
-    pub(super) fn of(relay: &Relay, head: &Head, route: &Route, settings: u64) -> Option<Self> {
+    /// Remembers how a head was routed under the settings of this number, if that may be. The changes are those that
+    /// came with the route.
+    pub(super) fn of(
+        relay: &Relay,
+        head: &Head,
+        route: &Route,
+        changes: Changes,
+        settings: u64,
+    ) -> Option<Self> {
         let sessions = route.through.sessions();
         let owned_by_clients = !sessions.is_empty()
             && sessions.iter().all(|session| matches!(session.owner(), Owner::Client(_)));
         (owned_by_clients && !relay.has_kin()).then(|| Self {
             paths: head.paths(),
             settings,
+            changes,
             route: route.clone(),
         })
     }
@@ -46,7 +55,7 @@ impl Memo {
     pub(super) fn route(&self, relay: &Relay, head: &Head, now: Instant) -> Option<Route> {
         let route = &self.route;
         let holds = self.paths == head.paths()
-            && route.through.is_unchanged()
+            && route.through.is_unchanged(&self.changes)
             && now < route.expires
             && !route.through.is_over()
             && self.settings == relay.current().number()

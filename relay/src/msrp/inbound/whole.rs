@@ -41,7 +41,7 @@ impl Inbound {
             (refusal, _) => refusal,
         });
         let route = match route {
-            Ok(route) => route,
+            Ok((route, _)) => route,
             Err(Refusal::Foreign) => return Err(foreign(head)),
             Err(Refusal::Status(status, reason)) => {
                 let method = method.as_str();

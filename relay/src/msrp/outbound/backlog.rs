@@ -13,6 +13,8 @@ pub(crate) struct Backlog {
     pub(crate) wire: usize,
     /// Requests that are owed an answer, or time out: not those that are merely remembered.
     pub(crate) transactions: usize,
+    /// Those that are merely remembered: of each an error may come at any time.
+    pub(crate) remembered: usize,
 }
 
 impl Outbound {
@@ -23,6 +25,7 @@ impl Outbound {
             control: self.control.len(),
             wire: self.wire.len(),
             transactions: self.transactions.owed(),
+            remembered: self.transactions.remembered(),
         }
     }
 }

@@ -9,26 +9,19 @@ use crate::msrp::tap::Tap;
 use crate::msrp::transactions::Transaction;
 
 /// See the [module](self).
-#[derive(Debug)]
 pub(crate) struct Queue {
     settings: QueueSettings,
     outbound: Option<Box<Outbound>>,
-    tap: Option<OutboundTap>,
+    tap: Option<Arc<dyn Tap>>,
     /// The number for the next chunk, while there is no `Outbound` that knows: none is given twice.
     next_chunk: u64,
-}
-
-struct OutboundTap(Arc<dyn Tap>);
-
-impl std::fmt::Debug for OutboundTap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Tap")
-    }
+    /// There is something to give back that the link's own task does not know of.
+    roused: bool,
 }
 
 impl Queue {
     pub(crate) fn new(settings: QueueSettings) -> Self {
-        Self { settings, outbound: None, tap: None, next_chunk: 1 }
+        Self { settings, outbound: None, tap: None, next_chunk: 1, roused: false }
     }
 
     /// The connection is up, and its messages are seen from now on.
@@ -36,7 +29,7 @@ impl Queue {
         if let Some(outbound) = &mut self.outbound {
             outbound.watch(tap.clone());
         }
-        self.tap = tap.map(OutboundTap);
+        self.tap = tap;
     }
 
     /// To put something in.
@@ -44,7 +37,8 @@ impl Queue {
         self.outbound.get_or_insert_with(|| {
             let mut outbound = Box::new(Outbound::new(self.settings));
             outbound.next_chunk = self.next_chunk;
-            outbound.watch(self.tap.as_ref().map(|tap| Arc::clone(&tap.0)));
+            outbound.watch(self.tap.clone());
+            self.roused = true;
             outbound
         })
     }
@@ -72,8 +66,24 @@ impl Queue {
                 self.next_chunk = outbound.next_chunk;
                 self.outbound = None;
             }
-            Some(outbound) => outbound.quiet(),
+            Some(outbound) => {
+                outbound.quiet();
+                // What is in it leaves later, and then the rest is to be given back.
+                self.roused = true;
+            }
             None => {}
         }
+    }
+
+    /// Whether the link's own task has to hear that there is something to give back, when nothing has gone for a
+    /// while: others may have put it in.
+    pub(crate) fn take_roused(&mut self) -> bool {
+        std::mem::take(&mut self.roused)
+    }
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("outbound", &self.outbound).finish_non_exhaustive()
     }
 }

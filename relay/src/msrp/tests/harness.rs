@@ -21,8 +21,8 @@ use tcp_transport::tls::PeerCertificate;
 use crate::config::{Auth, Expires, Limits, Throttle, Timeouts};
 use crate::credentials::{CredentialChain, Lookup, Query, UserTable};
 use crate::msrp::{
-    Advertised, Dialer, Flushed, Inbound, Link, LinkKind, Peer, Random, Relay, Resolver, Settings, Tap,
-    WallClock, WebSocketLink, Wire,
+    Advertised, Dialer, Flushed, Inbound, Link, LinkKind, Peer, ProcessTag, Random, Relay, Resolver,
+    Settings, Tap, WallClock, WebSocketLink, Wire,
 };
 
 mod faults;
@@ -96,6 +96,8 @@ struct SocketState {
     records: Vec<Vec<u8>>,
     broken: bool,
     woken: bool,
+    /// How often it was woken since a test asked.
+    wakes: usize,
     close: Option<CloseReason>,
 }
 
@@ -128,7 +130,9 @@ impl Wire for SocketWire {
     }
 
     fn wake(&self) {
-        self.0.0.lock().woken = true;
+        let mut state = self.0.0.lock();
+        state.woken = true;
+        state.wakes += 1;
     }
 
     fn close(&self, reason: CloseReason) {
@@ -150,6 +154,8 @@ struct Dials {
     refused_at: Arc<Mutex<Option<Instant>>>,
     /// Set: each listener has connections of its own.
     by_listener: Arc<Mutex<bool>>,
+    /// The other processes of the same relay.
+    kin: Arc<Mutex<Vec<ProcessTag>>>,
 }
 
 impl Dialer for Dials {
@@ -162,6 +168,10 @@ impl Dialer for Dials {
 
     fn reuse_key(&self, _: Scheme, _: &str, _: u16, listener: Option<usize>) -> Option<Box<str>> {
         self.by_listener.lock().then(|| format!("{listener:?}").into())
+    }
+
+    fn is_kin(&self, tag: ProcessTag) -> bool {
+        self.kin.lock().contains(&tag)
     }
 }
 
@@ -291,6 +301,8 @@ pub(super) struct World {
     pub(super) read_size: usize,
     next_tid: u64,
     seed: u64,
+    /// Set: no dial comes to anything.
+    pub(super) holds_dials: bool,
     /// Where messages are traced, if they are.
     pub(super) tapped: Option<Recorder>,
 }
@@ -369,6 +381,7 @@ impl World {
             read_size: 64 * 1024,
             next_tid: 0,
             seed,
+            holds_dials: false,
             tapped: None,
         };
         world.add_relay(settings);
@@ -390,6 +403,18 @@ impl World {
         relay.set_resolver(Box::new(lookups.clone()));
         self.relays.push(RelayNode { relay, dials, lookups, certificate });
         index
+    }
+
+    /// Another process of the first relay, at the same addresses.
+    pub(super) fn add_process(&mut self) -> usize {
+        let added = self.add_relay(settings());
+        let tags = [0, added].map(|index| self.relay(index).sessions().tag());
+        assert_ne!(tags[0], tags[1]);
+        for (index, kin) in [(0, tags[1]), (added, tags[0])] {
+            self.relays[index].dials.kin.lock().push(kin);
+            self.relay(index).set_has_kin(true);
+        }
+        added
     }
 
     /// Whom the first relay asks for and has no answer yet.
@@ -440,6 +465,7 @@ impl World {
             records: Vec::new(),
             broken: false,
             woken: true,
+            wakes: 0,
             close: None,
         })))
     }
@@ -470,13 +496,7 @@ impl World {
             conn,
             frames: self.conns[conn].unframer.is_some().then(BytesMut::new),
             control_frames: Vec::new(),
-            // It takes what the relay under test would find too much.
-            decoder: Decoder::new(decoder::Limits {
-                head_bytes: 1 << 20,
-                headers: 1000,
-                path_len: 1000,
-                ..decoder::Limits::default()
-            }),
+            decoder: generous_decoder(),
             buf: BytesMut::new(),
             messages: VecDeque::new(),
             reads: true,
@@ -567,7 +587,9 @@ impl World {
         let target = link.target().unwrap().clone();
         let tls = target.scheme == Scheme::Msrps;
         let listener = if tls { TLS } else { PLAIN };
-        let (ours, theirs) = if tls {
+        let (ours, theirs) = if target.process.is_some() {
+            (Self::shown_to_kin(link), verified(&["process.invalid"]))
+        } else if tls {
             (self.relays[from].certificate.clone(), self.relays[to].certificate.clone())
         } else {
             (PeerCertificate::None, PeerCertificate::None)
@@ -581,6 +603,13 @@ impl World {
         self.add_conn(from, Arc::clone(link), socket, Other::Relay(here + 1));
         let there = self.accept_with(to, listener, ours, None, Other::Relay(here));
         self.conns[there].socket.0.lock().room = 64 * 1024;
+    }
+
+    /// What a process shows to another of the same relay: for a relay's connection that one's certificate.
+    fn shown_to_kin(link: &Link) -> PeerCertificate {
+        let relay = link.stands_for().and_then(std::sync::Weak::upgrade);
+        let peer = relay.and_then(|relay| relay.peer().cloned());
+        peer.map_or_else(|| verified(&["process.invalid"]), |peer| peer.certificate)
     }
 
     // Driving.
@@ -606,7 +635,11 @@ impl World {
             let dials: Vec<_> = self.relays[from].dials.waiting.lock().drain(..).collect();
             for link in dials {
                 let target = link.target().unwrap();
-                match self.names.get(&format!("{}:{}", target.host, target.port)).copied() {
+                let found = match target.process {
+                    Some(tag) => self.relays.iter().position(|node| node.relay.sessions().tag() == tag),
+                    None => self.names.get(&format!("{}:{}", target.host, target.port)).copied(),
+                };
+                match found.filter(|_| !self.holds_dials) {
                     Some(to) => {
                         self.join(from, &link, to);
                         settled = true;
@@ -910,6 +943,14 @@ impl World {
         self.run();
     }
 
+    /// The connection of this link ends, by the other end.
+    pub(super) fn close_link(&mut self, link: &Arc<Link>) {
+        let index =
+            self.conns.iter().position(|conn| conn.link.id() == link.id() && Arc::ptr_eq(&conn.link, link));
+        self.close(index.unwrap(), CloseReason::PeerClosed);
+        self.run();
+    }
+
     /// Writing to the client fails from now on.
     pub(super) fn break_socket(&mut self, client: ClientId) {
         self.socket_of(client).0.lock().broken = true;
@@ -1184,4 +1225,14 @@ pub(super) fn respond(request: &Message, status: &str) -> String {
 /// Bytes that differ from place to place, without anything like an end-line.
 pub(super) fn content(len: usize) -> Vec<u8> {
     (0..len).map(|at| b'a' + (at % 23) as u8 + ((at / 1024) % 3) as u8).collect()
+}
+
+/// It takes what the relay under test would find too much.
+pub(super) fn generous_decoder() -> Decoder {
+    Decoder::new(decoder::Limits {
+        head_bytes: 1 << 20,
+        headers: 1000,
+        path_len: 1000,
+        ..decoder::Limits::default()
+    })
 }

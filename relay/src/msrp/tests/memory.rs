@@ -6,15 +6,21 @@ use std::time::Duration;
 use super::harness::*;
 use crate::msrp::Settings;
 
-fn sent(world: &mut World, from: &Node, to: &Node) -> (String, Vec<u8>) {
+/// A message with these header fields besides.
+fn sent(world: &mut World, from: &Node, to: &Node, lines: &str) -> (String, Vec<u8>) {
     let tid = world.tid();
-    let head = from.paths_to(to) + "Message-ID: m1234\r\nByte-Range: 1-5/5\r\n";
+    let head = from.paths_to(to) + "Message-ID: m1234\r\nByte-Range: 1-5/5\r\n" + lines;
     (tid.clone(), send(&tid, &head, "hello", '$'))
 }
 
 /// Sends, and gives the status that came back.
 fn says(world: &mut World, from: &Node, to: &Node) -> Option<u16> {
-    let (tid, message) = sent(world, from, to);
+    says_with(world, from, to, "")
+}
+
+/// The same with these header fields besides.
+fn says_with(world: &mut World, from: &Node, to: &Node, lines: &str) -> Option<u16> {
+    let (tid, message) = sent(world, from, to, lines);
     world.write(from.id, message);
     let answer = world.take_one(from.id);
     assert_eq!(answer.tid(), tid);
@@ -51,10 +57,8 @@ fn messages_the_same_way_are_refused_when_the_time_of_the_session_is_over() {
     // No sweep: the route itself has to know.
     world.advance(Duration::from_secs(24 * 3600));
     world.nothing_for(bob.id);
-    let (_, message) = sent(&mut world, &alice, &bob);
-    world.write(alice.id, message);
-    assert!(world.take(alice.id).iter().all(|answer| answer.status() != Some(200)));
-    assert!(world.take(bob.id).is_empty());
+    assert_eq!(says(&mut world, &alice, &bob), Some(481));
+    world.nothing_for(bob.id);
 }
 
 #[test]
@@ -107,12 +111,8 @@ fn a_longer_head_the_same_way_is_held_against_the_limits() {
     let (alice, bob) = world.pair();
     assert_eq!(says(&mut world, &alice, &bob), Some(200));
     hears(&mut world, &bob);
-    let tid = world.tid();
     let lines = "X-Y: z\r\n".repeat(settings().limits.headers);
-    let head = alice.paths_to(&bob) + "Message-ID: m1234\r\nByte-Range: 1-5/5\r\n" + &lines;
-    world.write(alice.id, send(&tid, &head, "hello", '$'));
-    let answer = world.take(alice.id);
-    assert!(answer.iter().all(|answer| answer.status() == Some(400)), "{answer:?}");
+    assert_eq!(says_with(&mut world, &alice, &bob, &lines), Some(400));
     world.nothing_for(bob.id);
 }
 
@@ -133,13 +133,14 @@ fn a_silent_connection_forgets_and_goes_on() {
     }
     // In the middle of a message, and while the reader is slow.
     world.stop_reading(bob.id, 10);
-    let (tid, message) = sent(&mut world, &alice, &bob);
+    let (tid, message) = sent(&mut world, &alice, &bob, "");
     let (begin, rest) = message.split_at(message.len() - 14);
     world.write(alice.id, begin);
     world.quiet(alice.id);
     world.quiet(bob.id);
     world.write(alice.id, rest);
-    assert_eq!((world.take_one(alice.id).status(), tid.is_empty()), (Some(200), false));
+    let answer = world.take_one(alice.id);
+    assert_eq!((answer.tid(), answer.status()), (tid, Some(200)));
     world.quiet(bob.id);
     world.resume_reading(bob.id);
     let message = world.take_one(bob.id);
@@ -157,4 +158,61 @@ fn a_response_that_never_comes_is_told_though_all_was_silent() {
     world.advance(settings().timeouts.response_timeout + Duration::from_secs(1));
     let report = world.take_one(alice.id);
     assert_eq!((report.method(), report.field("Status")), ("REPORT", "000 408 Request Timeout"));
+}
+
+#[test]
+fn what_only_asks_takes_no_memory() {
+    let mut world = World::new();
+    let (alice, bob) = world.pair();
+    assert_eq!(says(&mut world, &alice, &bob), Some(200));
+    hears(&mut world, &bob);
+    assert!(world.link(alice.id).has_queue() && world.link(bob.id).has_queue());
+    world.quiet_all();
+    let has_none = |world: &World| !world.link(alice.id).has_queue() && !world.link(bob.id).has_queue();
+    assert!(has_none(&world));
+    // What is between messages, an answer to nobody, the rest of a request that goes nowhere.
+    world.write(alice.id, "\r\n\r\n");
+    let (to, from) = (&bob.relay, &bob.uri);
+    world.write(
+        bob.id,
+        format!("MSRP nobody 481\r\nTo-Path: {to}\r\nFrom-Path: {from}\r\n-------nobody$\r\n"),
+    );
+    assert!(!world.link(bob.id).websocket_control_waits());
+    assert_eq!(world.link(bob.id).backlog(), Default::default());
+    assert!(has_none(&world));
+}
+
+#[test]
+fn of_what_others_write_a_silent_connection_is_woken_once_to_forget_it_again() {
+    let mut world = World::new();
+    let (alice, bob) = world.pair();
+    let note = |world: &mut World| {
+        let (_, message) = sent(world, &alice, &bob, "Failure-Report: no\r\n");
+        world.write(alice.id, message);
+        assert_eq!(world.take_one(bob.id).method(), "SEND");
+    };
+    for _ in 0..3 {
+        note(&mut world);
+        world.quiet_all();
+        assert!(!world.link(bob.id).has_queue());
+        world.take_wakes(bob.id);
+        note(&mut world);
+        assert!(world.link(bob.id).has_queue());
+        assert_eq!(world.take_wakes(bob.id), 1, "its task has to give that back");
+        // Not for each message.
+        note(&mut world);
+        note(&mut world);
+        assert_eq!(world.take_wakes(bob.id), 0);
+    }
+    // The same where something was left when it was silent.
+    let (_, message) = sent(&mut world, &alice, &bob, "Failure-Report: no\r\n");
+    let (begin, rest) = message.split_at(message.len() - 14);
+    world.write(alice.id, begin);
+    world.take_wakes(bob.id);
+    world.quiet_all();
+    assert!(world.link(bob.id).has_queue(), "a chunk is gathered there");
+    world.write(alice.id, rest);
+    assert_eq!((world.take_one(bob.id).method(), world.take_wakes(bob.id)), ("SEND", 1));
+    world.quiet_all();
+    assert!(!world.link(bob.id).has_queue());
 }

@@ -118,3 +118,98 @@ fn what_goes_to_a_relay_stays_on_its_connection_whichever_it_uses_itself() {
     world.hang_up(alice.id);
     assert_eq!(world.link(second).sessions(), 0);
 }
+
+/// What a relay that has connected several times sends to a client and is sent by it.
+struct Between {
+    world: World,
+    alice: Node,
+}
+
+impl Between {
+    fn new() -> Self {
+        let mut world = World::new();
+        let alice = world.member("alice");
+        Self { world, alice }
+    }
+
+    fn connect(&mut self) -> ClientId {
+        self.world.connect_with(0, TLS, verified(&["b.test"]))
+    }
+
+    /// The peer of this number sends over this connection.
+    fn claim(&mut self, peer: usize, over: ClientId) {
+        let Self { world, alice } = self;
+        let tid = world.tid();
+        let head = format!(
+            "To-Path: {}\r\nFrom-Path: msrps://b.test:2855/{peer};tcp\r\nMessage-ID: n\r\n",
+            alice.path()
+        );
+        world.write(over, send(&tid, &head, "hi", '$'));
+        assert_eq!(world.take_one(over).status(), Some(200));
+        let message = world.take_one(alice.id);
+        world.write(alice.id, respond(&message, "200 OK"));
+    }
+
+    /// What goes to that peer goes over this connection.
+    fn expect(&mut self, peer: usize, over: ClientId) {
+        let Self { world, alice } = self;
+        let tid = world.tid();
+        let head = format!(
+            "To-Path: {} msrps://b.test:2855/{peer};tcp\r\nFrom-Path: {}\r\nMessage-ID: m\r\n",
+            alice.relay, alice.uri
+        );
+        world.write(alice.id, send(&tid, &head, "hello", '$'));
+        assert_eq!(world.take_one(alice.id).tid(), tid);
+        let message = world.take_one(over);
+        assert_eq!(message.method(), "SEND");
+        world.write(over, respond(&message, "200 OK"));
+    }
+
+    fn uses(&self, link: ClientId) -> bool {
+        self.world.link(link).sessions() > 0
+    }
+}
+
+#[test]
+fn connections_that_a_relay_has_closed_are_not_kept_while_another_one_stays() {
+    let mut between = Between::new();
+    let first = between.connect();
+    between.claim(1, first);
+    let mut closed = Vec::new();
+    for _ in 0..70 {
+        let next = between.connect();
+        between.claim(1, next);
+        assert!(!closed.iter().any(|&link| between.uses(link)), "{} came before", closed.len());
+        between.expect(1, first);
+        between.world.hang_up(next);
+        closed.push(next);
+    }
+}
+
+#[test]
+fn at_the_limit_what_goes_to_a_peer_stays_on_its_connection_too() {
+    // So many are remembered, and of those the first is the one in use.
+    let mut between = Between::new();
+    let links: Vec<ClientId> = (0..65).map(|_| between.connect()).collect();
+    for (number, &link) in links.iter().enumerate() {
+        between.claim(1, link);
+        between.expect(1, links[0]);
+        let used = links.iter().filter(|&&link| between.uses(link)).count();
+        assert_eq!(used, (number + 1).min(64));
+    }
+    assert!(between.uses(links[0]) && !between.uses(links[1]) && between.uses(links[2]));
+    // With others, the oldest of those gives way.
+    for others in [62, 63, 64] {
+        let mut between = Between::new();
+        let (first, second, third) = (between.connect(), between.connect(), between.connect());
+        between.claim(1, first);
+        for peer in 2..others + 2 {
+            between.claim(peer, third);
+        }
+        // At 64 the peer itself has given way to a newer one.
+        between.claim(1, second);
+        between.expect(1, if others < 64 { first } else { second });
+        let session = between.world.relay(0).sessions().snapshot().pop().unwrap();
+        assert_eq!(session.peers().0.len(), others + 1, "who gave way is remembered");
+    }
+}

@@ -4,7 +4,6 @@
 use std::io;
 use std::path::Path;
 
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::channel::{Channel, Endpoint};
@@ -15,20 +14,13 @@ pub(in crate::server) type Moves = mpsc::UnboundedReceiver<Option<Endpoint>>;
 
 /// By which the endpoint is moved.
 #[derive(Debug)]
-pub(in crate::server) struct Door {
-    moves: mpsc::UnboundedSender<Option<Endpoint>>,
-    heard: Mutex<Option<Moves>>,
-}
+pub(in crate::server) struct Door(mpsc::UnboundedSender<Option<Endpoint>>);
 
 impl Door {
-    pub(in crate::server) fn new() -> Self {
+    /// One, and what comes of it, for the one who waits for the next process.
+    pub(in crate::server) fn new() -> (Self, Moves) {
         let (moves, heard) = mpsc::unbounded_channel();
-        Self { moves, heard: Mutex::new(Some(heard)) }
-    }
-
-    /// What comes of that, for the one who waits for the next process.
-    pub(in crate::server) fn moves(&self) -> Option<Moves> {
-        self.heard.lock().take()
+        (Self(moves), heard)
     }
 
     /// Opens what `now` says, if `before` said otherwise.
@@ -50,7 +42,7 @@ impl Door {
     pub(in crate::server) fn take_over(&self, mut prepared: Prepared) {
         if let Some(endpoint) = prepared.0.take() {
             // Where nobody waits any more, the process ends.
-            let _ = self.moves.send(endpoint);
+            let _ = self.0.send(endpoint);
         }
     }
 }
@@ -68,7 +60,7 @@ impl Drop for Prepared {
 }
 
 /// Takes a path away where we have listened.
-pub(super) fn remove(path: &Path) {
+pub(in crate::server) fn remove(path: &Path) {
     // It has gone already, at worst.
     let _ = std::fs::remove_file(path);
 }

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::channel::{Channel, Packet};
 use super::message::Message;
 use super::receive;
-use crate::msrp::ProcessTag;
+use crate::msrp::{ProcessTag, Relay};
 use crate::server::network::Network;
 
 /// How long a process that is taken over from is waited for, until it has told who is the service now.
@@ -93,10 +93,14 @@ impl Generations {
         self.count.store(table.len(), Ordering::Relaxed);
     }
 
-    fn remove(&self, tag: ProcessTag) {
+    /// This one has ended; with the last one no other process has sessions, unless another has taken over meanwhile.
+    fn forget(&self, relay: &Relay, tag: ProcessTag) {
         let mut table = self.table.lock();
         table.retain(|generation| generation.tag != tag);
         self.count.store(table.len(), Ordering::Relaxed);
+        if table.is_empty() && self.successor.get().is_none() {
+            relay.set_has_kin(false);
+        }
     }
 
     /// Whether the sessions of this tag may be in a process that is reached: the one after this one knows all others.
@@ -111,12 +115,15 @@ impl Generations {
     }
 
     /// The next process has taken over, and has those before this one from now on.
-    pub(in crate::server) fn follow(&self, pid: u32, channel: Arc<Channel>) {
-        let _ = self.successor.set((pid, channel));
-        self.forgotten.send_replace(true);
+    pub(in crate::server) fn follow(&self, relay: &Relay, pid: u32, channel: Arc<Channel>) {
+        // All of it at once, as the last of those before may end at this moment.
         let mut table = self.table.lock();
+        let _ = self.successor.set((pid, channel));
+        relay.set_has_kin(true);
         table.clear();
         self.count.store(0, Ordering::Relaxed);
+        drop(table);
+        self.forgotten.send_replace(true);
     }
 
     pub(in crate::server) fn older(&self) -> Vec<OlderProcess> {
@@ -192,10 +199,7 @@ impl Generations {
                 }
             }
         }
-        generations.remove(tag);
-        if generations.is_empty() {
-            network.relay.set_has_kin(false);
-        }
+        generations.forget(&network.relay, tag);
     }
 }
 
@@ -216,5 +220,70 @@ impl Underway {
 impl Drop for Underway {
     fn drop(&mut self) {
         (self.count)(&self.generations).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::server::handover::HandOver;
+    use crate::server::{Endpoint, Server};
+
+    const CONFIG: &str = "domain: relay.test\nlisteners: [ { uri: 'msrp://127.0.0.1:0' } ]\n";
+
+    async fn server() -> Server {
+        let config = Config::parse(CONFIG, Path::new(""), "relay.yaml");
+        Server::start(config.unwrap_or_else(|errors| panic!("{errors}"))).await.unwrap()
+    }
+
+    /// A channel, with the end that the other process has.
+    async fn channel() -> (Channel, Channel) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let endpoint = Endpoint::bind(&path).unwrap();
+        let ours = Channel::connect(&path).unwrap();
+        (ours, endpoint.accept().await.unwrap())
+    }
+
+    /// The server with one process before it, and what that one has of the channel.
+    async fn with_one_before() -> (Server, ProcessTag, Channel) {
+        let (server, (ours, theirs)) = (server().await, channel().await);
+        let tag: ProcessTag = "ghjkm".parse().unwrap();
+        let network = server.control().network();
+        network.generations.add(Generation::new(tag, 1, ours));
+        network.relay.set_has_kin(true);
+        (server, tag, theirs)
+    }
+
+    #[tokio::test]
+    async fn with_the_last_one_no_other_process_has_sessions() {
+        let (server, tag, theirs) = with_one_before().await;
+        let network = server.control().network();
+        let generation = network.generations.of(tag).unwrap();
+        drop(theirs);
+        Generations::watch(Arc::clone(network), generation).await;
+        assert!(network.generations.is_empty() && !network.relay.has_kin());
+    }
+
+    #[tokio::test]
+    async fn who_has_taken_over_has_sessions_whenever_the_last_one_before_ends() {
+        // In both orders: its end is noticed before another takes over, or after that.
+        for noticed_before in [true, false] {
+            let (mut server, tag, _theirs) = with_one_before().await;
+            let network = Arc::clone(server.control().network());
+            if noticed_before {
+                network.generations.forget(&network.relay, tag);
+            }
+            let (channel, _successor) = channel().await;
+            server.hand_over(HandOver { pid: 2, channel, taken: Vec::new() });
+            if !noticed_before {
+                network.generations.forget(&network.relay, tag);
+            }
+            assert!(network.relay.has_kin(), "noticed before: {noticed_before}");
+            assert!(network.generations.is_reached(tag));
+        }
     }
 }

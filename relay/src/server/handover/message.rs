@@ -149,4 +149,22 @@ mod tests {
             assert_eq!(back.certificate, peer.certificate);
         }
     }
+
+    #[test]
+    fn what_an_older_process_does_not_say_is_not_so() {
+        let thing = |json: &str| serde_json::from_str::<Thing>(json).unwrap();
+        let (listener, managed) = ("x".to_owned(), false);
+        assert_eq!(
+            thing(r#"{"is":"tcp","listener":"x"}"#),
+            Thing::Tcp { listener: listener.clone(), managed }
+        );
+        assert_eq!(thing(r#"{"is":"udp","listener":"x"}"#), Thing::Udp { listener, managed });
+        let path = PathBuf::from("/x");
+        assert_eq!(thing(r#"{"is":"admin_unix","path":"/x"}"#), Thing::AdminUnix { path, managed });
+        // In a whole message, too.
+        let offer =
+            r#"{"is":"offer","tag":"ghjkm","pid":1,"things":[{"is":"tcp","listener":"x"}],"more":false}"#;
+        let Message::Offer { things, .. } = serde_json::from_str(offer).unwrap() else { panic!("{offer}") };
+        assert_eq!(things, [Thing::Tcp { listener: "x".into(), managed }]);
+    }
 }

@@ -10,6 +10,7 @@ use tokio::net::UdpSocket;
 
 use super::End;
 use super::queue::Queue;
+use crate::connector::{Resolver as _, SystemResolver};
 use crate::hep::HepUri;
 
 /// How often a packet is tried again at once, when sending it tells the fate of an earlier one.
@@ -25,7 +26,7 @@ pub(super) async fn open(uri: &HepUri) -> io::Result<UdpSocket> {
 }
 
 async fn look_up(uri: &HepUri) -> io::Result<Vec<SocketAddr>> {
-    Ok(tokio::net::lookup_host((uri.host.as_str(), uri.port)).await?.collect())
+    SystemResolver.resolve(&uri.host, uri.port).await
 }
 
 async fn open_any(addresses: &[SocketAddr]) -> io::Result<UdpSocket> {

@@ -13,7 +13,7 @@ impl World {
         &self.conns[conn].link
     }
 
-    /// Which relay's connection it is: the one with this link's settings.
+    /// Whether the relay has not closed it.
     pub(in super::super) fn is_open_at(&self, conn: usize) -> bool {
         self.conns[conn].closed.is_none()
     }
@@ -21,6 +21,11 @@ impl World {
     /// Whether the relay has stopped reading there.
     pub(in super::super) fn is_paused_at(&self, conn: usize) -> bool {
         self.conns[conn].paused
+    }
+
+    /// How often the relay's task for the client's connection was woken since the last call.
+    pub(in super::super) fn take_wakes(&self, client: ClientId) -> usize {
+        std::mem::take(&mut self.socket_of(client).0.lock().wakes)
     }
 
     /// What was read from the connection of this number and not understood yet.

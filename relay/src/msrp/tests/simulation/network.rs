@@ -237,6 +237,11 @@ impl Run {
         if self.random.below(3) == 0 {
             // What is only kept for speed may be missing at any moment.
             self.world.quiet_all();
+            for conn in 0..self.world.connections() {
+                let link = self.world.link_at(conn);
+                let needs_none = link.is_quiet() && link.backlog().remembered == 0;
+                assert!(!link.has_queue() || !needs_none, "{link:?} is silent, and keeps a queue");
+            }
         }
         match (what, hop) {
             (0..=7, _) if self.parties[index].gone => {}

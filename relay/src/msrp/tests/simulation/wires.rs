@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 
 use bytes::BytesMut;
-use msrp_proto::decoder::{self, Decoder, Event};
+use msrp_proto::decoder::{Decoder, Event};
 use msrp_proto::head::{Head, Kind, Method};
 use msrp_proto::header::FailureReport;
 
-use super::super::harness::World;
+use super::super::harness::{World, generous_decoder};
 use super::super::websocket_frames::take_frame;
 use super::Trace;
 
@@ -42,12 +42,7 @@ impl Wires {
         for conn in self.0.len()..world.connections() {
             self.0.push(Wire {
                 frames: world.is_websocket_at(conn).then(BytesMut::new),
-                decoder: Decoder::new(decoder::Limits {
-                    head_bytes: 1 << 20,
-                    headers: 1000,
-                    path_len: 1000,
-                    ..decoder::Limits::default()
-                }),
+                decoder: generous_decoder(),
                 buf: BytesMut::new(),
                 other: world.other_end(conn),
                 requests: HashMap::new(),

@@ -499,3 +499,38 @@ async fn one_byte_at_a_time_is_slow_and_right() {
     assert_eq!(scene.neighbours.dave().receive().await.text(), "12345");
     scene.daemon.assert_well();
 }
+
+#[tokio::test]
+async fn what_anybody_can_have_break_off_does_not_fill_the_log() {
+    const MANY: usize = 250;
+    let site = Site::new();
+    let settings = Settings {
+        sip_tcp: Some("127.0.0.1:0".into()),
+        sip: Some("sip_upstream: [ { uri: 'sip://127.0.0.250:1', advertise: 'edge.test:5060' } ]".into()),
+        ws: Some("127.0.0.1:0".into()),
+        ..Settings::default()
+    };
+    let daemon = Daemon::start(RELAY, &site, &settings).await;
+    let upgrade = "GET /none HTTP/1.1\r\nHost: relay.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    for (scheme, bytes, line) in [
+        (Scheme::Msrp, "GET / HTTP/1.1\r\n\r\n", "WARN connection closed link="),
+        (Scheme::Sip, "GET / HTTP/1.1\r\n\r\n", "WARN SIP connection closed"),
+        (Scheme::Ws, upgrade, "WARN WebSocket refused"),
+    ] {
+        for _ in 0..MANY {
+            let mut socket = TcpStream::connect(daemon.address(scheme)).await.unwrap();
+            socket.write_all(bytes.as_bytes()).await.unwrap();
+            let _ = within("the connection's end", socket.read_to_end(&mut Vec::new())).await;
+        }
+        // A hundred in a minute; another one may begin meanwhile.
+        let enough = async {
+            while daemon.log().with(&[line]).len() < 100 {
+                tokio::task::yield_now().await;
+            }
+        };
+        within("a hundred lines", enough).await;
+        let lines = daemon.log().with(&[line]).len();
+        assert!((100..=200).contains(&lines), "{scheme:?}: {lines}");
+    }
+}

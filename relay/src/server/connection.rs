@@ -10,7 +10,7 @@ use tcp_transport::Stream;
 use tcp_transport::connection::{CloseReason, Flow, Handle, Protocol, Transmit};
 use tcp_transport::hep::trace::ConnectionTrace;
 use tcp_transport::ws::{self, Payload};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::network::Network;
 use super::pace::{Pace, Place};
@@ -239,6 +239,11 @@ impl Protocol for MsrpConnection {
             CloseReason::SendTimeout => StatusCode::REQUEST_TIMEOUT,
             _ => StatusCode::NO_SUCH_SESSION,
         };
+        // Who has a session is known; who was dialled, too.
+        let anybody = {
+            let link = self.inbound.link();
+            link.sessions() == 0 && link.target().is_none()
+        };
         self.inbound.closed(status, now);
         self.network.connections.remove(self.handle.id());
         // Told when it is so: its sessions have ended.
@@ -249,7 +254,14 @@ impl Protocol for MsrpConnection {
             CloseReason::PeerClosed | CloseReason::Local(_) | CloseReason::IdleTimeout => {
                 info!(link = id, %connection, peer, %reason, "connection closed");
             }
+            _ if anybody && !self.network.broken.has_line(more_broken) => {
+                debug!(link = id, %connection, peer, %reason, "connection closed");
+            }
             _ => warn!(link = id, %connection, peer, %reason, "connection closed"),
         }
     }
+}
+
+fn more_broken(unsaid: u64) {
+    warn!(unsaid, "more connections closed that had no session");
 }

@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::connection::{ConnectionWire, MsrpConnection};
 use super::handover::{self, Arrival, Generations};
-use super::occasion::{Failures, Occasion};
+use super::occasion::{Failures, Flood, Occasion};
 use super::sip::SipEdge;
 use super::sip::link::SipLink;
 use super::trace::Traces;
@@ -95,6 +95,8 @@ pub(super) struct Network {
     pub(super) cert_check_on_conn_reusage: AtomicBool,
     /// The listeners of MSRP, by their numbers.
     listeners: ArcSwap<HashMap<usize, Listener>>,
+    /// Connections break off on which nobody has a session: anybody may have many do so.
+    pub(super) broken: Arc<Flood>,
 }
 
 impl Network {
@@ -130,6 +132,7 @@ impl Network {
             client_domains: Arc::new(client_domains),
             cert_check_on_conn_reusage: AtomicBool::new(config.tls.cert_check_on_conn_reusage),
             listeners: ArcSwap::from_pointee(listeners),
+            broken: Arc::default(),
         })
     }
 
@@ -449,7 +452,8 @@ impl Acceptor for ListenerAcceptor {
         let digest = async |method: String, target: String, authorization: Option<String>| {
             credentials::http_digest(relay, &method, &target, authorization.as_deref(), &peer).await
         };
-        websocket::answer(settings, serves.protocols(), digest, request, stream.tls(), &peer).await
+        let has_line = || self.failed.tells();
+        websocket::answer(settings, serves.protocols(), digest, request, stream.tls(), &peer, has_line).await
     }
 
     fn upgraded(&self, stream: Stream, opened: Opened) {

@@ -42,7 +42,7 @@ const LINES: u32 = 100;
 
 /// As [`Occasion`], where each line says something of its own: all come until there are too many, and then how many more.
 #[derive(Debug, Default)]
-struct Flood(Mutex<Lines>);
+pub(crate) struct Flood(Mutex<Lines>);
 
 #[derive(Debug, Default)]
 struct Lines {
@@ -86,6 +86,23 @@ impl Flood {
         }
     }
 
+    /// It happens now: whether there is a line about it. Where there is none, `rest` is told how many had none when the
+    /// interval is over, once. Needs a tokio runtime.
+    pub(crate) fn has_line(self: &Arc<Self>, rest: impl FnOnce(u64) + Send + 'static) -> bool {
+        match self.happens(now()) {
+            Told::Line => return true,
+            Told::Unsaid => {}
+            Told::FirstUnsaid(wait) => {
+                let flood = Arc::clone(self);
+                tokio::spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    rest(flood.take());
+                });
+            }
+        }
+        false
+    }
+
     /// How many lines were not written since this was asked last.
     fn take(&self) -> u64 {
         std::mem::take(&mut self.0.lock().unsaid)
@@ -107,19 +124,10 @@ impl Failures {
     /// Whether the log has a line about a connection that came to nothing; where a flood has taken them all, it will have
     /// one about the rest.
     pub(crate) fn tells(&self) -> bool {
-        match self.flood.happens(now()) {
-            Told::Line => return true,
-            Told::Unsaid => {}
-            Told::FirstUnsaid(wait) => {
-                let (flood, local) = (Arc::clone(&self.flood), self.local);
-                tokio::spawn(async move {
-                    tokio::time::sleep(wait).await;
-                    let unsaid = flood.take();
-                    warn!(%local, unsaid, "more connections closed whose handshake or PROXY header failed");
-                });
-            }
-        }
-        false
+        let local = self.local;
+        self.flood.has_line(move |unsaid| {
+            warn!(%local, unsaid, "more connections closed whose handshake or PROXY header failed");
+        })
     }
 }
 
@@ -146,6 +154,19 @@ mod tests {
         }
         assert_eq!(flood.happens(start + 61 * second), Told::FirstUnsaid(59 * second));
         assert_eq!((flood.take(), flood.take()), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rest_is_told_once_when_the_interval_is_over() {
+        let (flood, told) = (Arc::new(Flood::default()), Arc::new(Mutex::new(Vec::new())));
+        let has_line = || {
+            let told = Arc::clone(&told);
+            flood.has_line(move |unsaid| told.lock().push(unsaid))
+        };
+        let lines = (0..LINES + 7).filter(|_| has_line()).count();
+        assert_eq!(lines, 100);
+        tokio::time::sleep(INTERVAL * 2).await;
+        assert_eq!(*told.lock(), [7]);
     }
 
     #[test]

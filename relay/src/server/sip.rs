@@ -35,6 +35,7 @@ use self::link::{Framing, QueueLimits, SipLink};
 use self::peer::Accepted;
 use self::place::Place;
 use super::network::{Carried, upstream_connector};
+use super::occasion::Flood;
 use super::trace::Traces;
 use super::{now, websocket};
 use crate::config::{Config, Listener, Sip, SipUpstream, UpstreamUri};
@@ -78,6 +79,8 @@ pub(super) struct SipEdge {
     counters: Counting,
     /// What the next connection is made with.
     tuning: ArcSwap<Tuning>,
+    /// Connections of clients break off: anybody may have many do so.
+    broken: Arc<Flood>,
 }
 
 /// What of the edge's settings may change while it runs.
@@ -166,6 +169,7 @@ impl SipEdge {
             traces,
             counters: Counting::default(),
             tuning: ArcSwap::from_pointee(Tuning::new(config, sip, listeners, numbers, connector)),
+            broken: Arc::default(),
         })
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tcp_transport::tls::{TlsInfo, Verification};
 use tcp_transport::ws::{self, Answer, HeadLimits, Headers, Request};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::{CertificateUser, Host, HostPort, TokenAuth, WebSocket};
 use crate::msrp::HandshakeDenial;
@@ -38,7 +38,7 @@ pub(super) fn handshake(settings: &WebSocket) -> ws::ServerSettings {
 }
 
 /// The answer to an opening handshake from `peer`. `digest` says who sent a request (method, target, Authorization), or
-/// gives the challenges to answer.
+/// gives the challenges to answer. `has_line` is whether the log may have a line if it is refused.
 pub(super) async fn answer<F: Future<Output = Result<Arc<str>, HandshakeDenial>>>(
     settings: &WebSocket,
     served: impl Iterator<Item = &'static str> + Clone,
@@ -46,11 +46,16 @@ pub(super) async fn answer<F: Future<Output = Result<Arc<str>, HandshakeDenial>>
     request: &Request<'_>,
     tls: Option<&TlsInfo>,
     peer: &str,
+    has_line: impl FnOnce() -> bool,
 ) -> Answer {
     let protocol = match admit(settings, served, request) {
         Ok(protocol) => protocol,
         Err((answer, reason)) => {
-            warn!(peer, reason, path = request.path(), origin = request.origin(), "WebSocket refused");
+            if has_line() {
+                warn!(peer, reason, path = request.path(), origin = request.origin(), "WebSocket refused");
+            } else {
+                debug!(peer, reason, "WebSocket refused");
+            }
             return answer;
         }
     };

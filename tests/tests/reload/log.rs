@@ -145,7 +145,9 @@ async fn session_records_that_cannot_be_opened_again_are_told_each_time() {
         ..Settings::default()
     };
     let daemon = Daemon::start(RELAY, &site, &settings).await;
-    fs::rename(site.path("cdr"), site.path("moved")).unwrap();
+    // Its name leads to a disk that is not there any more.
+    fs::rename(site.path("cdr/s.jsonl"), site.path("cdr/moved")).unwrap();
+    std::os::unix::fs::symlink("gone/s.jsonl", site.path("cdr/s.jsonl")).unwrap();
     for round in 1..=2 {
         let (done, told) = ctl(&site, &["reload"]);
         assert!(done && told.contains("session records were not opened again, and wait: a: "), "{told}");
@@ -159,11 +161,11 @@ async fn session_records_that_cannot_be_opened_again_are_told_each_time() {
     let (done, told) = ctl(&site, &["reload"]);
     assert!(!done && told.contains("session records were not opened again: a: "), "{told}");
 
-    fs::create_dir(site.path("cdr")).unwrap();
+    fs::remove_file(site.path("cdr/s.jsonl")).unwrap();
     site.write("relay.yaml", &settings.to_yaml());
     let (done, told) = ctl(&site, &["reload"]);
     assert!(done && !told.contains("not opened"), "{told}");
-    assert!(site.path("cdr/s.jsonl").exists());
+    assert!(site.path("cdr/s.jsonl").is_file());
 }
 
 #[tokio::test]

@@ -238,6 +238,10 @@ impl Inbound {
     }
 }
 
+fn more_broken(unsaid: u64) {
+    warn!(unsaid, "more SIP connections of clients closed");
+}
+
 fn not_sip(error: &FrameError) -> Flow {
     Flow::Close(match error {
         FrameError::TooManyChunks(_) => CloseReason::TooSlow(error.to_string().into()),
@@ -367,6 +371,9 @@ impl Protocol for SipConnection {
         let (connection, peer) = (flow.connection, flow.remote);
         match (reason, flow.side) {
             (CloseReason::PeerClosed | CloseReason::Local(_) | CloseReason::IdleTimeout, Side::Client(_)) => {
+                debug!(connection, %peer, %reason, "SIP connection closed");
+            }
+            (_, Side::Client(_)) if !sip.broken.has_line(more_broken) => {
                 debug!(connection, %peer, %reason, "SIP connection closed");
             }
             _ => warn!(connection, %peer, %reason, "SIP connection closed"),

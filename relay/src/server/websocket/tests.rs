@@ -43,7 +43,7 @@ fn ask_with(settings: &WebSocket, digest: &Fake, target: &str, lines: &str) -> (
     let digest = |method: String, target: String, value: Option<String>| {
         std::future::ready(digest.check(&method, &target, value.as_deref()))
     };
-    let answer = answer(settings, [MSRP].into_iter(), digest, &request, None, "peer");
+    let answer = answer(settings, [MSRP].into_iter(), digest, &request, None, "peer", || true);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let answer = runtime.block_on(answer);
     let mut out = BytesMut::new();

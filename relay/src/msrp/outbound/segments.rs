@@ -10,9 +10,13 @@ use tcp_transport::ws::frame;
 /// The most pieces given to one write.
 pub(crate) const MAX_SLICES: usize = 64;
 
+/// Bodies up to this size are copied, beside the head before them: cheaper than a slice of their own, which the system
+/// and TLS handle one by one, and which keeps the buffer of a read alive.
+const COPIED: usize = 512;
+
 #[derive(Debug)]
 enum Segment {
-    /// So many bytes of `text`: a head, an end-line, a control message. Never split where it fits whole.
+    /// So many bytes of `text`: a head, an end-line, a control message, a small body. Never split where it fits whole.
     Text {
         len: usize,
         ends_message: bool,
@@ -20,8 +24,8 @@ enum Segment {
     Body(Bytes),
 }
 
-/// Bytes in the order in which the socket gets them: bodies as slices of what was read, all else in one
-/// buffer that is used again and again.
+/// Bytes in the order in which the socket gets them: bodies as slices of what was read, all else, and bodies that
+/// are small, in one buffer that is used again and again.
 #[derive(Debug, Default)]
 pub(super) struct Segments {
     queue: VecDeque<Segment>,
@@ -124,7 +128,12 @@ impl Segments {
             };
             left -= piece.len() as u64;
             placed += piece.len();
-            self.queue.push_back(Segment::Body(piece));
+            self.queue.push_back(if piece.len() <= COPIED {
+                self.text.extend_from_slice(&piece);
+                Segment::Text { len: piece.len(), ends_message: false }
+            } else {
+                Segment::Body(piece)
+            });
         }
         self.place(placed);
         placed
@@ -139,33 +148,45 @@ impl Segments {
     /// or end-line that does not fit whole.
     pub(super) fn slices<'a>(&'a self, unit: usize, out: &mut SmallVec<[IoSlice<'a>; MAX_SLICES]>) {
         let mut text: &[u8] = &self.text;
+        // What stands together in `text`, from its beginning, is one slice: an end-line and the next head.
+        let mut together = 0;
         let mut left = unit;
         for segment in &self.queue {
-            if left == 0 || out.len() >= MAX_SLICES {
+            if left == 0 {
                 break;
             }
             match segment {
                 Segment::Body(body) => {
+                    if together > 0 {
+                        let (slice, rest) = text.split_at(std::mem::take(&mut together));
+                        out.push(IoSlice::new(slice));
+                        text = rest;
+                    }
+                    if out.len() == MAX_SLICES {
+                        break;
+                    }
                     let len = body.len().min(left);
                     out.push(IoSlice::new(&body[..len]));
                     left -= len;
                 }
                 Segment::Text { len, .. } => {
-                    if *len > left && left < unit {
+                    if out.len() == MAX_SLICES || *len > left && left < unit {
                         break;
                     }
                     let len = (*len).min(left);
-                    out.push(IoSlice::new(&text[..len]));
-                    text = &text[len..];
+                    together += len;
                     left -= len;
                 }
             }
+        }
+        if together > 0 {
+            out.push(IoSlice::new(&text[..together]));
         }
     }
 
     /// The socket took so many bytes. Gives how many messages ended among them.
     pub(super) fn written(&mut self, mut len: usize) -> u64 {
-        let mut ended = 0;
+        let (mut ended, mut text) = (0, 0);
         self.taken += len as u64;
         self.len -= len;
         while len > 0 {
@@ -183,7 +204,7 @@ impl Segments {
                     *rest -= gone;
                     len -= gone;
                     let spent = *rest == 0;
-                    self.text.advance(gone);
+                    text += gone;
                     if spent {
                         ended += u64::from(*ends_message);
                         self.queue.pop_front();
@@ -192,6 +213,61 @@ impl Segments {
                 None => break,
             }
         }
+        self.text.advance(text);
         ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(segments: &mut Segments, body: usize) {
+        segments.text(|out| out.extend_from_slice(b"head\r\n"));
+        let mut body = VecDeque::from([Bytes::from(vec![b'x'; body])]);
+        segments.body(&mut body, u64::MAX);
+        segments.end(|out| out.extend_from_slice(b"end$\r\n"));
+    }
+
+    /// How long the slices of the next write are.
+    fn next(segments: &Segments, unit: usize) -> Vec<usize> {
+        let mut slices = SmallVec::new();
+        segments.slices(unit, &mut slices);
+        slices.iter().map(|slice| slice.len()).collect()
+    }
+
+    #[test]
+    fn what_stands_together_leaves_in_one_slice_and_so_do_small_bodies() {
+        let mut segments = Segments::default();
+        put(&mut segments, COPIED + 1);
+        put(&mut segments, COPIED + 1);
+        assert_eq!(next(&segments, usize::MAX), [6, COPIED + 1, 12, COPIED + 1, 6]);
+        let mut segments = Segments::default();
+        put(&mut segments, COPIED);
+        put(&mut segments, COPIED - 1);
+        assert_eq!(next(&segments, usize::MAX), [12 + COPIED + 12 + COPIED - 1]);
+        // Of a unit that has no room for it whole, a head is left out, and a small body too.
+        assert_eq!(next(&segments, 12 + COPIED + 5), [12 + COPIED]);
+        assert_eq!(next(&segments, COPIED), [6]);
+        assert_eq!(segments.written(6 + 3), 0);
+        assert_eq!(next(&segments, COPIED - 3), [COPIED - 3]);
+        assert_eq!(segments.written(COPIED - 3 + 6), 1);
+        assert_eq!(segments.written(12 + COPIED - 1), 1);
+        assert!(segments.is_empty() && segments.text.is_empty());
+    }
+
+    #[test]
+    fn a_write_has_no_more_slices_than_it_may() {
+        // Two for each message but the first, which has its head before, and the last end-line behind.
+        for (messages, slices) in
+            [(MAX_SLICES / 2 - 1, MAX_SLICES - 1), (MAX_SLICES / 2, MAX_SLICES), (MAX_SLICES, MAX_SLICES)]
+        {
+            let mut segments = Segments::default();
+            (0..messages).for_each(|_| put(&mut segments, COPIED + 1));
+            let lens = next(&segments, usize::MAX);
+            assert_eq!(lens.len(), slices, "{messages}");
+            let rest = segments.len() - lens.iter().sum::<usize>();
+            assert_eq!(rest == 0, messages < MAX_SLICES / 2, "{messages}");
+        }
     }
 }

@@ -144,9 +144,12 @@ impl DialOptions {
                 text.lines().next().unwrap_or_default().to_owned()
             }
             (None, None) if io::stdin().is_terminal() => {
-                rpassword::prompt_password(format!("Password of {user}: ")).context("cannot read a password")?
+                rpassword::prompt_password(format!("Password of {user}: "))
+                    .context("cannot read a password")?
             }
-            (None, None) => bail!("--password-file or --password is missing, and there is no terminal to ask on"),
+            (None, None) => {
+                bail!("--password-file or --password is missing, and there is no terminal to ask on")
+            }
         };
         Ok(RelayLogin {
             relay: relay_uri(relay.scheme, None, &in_uri(&relay.host), relay.port)?,

@@ -369,8 +369,9 @@ fn sources() -> String {
         }
     }
     let mut text = String::new();
-    collect(&root().join("relay/src"), &mut text);
-    collect(&root().join("tcp-transport/src"), &mut text);
+    for folder in ["relay/src", "tcp-transport/src", "msrp-proto/src"] {
+        collect(&root().join(folder), &mut text);
+    }
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

@@ -27,18 +27,11 @@ async fn drip(daemon: std::net::SocketAddr, bytes: Vec<u8>) {
     }
 }
 
-/// Lines of failed handshakes that the log has of a listener within a minute.
+/// Lines that the log has of one kind within a minute: failed handshakes of a listener, connections that break off.
 const LINES: usize = 100;
 
-/// So many of the attackers have a line in the log with the words of `why`: what their connections were closed for.
-async fn slowly(
-    what: &str,
-    settings: Settings,
-    scheme: Scheme,
-    bytes: impl AsRef<[u8]>,
-    why: &[&str],
-    lines: usize,
-) {
+/// All attackers are closed, and as many as there are lines for have one in the log with the words of `why`.
+async fn slowly(what: &str, settings: Settings, scheme: Scheme, bytes: impl AsRef<[u8]>, why: &[&str]) {
     let mut scene = Scene::new(&settings).await;
     let address = scene.daemon.address(scheme);
     let bytes = bytes.as_ref().to_vec();
@@ -51,14 +44,14 @@ async fn slowly(
     };
     scene.under(&format!("{ATTACKERS} connections, {what} a byte at a time"), 24 * MIB, attack).await;
     let words: Vec<&str> = ["connection closed"].iter().chain(why).copied().collect();
-    scene.daemon.log().wait_for_lines(&words, lines).await;
+    scene.daemon.log().wait_for_lines(&words, LINES).await;
 }
 
 #[tokio::test]
 async fn a_tls_handshake() {
     let settings = Settings { tls_section: "tls_handshake_timeout: 1s".into(), ..Settings::default() };
     let why = ["TLS handshake failed", "not complete after 1s"];
-    slowly("a TLS handshake", settings, Scheme::Msrps, CLIENT_HELLO, &why, LINES).await;
+    slowly("a TLS handshake", settings, Scheme::Msrps, CLIENT_HELLO, &why).await;
 }
 
 #[tokio::test]
@@ -70,14 +63,14 @@ async fn a_websocket_handshake() {
     };
     let why = ["WebSocket handshake failed", "no WebSocket within 1s"];
     let head = "GET /msrp HTTP/1.1\r\nX: a";
-    slowly("a WebSocket handshake", settings, Scheme::Ws, head, &why, LINES).await;
+    slowly("a WebSocket handshake", settings, Scheme::Ws, head, &why).await;
 }
 
 #[tokio::test]
 async fn a_head() {
     let settings = Settings { timeouts: "head_timeout: 1s".into(), ..Settings::default() };
     let head = "MSRP a123 SEND\r\nTo-Path: msrp";
-    slowly("a head", settings, Scheme::Msrp, head, &["too slow", "`head_timeout`"], ATTACKERS).await;
+    slowly("a head", settings, Scheme::Msrp, head, &["too slow", "`head_timeout`"]).await;
 }
 
 #[tokio::test]
@@ -85,7 +78,7 @@ async fn nothing_at_all() {
     let settings = Settings { timeouts: "probation: 1s".into(), ..Settings::default() };
     // More of them than it has time for: one byte alone of them would be no line end.
     let line_ends = "\r\n".repeat(1000);
-    slowly("line ends", settings, Scheme::Msrp, line_ends, &["no valid request in time"], ATTACKERS).await;
+    slowly("line ends", settings, Scheme::Msrp, line_ends, &["no valid request in time"]).await;
 }
 
 /// By those who have a session each, and send their messages a byte at a time.

@@ -45,6 +45,16 @@ impl Sink {
     }
 }
 
+/// The transaction ids of the SENDs whose heads are in a slice. Heads are in one piece, behind an end-line or the header of a
+/// frame; a slice that begins otherwise is a part of a body.
+fn sends(slice: &[u8]) -> impl Iterator<Item = [u8; 16]> {
+    let begins = slice[..slice.len().min(16)].windows(5).any(|bytes| matches!(bytes, b"MSRP " | b"-----"));
+    let heads = begins.then(|| memchr::memmem::find_iter(slice, b"MSRP ")).into_iter().flatten();
+    heads
+        .filter_map(|at| slice[at + 5..].split_first_chunk::<16>())
+        .filter_map(|(id, rest)| rest.starts_with(b" SEND").then_some(*id))
+}
+
 struct SinkWire {
     sink: Arc<Sink>,
     tap: Option<Arc<dyn Tap>>,
@@ -56,11 +66,7 @@ impl Wire for SinkWire {
             bufs.iter().for_each(|buf| kept.extend_from_slice(buf));
         }
         if let Some(ids) = self.sink.1.lock().unwrap().as_mut() {
-            // A head is in one piece, behind the header of its frame if it has one.
-            let head = |buf: &&[u8]| buf.starts_with(b"MSRP ");
-            let heads =
-                bufs.iter().filter_map(|buf| [&buf[..], &buf[buf.len().min(4)..]].into_iter().find(head));
-            ids.extend(heads.filter_map(|head| <[u8; 16]>::try_from(&head[5..21]).ok()));
+            bufs.iter().for_each(|buf| ids.extend(sends(buf)));
         }
         Ok(bufs.iter().map(|buf| buf.len()).sum())
     }

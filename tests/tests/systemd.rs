@@ -59,6 +59,7 @@ async fn it_says_when_it_is_ready_reloads_and_stops() {
     manager.until("EXTEND_TIMEOUT_USEC=").await;
     alice.close().await;
     assert_eq!(daemon.exit().await.code(), Some(0));
+    assert_eq!(manager.until("STATUS=stopped").await, ["STATUS=stopped"]);
 }
 
 #[tokio::test]

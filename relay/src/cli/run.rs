@@ -191,6 +191,7 @@ async fn serve(mut server: Server, program: Program, signals: Signals) -> anyhow
     hangups.abort();
     telling.abort();
     watchdog.abort();
+    notifier.status("stopped");
     info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

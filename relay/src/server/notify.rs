@@ -7,6 +7,7 @@
 //! | a reload begins, ends | `RELOADING=1` with `MONOTONIC_USEC`, then `READY=1` (`Type=notify-reload`) |
 //! | it stops | `STOPPING=1`, and while it drains `EXTEND_TIMEOUT_USEC` every second |
 //! | it drains | `STATUS=` with what is left, in older processes too, every second |
+//! | it has stopped | `STATUS=stopped` |
 //! | every half of `WATCHDOG_USEC` | `WATCHDOG=1`, by [`watchdog`] |
 //! | the next process has taken over | `MAINPID=` with its number, and nothing any more |
 

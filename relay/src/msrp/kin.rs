@@ -24,7 +24,8 @@ use smallvec::SmallVec;
 use tcp_transport::connection::CloseReason;
 
 use super::Relay;
-use super::link::{Link, LinkKind};
+use super::link::Link;
+use super::peer::LinkKind;
 use super::route::Route;
 use super::session;
 use super::tag::ProcessTag;

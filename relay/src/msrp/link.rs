@@ -27,7 +27,6 @@ use hashbrown::HashMap;
 use msrp_proto::head::Method;
 use msrp_proto::ident::TransactionId;
 use msrp_proto::status::StatusCode;
-use msrp_proto::uri::Scheme;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tcp_transport::connection::CloseReason;
@@ -35,76 +34,16 @@ use tcp_transport::tls::PeerCertificate;
 use tracing::debug;
 
 use super::counters::{Count, Counters};
+use super::failures::tell_lost;
 use super::kin::Standing;
-use super::origin::Origin;
 #[cfg(test)]
 use super::outbound::Backlog;
 use super::outbound::{Outbound, Pushed, Queue, QueueSettings};
+use super::peer::{LinkKind, Peer, Target};
 use super::session_uses::SessionUses;
-use super::tag::ProcessTag;
 use super::tap::Tap;
-use super::transactions::{Failure, Transaction};
 use super::wire::{Random, Wire};
 use crate::credentials::Lookup;
-
-/// Where a link leads that we open ourselves.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Target {
-    /// `msrp` or `msrps`.
-    pub scheme: Scheme,
-    /// A name or an IP literal without brackets, in lower case.
-    pub host: Box<str>,
-    /// The port.
-    pub port: u16,
-    /// Whether the URI said so, or it is the default one. A relay that does not take a request by its
-    /// name alone closes the connection: then it is one that nobody else uses.
-    pub explicit_port: bool,
-    /// What it must have in common with another connection there besides: see [`Dialer::reuse_key`](super::Dialer::reuse_key).
-    pub reuse_key: Option<Box<str>>,
-    /// It is the process of this relay that has the sessions of this tag.
-    pub process: Option<ProcessTag>,
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "{}://[{}]:{}", self.scheme, self.host, self.port)
-        } else {
-            write!(f, "{}://{}:{}", self.scheme, self.host, self.port)
-        }
-    }
-}
-
-/// How a link came to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LinkKind {
-    /// Accepted by the listener of this number in [`Settings::listeners`](super::Settings::listeners).
-    Accepted {
-        /// The listener's number.
-        listener: usize,
-    },
-    /// Opened by us.
-    Dialled {
-        /// Where to.
-        target: Target,
-        /// The listener of the message it was opened for.
-        listener: Option<usize>,
-    },
-}
-
-/// Who is at the other end, known once the link is open.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// For logs.
-    pub address: String,
-    /// Whether TLS protects the connection.
-    pub secure: bool,
-    /// What TLS found out about the peer.
-    pub certificate: PeerCertificate,
-    /// The user that the WebSocket handshake has proved (RFC 7977 §5.3.1): its AUTH needs no credentials. A name
-    /// without control characters, or what [`Relay::http_digest`](super::Relay::http_digest) has given.
-    pub principal: Option<Arc<str>>,
-}
 
 /// The settings a link needs.
 #[derive(Clone, Copy, Debug)]
@@ -663,61 +602,5 @@ impl State {
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("id", &self.id).field("kind", &self.kind).finish_non_exhaustive()
-    }
-}
-
-/// Tells the sender of a request that it will not arrive.
-pub(crate) fn tell_lost(transaction: Transaction, status: StatusCode, now: Instant) {
-    match transaction {
-        Transaction::Chunk(failure) => tell_failure(failure, status, now),
-        Transaction::Path(origin) => {
-            // Whatever befell it on the way, nobody answered in time (RFC 4975 §10.4).
-            let status = StatusCode::REQUEST_TIMEOUT;
-            answer(origin, now, Answer::Response(status), |origin, out| {
-                origin.write_path_response(out, status);
-            });
-        }
-    }
-}
-
-/// Tells the sender of a chunk that it will not arrive, if it wants to hear of it: an error response
-/// while the chunk is unanswered, a REPORT afterwards (RFC 4976 §6.4.1).
-pub(crate) fn tell_failure(failure: Failure, status: StatusCode, now: Instant) {
-    use msrp_proto::header::FailureReport;
-    let Failure { origin, answered, range } = failure;
-    if origin.failure_report == FailureReport::No {
-        return;
-    }
-    debug!(message = origin.message_id(), %status, %range, answered, "a chunk fails");
-    if answered {
-        let transaction = origin.source.as_ref().map(|source| source.new_transaction());
-        let Some(transaction) = transaction else { return };
-        answer(origin, now, Answer::Report, |origin, out| {
-            origin.write_report(out, &transaction, status, range);
-        });
-    } else {
-        answer(origin, now, Answer::Response(status), |origin, out| origin.write_hop_response(out, status));
-    }
-}
-
-/// What a sender is told by, for the counters.
-#[derive(Clone, Copy)]
-enum Answer {
-    Response(StatusCode),
-    Report,
-}
-
-fn answer(origin: Box<Origin>, now: Instant, what: Answer, write: impl FnOnce(&Origin, &mut Vec<u8>)) {
-    let Some(source) = origin.source.clone() else { return };
-    let sent = source.with_queue(|queue| {
-        queue.control(origin.session, |out| write(&origin, out));
-        queue.recycle(origin);
-    });
-    if sent.is_ok() {
-        match what {
-            Answer::Response(status) => source.count_response(status),
-            Answer::Report => source.count(Count::FailuresReported, 1),
-        }
-        source.flush(now);
     }
 }

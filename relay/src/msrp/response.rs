@@ -15,7 +15,8 @@ use tcp_transport::connection::CloseReason;
 use tracing::debug;
 
 use super::Relay;
-use super::link::{self, Link};
+use super::failures::tell_failure;
+use super::link::Link;
 use super::origin::Origin;
 use super::transactions::Transaction;
 
@@ -58,7 +59,7 @@ impl Relay {
         seen(session);
         match transaction {
             Some(Some(Transaction::Chunk(failure))) => {
-                link::tell_failure(failure, status, now);
+                tell_failure(failure, status, now);
             }
             Some(Some(Transaction::Path(origin))) => self.forward_response(head, status, &origin, now),
             Some(None) | None => {}

@@ -13,7 +13,8 @@ use tcp_transport::tls::PeerCertificate;
 use tracing::debug;
 
 use super::Relay;
-use super::link::{Link, LinkKind, Target};
+use super::link::Link;
+use super::peer::{LinkKind, Target};
 use super::session::{Owner, Session, Traffic};
 use super::tag::ProcessTag;
 use super::tap;

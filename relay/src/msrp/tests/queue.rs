@@ -13,8 +13,9 @@ use smallvec::SmallVec;
 
 use super::harness::*;
 use super::websocket_frames::take_frame;
-use crate::msrp::link::{Link, LinkKind, LinkSettings};
+use crate::msrp::link::{Link, LinkSettings};
 use crate::msrp::outbound::{ChunkId, LaneKey, Outbound, QueueSettings};
+use crate::msrp::peer::LinkKind;
 
 const LANES: usize = 3;
 const INTERRUPT_SIZE: u64 = 100;

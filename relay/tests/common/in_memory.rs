@@ -4,10 +4,11 @@
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Instant;
 
 use bytes::BytesMut;
+use memchr::memmem::Finder;
 use msrp_proto::decoder::{Decoder, Event};
 use msrp_proto::digest::{Answer, Authorization, Challenge, Secret};
 use msrp_proto::head::Head;
@@ -45,11 +46,14 @@ impl Sink {
     }
 }
 
+/// Made once, so that it does not hide what is measured.
+static HEAD: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"MSRP "));
+
 /// The transaction ids of the SENDs whose heads are in a slice. Heads are in one piece, behind an end-line or the header of a
 /// frame; a slice that begins otherwise is a part of a body.
 fn sends(slice: &[u8]) -> impl Iterator<Item = [u8; 16]> {
     let begins = slice[..slice.len().min(16)].windows(5).any(|bytes| matches!(bytes, b"MSRP " | b"-----"));
-    let heads = begins.then(|| memchr::memmem::find_iter(slice, b"MSRP ")).into_iter().flatten();
+    let heads = begins.then(|| HEAD.find_iter(slice)).into_iter().flatten();
     heads
         .filter_map(|at| slice[at + 5..].split_first_chunk::<16>())
         .filter_map(|(id, rest)| rest.starts_with(b" SEND").then_some(*id))

@@ -180,6 +180,8 @@ async fn memory_and_descriptors_stay_level_and_every_count_is_right() {
     let settings = Settings {
         wss: Some("127.0.0.1:0".into()),
         admin: Some("listen: 'http://127.0.0.1:0'".into()),
+        // Those who chat do so for as long as it lasts.
+        auth: "allow_auth_without_tls: true, expires: { default: 1d, max: 1d }".into(),
         ..Settings::default()
     };
     let daemon = Daemon::start(RELAY, &site, &settings).await;

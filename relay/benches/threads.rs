@@ -38,11 +38,14 @@ const ROUNDS: usize = 9;
 /// Messages a second of so many threads together.
 fn rate(relay: &Arc<Relay>, threads: usize, times: usize) -> f64 {
     let start = Barrier::new(threads + 1);
+    let worlds: Vec<_> = (0..threads).map(|_| World::new(&CASE, relay)).collect();
     thread::scope(|scope| {
-        let working: Vec<_> = (0..threads)
-            .map(|_| {
-                scope.spawn(|| {
-                    let (mut world, mut answers) = (World::new(&CASE, relay), Vec::new());
+        let working: Vec<_> = worlds
+            .into_iter()
+            .map(|mut world| {
+                let start = &start;
+                scope.spawn(move || {
+                    let mut answers = Vec::new();
                     start.wait();
                     for _ in 0..times {
                         world.work(&CASE, &mut answers);

@@ -40,6 +40,9 @@ enum Command {
         /// The YAML configuration.
         #[arg(long, short, value_name = "FILE")]
         config: PathBuf,
+        /// As a relay that runs would take it: a folder of the log or of a socket that is not there is a warning.
+        #[arg(long)]
+        reload: bool,
     },
     /// Start a relay on loopback and send a chat and a file through it, or serve a chat page for browsers.
     Demo(DemoArgs),
@@ -72,7 +75,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
             logging::flush();
             ended
         }
-        Command::Check { config } => check::run(&config),
+        Command::Check { config, reload } => check::run(&config, reload),
         Command::Demo(args) => demo::run(&args),
         Command::User(args) => user::run(&args),
         Command::Hash(args) => hash::run(&args),

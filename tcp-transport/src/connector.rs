@@ -524,6 +524,8 @@ impl<R> Connector<R> {
     ) -> Result<T, AttemptError> {
         let mut over = None;
         let mut pause = Pause::default();
+        // Nobody is asked to leave because the one before is not gone yet.
+        let mut ask = true;
         loop {
             // Before anybody is asked to leave, so as not to miss that.
             let one_left = self.ledger.one_left();
@@ -531,14 +533,14 @@ impl<R> Connector<R> {
                 Err(AttemptError::Io(error)) if is_want_of_descriptors(&error) => error,
                 outcome => return outcome,
             };
-            let hope = self.ledger.make_room() || over.is_some();
-            let over = *over.get_or_insert_with(|| Instant::now() + WAIT_FOR_ROOM);
-            if !hope || Instant::now() >= over {
+            let late = over.is_some_and(|over| Instant::now() >= over);
+            if late || !(ask && self.ledger.make_room() || over.is_some()) {
                 return Err(AttemptError::Io(error));
             }
+            let over = *over.get_or_insert_with(|| Instant::now() + WAIT_FOR_ROOM);
             // What is no connection has descriptors, too, and tells nobody when it lets go of one.
             let again = over.min(Instant::now() + pause.next());
-            let _ = tokio::time::timeout_at(again, one_left).await;
+            ask = tokio::time::timeout_at(again, one_left).await.is_ok() || !self.ledger.some_leave();
         }
     }
 }
@@ -627,6 +629,22 @@ mod tests {
         let (one, other, ()) = tokio::join!(dial(), dial(), leave);
         assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
         assert!(begin.elapsed() < WAIT_FOR_ROOM);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_waits_asks_one_to_leave_and_the_next_when_that_is_gone() {
+        let (connector, mut tickets) = connector(512);
+        let free = Cell::new(0);
+        let dial = async {
+            assert!(connector.with_room(|| take(&free)).await.is_err());
+            assert_eq!(connector.ledger.made_room(), 2);
+        };
+        let leave = async {
+            tokio::time::sleep(WAIT_FOR_ROOM / 2).await;
+            assert_eq!(connector.ledger.made_room(), 1);
+            drop(tickets.remove(0));
+        };
+        tokio::join!(dial, leave);
     }
 
     #[tokio::test(start_paused = true)]

@@ -510,14 +510,15 @@ async fn what_anybody_can_have_break_off_does_not_fill_the_log() {
         ws: Some("127.0.0.1:0".into()),
         ..Settings::default()
     };
-    let daemon = Daemon::start(RELAY, &site, &settings).await;
     let upgrade = "GET /none HTTP/1.1\r\nHost: relay.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     for (scheme, bytes, line) in [
         (Scheme::Msrp, "GET / HTTP/1.1\r\n\r\n", "WARN connection closed link="),
         (Scheme::Sip, "GET / HTTP/1.1\r\n\r\n", "WARN SIP connection closed"),
         (Scheme::Ws, upgrade, "WARN WebSocket refused"),
+        (Scheme::Ws, "GET / HTTP/1.0\r\n\r\n", "INFO connection closed: no WebSocket handshake"),
     ] {
+        let daemon = Daemon::start(RELAY, &site, &settings).await;
         for _ in 0..MANY {
             let mut socket = TcpStream::connect(daemon.address(scheme)).await.unwrap();
             socket.write_all(bytes.as_bytes()).await.unwrap();

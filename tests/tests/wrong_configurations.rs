@@ -183,6 +183,22 @@ fn what_is_doubtful_is_told_with_its_place_and_keeps_nothing_from_starting() {
     assert_eq!(String::from_utf8(output.stdout).unwrap().matches("warning").count(), 0);
 }
 
+#[test]
+fn a_running_relay_goes_on_without_the_folders_that_a_start_needs() {
+    let site = Site::new();
+    for (case, reloads) in [
+        ("log: { to: «'file:nowhere/relay.log' }\n", true),
+        ("admin: { listen: «'unix:nowhere/admin.sock' }\n", true),
+        ("log: { «levle: info }\n", false),
+    ] {
+        let (text, ..) = whole(case);
+        let file = site.write("reload.yaml", &text);
+        let output = Command::new(RELAY).args(["check", "--reload", "--config"]).arg(&file).output().unwrap();
+        let warned = String::from_utf8(output.stdout).unwrap().contains("there is no directory");
+        assert_eq!((output.status.success(), warned), (reloads, reloads), "{case}");
+    }
+}
+
 /// Mistakes of different kinds, which are found one after the other when the relay starts.
 const SEVERAL: &str = r#"domain: relay.test
 listeners:

@@ -10,20 +10,22 @@ use std::time::SystemTime;
 use crate::config::{AdminAddress, Config, ConfigError, ConfigErrors, DatabaseUrl, LogTarget, RecordTarget};
 use crate::server::tls;
 
-/// Checks the configuration at `path`; what is right or worth a warning goes to standard output.
+/// Checks the configuration at `path`, to start with or to `reload`; what is right or worth a warning goes to standard
+/// output.
 ///
 /// # Errors
 /// All that is wrong, each at its line.
 #[expect(clippy::print_stdout, reason = "this is the command's answer")]
-pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
+pub(super) fn run(path: &Path, reload: bool) -> anyhow::Result<ExitCode> {
     let (config, errors) = Config::examine(path)?;
     let mut errors = errors.map(|errors| errors.errors().to_vec()).unwrap_or_default();
     let places = Places::look(&config);
     let files = tls_errors(&config, &errors);
     errors.extend(files);
-    errors.extend(places.errors);
     let mut warnings = config.warnings.clone();
     warnings.extend(places.warnings);
+    // A relay that runs takes the rest over, and goes on with the file or socket that it has.
+    if reload { &mut warnings } else { &mut errors }.extend(places.errors);
     if let Some(warnings) = ConfigErrors::all(warnings) {
         for warning in warnings.errors() {
             println!("warning: {warning}");

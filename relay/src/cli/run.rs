@@ -180,7 +180,9 @@ async fn serve(mut server: Server, program: Program, signals: Signals) -> anyhow
     let stopping = Arc::clone(&control);
     let hangups = tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            stopping.reopen_files();
+            // It waits for disks, and this is a thread of the traffic's.
+            let stopping = Arc::clone(&stopping);
+            let _ = tokio::task::spawn_blocking(move || stopping.reopen_files()).await;
             info!(
                 "SIGHUP: the relay stops, so the configuration is not read again; its files are opened again"
             );

@@ -474,7 +474,7 @@ impl Acceptor for ListenerAcceptor {
     fn upgrade_failed(&self, peer: SocketAddr, error: UpgradeError) {
         match error {
             // No opening handshake: a browser's address bar, or a proxy in front that speaks HTTP/1.0 or drops Upgrade.
-            UpgradeError::Refused { status: status @ (400 | 405 | 426) } => {
+            UpgradeError::Refused { status: status @ (400 | 405 | 426) } if self.failed.tells() => {
                 info!(%peer, local = %self.local, status, "connection closed: no WebSocket handshake");
             }
             // A challenge that was not answered, or a reason that was logged where it was found.

@@ -137,6 +137,11 @@ impl Ledger {
         if leaving < limit {
             maker.make_room(self, (leaving + 1).min(limit - leaving));
         }
+        self.some_leave()
+    }
+
+    /// Whether some were asked to leave, and are there still.
+    pub(crate) fn some_leave(&self) -> bool {
         self.room.leaving.load(Ordering::Acquire) > 0
     }
 

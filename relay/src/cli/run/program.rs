@@ -101,7 +101,8 @@ impl Starting {
     /// Waits until it has one, and is the service manager's child.
     ///
     /// # Errors
-    /// Why it is not there: nothing is left of it.
+    /// Why it is not there. One that has a number is taken away then; one whose number was never told, because what
+    /// started it was killed before, goes on by itself.
     pub(super) async fn started(self) -> io::Result<Orphan> {
         let Self { mut apart, alive } = self;
         started(alive, async { apart.wait().await.map(drop) }).await

@@ -9,6 +9,9 @@ use tracing::{error, info};
 use super::program::{KILL_TIMEOUT, Orphan, Program};
 use crate::server::{Reply, Server};
 
+/// Why one that was started is not wanted any more.
+const STOPS: &str = "the relay stops";
+
 /// The process that was started last, until it serves or has failed.
 #[derive(Debug, Default)]
 pub(super) struct Successor(Option<Started>);
@@ -98,7 +101,7 @@ impl Successor {
     pub(super) async fn stops(&mut self) {
         let Some(Started { reply, serves, failed }) = self.0.take() else { return };
         if let Some(reply) = reply {
-            let _ = reply.send(Err("the relay stops".to_owned()));
+            let _ = reply.send(Err(STOPS.to_owned()));
         }
         drop(serves);
         if let Ok(Ok(why)) = tokio::time::timeout(KILL_TIMEOUT, failed).await {
@@ -117,17 +120,31 @@ async fn look_after(
     late: impl Future<Output = String>,
     mut settled: oneshot::Receiver<()>,
 ) -> String {
-    // Whoever does not want it any more gets to know which process it is, to take it away.
-    let mut orphan = match started.await {
+    tokio::pin!(started);
+    let (found, wanted) = tokio::select! {
+        biased;
+        serves = &mut settled => match serves {
+            // Whatever becomes of who started it.
+            Ok(()) => return String::new(),
+            // Whoever does not want it any more gets to know which process it is, to take it away.
+            Err(_) => (started.await, false),
+        },
+        found = &mut started => (found, true),
+    };
+    let mut orphan = match found {
         Ok(orphan) => orphan,
         Err(why) => return why,
     };
+    if !wanted {
+        orphan.kill().await;
+        return STOPS.to_owned();
+    }
     tokio::select! {
         biased;
         serves = &mut settled => {
             if serves.is_err() {
                 orphan.kill().await;
-                return "the relay stops".to_owned();
+                return STOPS.to_owned();
             }
             String::new()
         }
@@ -163,6 +180,23 @@ mod tests {
         number.send(Ok(orphan)).unwrap();
         let ended = tokio::task::spawn_blocking(move || child.wait().unwrap());
         assert!(ended.await.unwrap().code().is_none(), "it was taken away");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_serves_is_left_alone_whatever_becomes_of_who_started_it() {
+        let (serves, settled) = oneshot::channel();
+        let late = || async { panic!("it serves") };
+        // As when `apart` hangs.
+        let started = pending::<Result<Orphan, String>>();
+        serves.send(()).unwrap();
+        assert_eq!(look_after(started, late(), settled).await, "");
+        let ((serves, settled), (mut child, orphan)) = (oneshot::channel(), orphan());
+        let looking = look_after(async { Ok(orphan) }, pending(), settled);
+        serves.send(()).unwrap();
+        assert_eq!(looking.await, "");
+        assert!(child.try_wait().unwrap().is_none(), "it goes on");
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[tokio::test(start_paused = true)]

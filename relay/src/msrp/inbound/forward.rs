@@ -108,6 +108,8 @@ impl Inbound {
         let limited = match self.limited(range, &route, now) {
             Ok(limited) => limited,
             Err(TooMuch) => {
+                // What it was asked for may be the first that it has for a while: it is to be given back.
+                touch(&mut self.touched, &route.link);
                 self.refuse(&head, wanted, StatusCode::STOP_SENDING);
                 return Ok(());
             }

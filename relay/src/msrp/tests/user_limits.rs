@@ -87,6 +87,11 @@ fn a_message_is_so_large_and_no_larger() {
         assert_eq!(world.take_one(alice.id).status(), Some(status), "{range}");
     }
     world.assert_open(alice.id);
+    // Nothing went to him, and his connection need not be larger for that.
+    world.quiet_all();
+    world.take_wakes(bob.id);
+    message(&mut world, &alice, &bob, 1001);
+    assert!(world.take_wakes(bob.id) > 0 || !world.link(bob.id).has_queue());
 }
 
 #[test]

@@ -87,7 +87,7 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
     println!("Throughput:               {:.0} MB/s", file.throughput / 1e6);
     println!("Peak memory of the relay: {:.1} MiB", memory as f64 / f64::from(1 << 20));
     ensure!(memory <= MEMORY, "the relay took more than {} MiB", MEMORY >> 20);
-    println!("\nEverything arrived. Next: README.md, \"Run it\".");
+    println!("\nEverything arrived. Next: README.md, \"Set it up\".");
     Ok(())
 }
 

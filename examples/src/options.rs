@@ -134,6 +134,16 @@ impl DialOptions {
     /// # Errors
     /// No relay, no user; no password, and no terminal to ask for it on; the file of the password cannot be read.
     pub fn login(&self) -> anyhow::Result<RelayLogin> {
+        self.login_asking(|user| {
+            io::stdin().is_terminal().then(|| rpassword::prompt_password(format!("Password of {user}: ")))
+        })
+    }
+
+    /// The same; `ask` gives what somebody types, if there is a terminal.
+    fn login_asking(
+        &self,
+        ask: impl FnOnce(&str) -> Option<io::Result<String>>,
+    ) -> anyhow::Result<RelayLogin> {
         let relay = self.relay.as_ref().context("--relay is missing")?;
         let user = self.user.as_ref().or(relay.user.as_ref()).context("--user is missing")?;
         let password = match (&self.password, &self.password_file) {
@@ -143,13 +153,9 @@ impl DialOptions {
                     fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
                 text.lines().next().unwrap_or_default().to_owned()
             }
-            (None, None) if io::stdin().is_terminal() => {
-                rpassword::prompt_password(format!("Password of {user}: "))
-                    .context("cannot read a password")?
-            }
-            (None, None) => {
-                bail!("--password-file or --password is missing, and there is no terminal to ask on")
-            }
+            (None, None) => ask(user)
+                .context("--password-file or --password is missing, and there is no terminal to ask on")?
+                .context("cannot read a password")?,
         };
         Ok(RelayLogin {
             relay: relay_uri(relay.scheme, None, &in_uri(&relay.host), relay.port)?,
@@ -214,7 +220,8 @@ mod tests {
     fn a_relay_needs_a_user_and_a_password() {
         let login = |arguments: &[&str]| {
             let all = ["chat"].iter().chain(arguments);
-            ChatOptions::try_parse_from(all).unwrap().dial.login()
+            // Nobody is there to ask, wherever the test runs.
+            ChatOptions::try_parse_from(all).unwrap().dial.login_asking(|_| None)
         };
         let relay = ["--relay", "msrps://alice@r.test"];
         assert!(login(&[]).is_err());
@@ -232,6 +239,23 @@ mod tests {
         let other =
             login(&[&relay[..], &["--user", "bob", "--password", "p", "--expires", "60"]].concat()).unwrap();
         assert_eq!((other.credentials.username.as_str(), other.expires), ("bob", Some(60)));
+    }
+
+    #[test]
+    fn a_password_that_is_not_given_is_asked_for() {
+        let login = |arguments: &[&str], typed: fn(&str) -> io::Result<String>| {
+            let all = ["chat", "--relay", "msrps://alice@r.test"].iter().chain(arguments);
+            let login =
+                ChatOptions::try_parse_from(all).unwrap().dial.login_asking(|user| Some(typed(user)))?;
+            let msrp_proto::endpoint::OwnSecret::Password(password) = login.credentials.secret else {
+                panic!()
+            };
+            Ok::<String, anyhow::Error>(password)
+        };
+        assert_eq!(login(&[], |user| Ok(format!("{user}'s"))).unwrap(), "alice's");
+        assert_eq!(login(&["--password", "p"], |_| panic!("it is given")).unwrap(), "p");
+        let error = login(&[], |_| Err(io::ErrorKind::UnexpectedEof.into())).unwrap_err();
+        assert!(error.to_string().contains("cannot read a password"), "{error}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::fs;
 use std::process::Command;
 
 use tests::Site;
@@ -175,6 +176,11 @@ fn what_is_doubtful_is_told_with_its_place_and_keeps_nothing_from_starting() {
         });
         assert!(told && output.status.code() == Some(0), "{case}  wanted {place}…{words}…\n  said {said}");
     }
+    // The package's own folder is made at the start, and is not there before the first one.
+    let (text, ..) = whole("admin: { listen: «'unix:/run/msrp-relay/admin.sock' }\n");
+    let file = site.write("packaged.yaml", &text);
+    let output = Command::new(RELAY).args(["check", "--config"]).arg(&file).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap().matches("warning").count(), 0);
     // Where there is what was missing, nothing is told.
     site.write("users.db", "");
     let (text, ..) = whole(DOUBTFUL[0].0);
@@ -197,6 +203,28 @@ fn a_running_relay_goes_on_without_the_folders_that_a_start_needs() {
         let warned = String::from_utf8(output.stdout).unwrap().contains("there is no directory");
         assert_eq!((output.status.success(), warned), (reloads, reloads), "{case}");
     }
+}
+
+/// What the package's unit does before the relay reads its configuration again: `systemctl reload` fails if this does.
+#[test]
+fn the_unit_of_the_package_refuses_to_reload_what_is_wrong() {
+    let unit =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/debian/msrp-relay.service"));
+    let unit = unit.unwrap();
+    let first = unit.lines().find_map(|line| line.strip_prefix("ExecReload=/usr/bin/msrp-relay ")).unwrap();
+    let (options, path) = first.rsplit_once(' ').unwrap();
+    assert_eq!(path, "/etc/msrp-relay/relay.yaml");
+    let site = Site::new();
+    let reloads = |case: &str| {
+        let file = site.write("unit.yaml", &whole(case).0);
+        Command::new(RELAY).args(options.split(' ')).arg(&file).output().unwrap().status.success()
+    };
+    assert!(reloads("log: { level: «info }\n"));
+    assert!(!reloads("log: { levle: «info }\n"));
+    // The kill that follows is for a relay that has the configuration checked.
+    assert!(
+        unit.find("ExecReload=/usr/bin").unwrap() < unit.find("ExecReload=/bin/kill -HUP $MAINPID").unwrap()
+    );
 }
 
 /// Mistakes of different kinds, which are found one after the other when the relay starts.

@@ -232,6 +232,16 @@ mod tests {
         }
     }
 
+    type Gate = Arc<Mutex<()>>;
+
+    /// An outlet for so many lines, to a disk behind a gate, and who hears that a write begins.
+    fn gated(room: usize) -> (Arc<Disk>, Gate, Receiver<()>, Outlet) {
+        let (disk, gate) = (Arc::new(Disk::default()), Gate::default());
+        let (began, writes) = sync_channel(1);
+        let sink = Gated { disk: Arc::clone(&disk), gate: Arc::clone(&gate), began };
+        (disk, gate, writes, Outlet::with_room(sink, room).unwrap())
+    }
+
     fn line(text: &str) -> Line {
         Line { level: Level::INFO, bytes: text.into() }
     }
@@ -240,10 +250,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_a_disk_that_hangs_and_what_is_lost_is_told() {
-        let (disk, gate) = (Arc::new(Disk::default()), Arc::new(Mutex::new(())));
-        let (began, writes) = sync_channel(1);
-        let sink = Gated { disk: Arc::clone(&disk), gate: Arc::clone(&gate), began };
-        let outlet = Outlet::with_room(sink, 2).unwrap();
+        let (disk, gate, writes, outlet) = gated(2);
         let hangs = gate.lock();
         outlet.put(line("a"));
         writes.recv_timeout(LONG).unwrap();
@@ -262,9 +269,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_loses_lines_until_there_is_room_and_reopening_comes_before_the_next_line() {
-        let (disk, gate) = (Arc::new(Disk::default()), Arc::new(Mutex::new(())));
-        let (began, _writes) = sync_channel(1);
-        let outlet = Outlet::start(Gated { disk: Arc::clone(&disk), gate, began }).unwrap();
+        let (disk, _gate, _writes, outlet) = gated(QUEUE);
         disk.fails.store(true, Ordering::Relaxed);
         outlet.put(line("a"));
         outlet.put(line("b"));
@@ -279,10 +284,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_opened_again_is_written_to_and_that_is_counted_and_told() {
-        let (disk, gate) = (Arc::new(Disk::default()), Arc::new(Mutex::new(())));
-        let (began, writes) = sync_channel(1);
-        let sink = Gated { disk: Arc::clone(&disk), gate: Arc::clone(&gate), began };
-        let outlet = Outlet::with_room(sink, 1).unwrap();
+        let (disk, gate, writes, outlet) = gated(1);
         assert_eq!(outlet.reopen_failures(), 0);
         disk.gone.store(true, Ordering::Relaxed);
         assert_eq!(outlet.reopen(LONG).unwrap_err().kind(), io::ErrorKind::NotFound);
@@ -314,10 +316,7 @@ mod tests {
 
     #[test]
     fn what_hangs_is_waited_for_no_longer_than_is_said_and_opened_when_that_is_over() {
-        let (disk, gate) = (Arc::new(Disk::default()), Arc::new(Mutex::new(())));
-        let (began, writes) = sync_channel(1);
-        let sink = Gated { disk: Arc::clone(&disk), gate: Arc::clone(&gate), began };
-        let outlet = Outlet::with_room(sink, 2).unwrap();
+        let (disk, gate, writes, outlet) = gated(2);
         let hangs = gate.lock();
         outlet.put(line("a"));
         writes.recv_timeout(LONG).unwrap();

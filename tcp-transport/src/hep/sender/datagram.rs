@@ -156,7 +156,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::connector::{LOOKUPS, MAX_LOOKUPS};
+    use crate::connector::MAX_LOOKUPS;
+    use crate::connector::resolver::LOOKUPS;
     use crate::hep::DestinationSettings;
 
     #[tokio::test]

@@ -26,8 +26,10 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -70,7 +72,7 @@ use self::sip::FileSip;
 use self::tls::FileTls;
 use self::trace::FileTrace;
 use self::upgrade::FileUpgrade;
-use self::value::FileSecret;
+use self::value::{FileSecret, optional_count};
 use self::websocket::FileWebSocket;
 
 mod admin;
@@ -105,6 +107,9 @@ mod websocket;
 /// The largest configuration file. Some ten thousand users; more belong in an htdigest file.
 const MAX_FILE: u64 = 1024 * 1024;
 
+/// The most threads for connections. See [`Config::threads`].
+const MAX_THREADS: usize = 1024;
+
 /// How often a file is read again for the mistakes behind a wrong value.
 const MAX_READS: usize = 50;
 
@@ -124,6 +129,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long it waits for others.
     pub timeouts: Timeouts,
+    /// How many threads its connections are on. 0, which a file cannot say: on those of the runtime that it is started on.
+    pub threads: usize,
     /// What is set on its connections.
     pub tcp: Tcp,
     /// What is told of them.
@@ -294,6 +301,11 @@ struct FileConfig {
     /// How long others are waited for.
     #[serde(default)]
     timeouts: Timeouts,
+    /// How many threads the connections are on; each stays on the one that has the fewest when it comes. Default: one
+    /// for each processor that the relay may use. At most 1024.
+    #[serde(default, deserialize_with = "optional_count")]
+    #[schemars(with = "form::Count")]
+    threads: Option<usize>,
     /// What is set on TCP connections; a listener and an outbound destination may say otherwise for theirs.
     #[serde(default)]
     tcp: FileTcp,
@@ -386,6 +398,11 @@ impl FileConfig {
         tls.check_listeners(&listeners, &mut check);
         let auth = self.auth.validate(&self.domain, &mut check);
         self.limits.validate(&mut check);
+        let threads = self.threads.unwrap_or_else(processors);
+        if threads > MAX_THREADS {
+            let message = format!("is {threads}, and goes from 1 to {MAX_THREADS}");
+            check.error(KeyPath::new(&["threads"]), message);
+        }
         self.events.validate(&mut check);
         if !auth.allow_auth_without_tls
             && !listeners.iter().any(|listener| listener.serves_msrp() && listener.is_secure())
@@ -427,6 +444,7 @@ impl FileConfig {
             auth,
             limits: self.limits,
             timeouts: self.timeouts,
+            threads,
             tcp,
             events: self.events,
             outbound,
@@ -443,6 +461,11 @@ impl FileConfig {
         };
         (config, errors)
     }
+}
+
+/// How many processors the process may use.
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_THREADS)
 }
 
 /// What validation finds.

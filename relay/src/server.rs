@@ -8,6 +8,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use rand::Rng as _;
 use tcp_transport::hep::SenderError;
-use tcp_transport::{BindError, Ledger};
+use tcp_transport::{BindError, Ledger, Threads};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{error, warn};
@@ -72,6 +73,9 @@ pub use self::trace::{TraceDestination, TraceSwitches};
 /// only frees what they hold.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
+/// What the threads for connections are called, with their number.
+const THREAD_NAME: &str = "connections";
+
 /// Why connections are closed at the end.
 const SHUTDOWN: &str = "shutdown";
 
@@ -104,6 +108,9 @@ pub enum StartError {
     /// The collectors cannot be used as they are configured.
     #[error(transparent)]
     Trace(#[from] SenderError),
+    /// There are no threads for connections.
+    #[error("cannot start the threads for connections (`threads`)")]
+    Threads(#[source] io::Error),
     /// The names make no URIs.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -246,8 +253,18 @@ impl Server {
             Arc::new(SystemRandom),
             Box::new(SystemClock),
         )?;
-        let network =
-            Arc::new(Network::new(relay, &config, Arc::clone(&domains), client_domains, sip_advertised)?);
+        let threads = NonZeroUsize::new(config.threads)
+            .map(|count| Threads::start(count, THREAD_NAME))
+            .transpose()
+            .map_err(StartError::Threads)?;
+        let network = Arc::new(Network::new(
+            relay,
+            &config,
+            Arc::clone(&domains),
+            client_domains,
+            sip_advertised,
+            threads.map(Arc::new),
+        )?);
         network.relay.set_dialer(Box::new(RelayDialer::new(&network)));
         network.ledger().set_room_maker(Box::new(RoomMaker::new(&network)));
         let session_events = SessionEvents::default();
@@ -334,6 +351,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.control.listeners().abort();
+        if let Some(threads) = &self.control.network().threads {
+            threads.end();
+        }
     }
 }
 

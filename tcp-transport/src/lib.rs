@@ -134,6 +134,7 @@ mod scheme;
 pub mod sip;
 pub mod socket;
 pub mod stream;
+pub mod threads;
 pub mod tls;
 pub mod ws;
 
@@ -150,4 +151,5 @@ pub use registry::{Registry, ReuseKey};
 pub use scheme::{Scheme, UnknownScheme};
 pub use socket::{Dscp, KeepAlive, SocketOptions, Source};
 pub use stream::{AdoptError, Adopted, Stream};
+pub use threads::Threads;
 pub use tls::{PeerCertificate, TlsInfo};

@@ -20,6 +20,7 @@ use crate::proxy_protocol::{self, IpNetwork, PROXY_HEADER_TIMEOUT, ProxyError};
 use crate::scheme::Scheme;
 use crate::socket::{SocketOptions, set_reuse_port};
 use crate::stream::Stream;
+use crate::threads::Threads;
 use crate::tls::{self, DEFAULT_HANDSHAKE_TIMEOUT, HandshakeError, ServerDomains};
 use crate::ws;
 
@@ -219,6 +220,7 @@ pub struct BoundListener {
     domains: Arc<ServerDomains>,
     ledger: Arc<Ledger>,
     slots: Slots,
+    threads: Option<Arc<Threads>>,
 }
 
 /// The socket of a [`BoundListener`] and its settings, for whoever manages it while it runs. The socket stays open, and
@@ -333,7 +335,7 @@ impl BoundListener {
         let settings = Arc::new(ArcSwap::from_pointee(settings));
         let accepting = Arc::new(watch::Sender::new(Accepting::On));
         let control = ListenerControl { socket: Arc::new(socket), local, settings, accepting };
-        Ok(Self { control, domains, ledger: Arc::default(), slots: Slots::default() })
+        Ok(Self { control, domains, ledger: Arc::default(), slots: Slots::default(), threads: None })
     }
 
     /// Has its handshakes take these domains, and not those it was bound with; they have its own among them.
@@ -346,6 +348,13 @@ impl BoundListener {
     #[must_use]
     pub fn with_ledger(self, ledger: Arc<Ledger>) -> Self {
         Self { ledger, ..self }
+    }
+
+    /// Has its connections on these threads, their handshakes included; without, they are tasks of the runtime that it
+    /// runs on itself.
+    #[must_use]
+    pub fn with_threads(self, threads: Arc<Threads>) -> Self {
+        Self { threads: Some(threads), ..self }
     }
 
     /// The address it listens on, with the real port.
@@ -414,41 +423,58 @@ impl BoundListener {
                 },
                 Some(_) = handshakes.join_next() => continue,
             };
-            let peer = canonical(peer);
-            if !acceptor.admit(peer) {
-                continue;
-            }
-            let settings = self.control.settings();
-            let entry = Entry::new(
-                Direction::Inbound,
-                settings.transport,
-                settings.scheme(),
-                Some(self.address_of(&tcp)),
-                peer,
-            );
-            let ticket = match self.ledger.accepting(entry, &self.slots, settings.max_connections) {
-                Ok(ticket) => ticket,
-                Err(limit) => {
-                    acceptor.limit_reached(peer, limit);
-                    continue;
-                }
-            };
-            ticket.entry().set_lifetime(settings.lifetime);
-            // It fails only on a socket that is dead already, which shows itself below.
-            let _ = settings.socket.apply(&SockRef::from(&tcp), &self.control.local);
-            let proxied = settings.proxy_from.iter().any(|network| network.contains(peer.ip()));
-            if proxied || settings.transport == Transport::Tls || settings.websocket.is_some() {
-                let entry = Arc::clone(ticket.entry());
-                let handshake = self.handshake(tcp, peer, proxied, ticket, settings, acceptor.clone());
-                entry.set_handshake(handshakes.spawn(handshake));
-                continue;
-            }
-            let Some(ticket) = counted(ticket, &**acceptor) else { continue };
-            match Stream::plain(tcp, peer) {
-                Ok(stream) => enter(stream, ticket, &**acceptor),
-                Err(error) => fail(HandshakeError::Io(error), &ticket, &**acceptor),
-            }
+            self.take(tcp, canonical(peer), handshakes, acceptor);
         }
+    }
+
+    /// Takes one connection in, or begins its handshake.
+    fn take<A: Acceptor>(
+        &self,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        handshakes: &mut JoinSet<()>,
+        acceptor: &Arc<A>,
+    ) {
+        if !acceptor.admit(peer) {
+            return;
+        }
+        let settings = self.control.settings();
+        let entry = Entry::new(
+            Direction::Inbound,
+            settings.transport,
+            settings.scheme(),
+            Some(self.address_of(&tcp)),
+            peer,
+        );
+        let ticket = match self.ledger.accepting(entry, &self.slots, settings.max_connections) {
+            Ok(ticket) => ticket,
+            Err(limit) => return acceptor.limit_reached(peer, limit),
+        };
+        ticket.entry().set_lifetime(settings.lifetime);
+        // It fails only on a socket that is dead already, which shows itself below.
+        let _ = settings.socket.apply(&SockRef::from(&tcp), &self.control.local);
+        let _entered = self.threads.as_ref().map(|threads| threads.enter());
+        let tcp = match self.placed(tcp) {
+            Ok(tcp) => tcp,
+            Err(error) => return fail(HandshakeError::Io(error), &ticket, &**acceptor),
+        };
+        let proxied = settings.proxy_from.iter().any(|network| network.contains(peer.ip()));
+        if proxied || settings.transport == Transport::Tls || settings.websocket.is_some() {
+            let entry = Arc::clone(ticket.entry());
+            let handshake = self.handshake(tcp, peer, proxied, ticket, settings, acceptor.clone());
+            entry.set_handshake(handshakes.spawn(handshake));
+            return;
+        }
+        let Some(ticket) = counted(ticket, &**acceptor) else { return };
+        match Stream::plain(tcp, peer) {
+            Ok(stream) => enter(stream, ticket, &**acceptor),
+            Err(error) => fail(HandshakeError::Io(error), &ticket, &**acceptor),
+        }
+    }
+
+    /// The socket on the thread that was entered: until now it was waited for by the one that accepts.
+    fn placed(&self, tcp: TcpStream) -> io::Result<TcpStream> {
+        if self.threads.is_none() { Ok(tcp) } else { TcpStream::from_std(tcp.into_std()?) }
     }
 
     /// Where the client reached us: on a wildcard address that is for the socket to say.

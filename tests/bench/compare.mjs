@@ -55,8 +55,8 @@ async function certificates() {
 }
 
 /** Starts a server in the background, and waits until the port answers. */
-async function serve(awaited, command, args, env = {}) {
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env }, cwd: folder, detached: true });
+async function serve(awaited, command, args) {
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], cwd: folder, detached: true });
   let log = '';
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => { log = (log + data).slice(-4000); });
   const kill = () => { try { process.kill(-child.pid, 'SIGKILL'); } catch { /* it has ended */ } };
@@ -77,7 +77,7 @@ async function serve(awaited, command, args, env = {}) {
   }
 }
 
-async function relay(env) {
+async function relay(threads) {
   const file = join(folder, 'relay.yaml');
   writeFileSync(file, `domain: localhost
 listeners:
@@ -88,8 +88,8 @@ listeners:
 tls: { server_domains: { bench: { certificate: cert.pem, private_key: key.pem } } }
 auth: { allow_auth_without_tls: true, users: { a: { password: a } } }
 log: { level: error }
-`);
-  return serve(PLAIN, join(BIN, 'msrp-relay'), ['run', '--config', file], env);
+${threads ? `threads: ${threads}\n` : ''}`);
+  return serve(PLAIN, join(BIN, 'msrp-relay'), ['run', '--config', file]);
 }
 
 async function haproxy() {
@@ -217,7 +217,7 @@ for (const { name, figure, bar, base = 'haproxy', latency, variants } of rows.fi
       if (who === 'single') {
         // On the same ports: in turn.
         await servers.ours.stop();
-        single = await relay({ TOKIO_WORKER_THREADS: '1' });
+        single = await relay(1);
       }
       const server = who === 'single' ? single : servers[who];
       if (!server) continue;

@@ -60,6 +60,8 @@ pub struct Settings {
     pub admin: Option<String>,
     /// `upgrade`; none: no process takes over.
     pub upgrade: Option<String>,
+    /// `threads`; none: the key is left out.
+    pub threads: Option<usize>,
     /// `log`.
     pub log: String,
 }
@@ -96,6 +98,7 @@ impl Default for Settings {
             records: String::new(),
             admin: None,
             upgrade: None,
+            threads: None,
             log: "level: info, format: text".into(),
         }
     }
@@ -105,7 +108,8 @@ impl Settings {
     /// The YAML text.
     #[must_use]
     pub fn to_yaml(&self) -> String {
-        let mut yaml = format!("domain: {}\nlisteners:\n", self.domain);
+        let threads = self.threads.map(|threads| format!("threads: {threads}\n")).unwrap_or_default();
+        let mut yaml = format!("domain: {}\n{threads}listeners:\n", self.domain);
         let mut listen = |scheme: &str, text: &Option<String>| {
             let Some(text) = text else { return };
             // `127.0.0.1:0, advertise: "…"`: the address, and what follows.

@@ -335,21 +335,24 @@ async fn what_cannot_be_taken_over_is_told_each_time_with_the_reason() {
     let running = Running::start(&settings).await;
     let changed =
         Settings { admin: Some("listen: ['http://127.0.0.1:0', 'unix:a.sock']".into()), ..settings.clone() };
-    let yaml = format!("{}events: {{ queue: 77 }}\n", changed.to_yaml());
+    let yaml = format!("{}events: {{ queue: 77 }}\nthreads: 5\n", changed.to_yaml());
     running.site.write("relay.yaml", &yaml);
     let admin = Admin::of(&running.daemon).await.remove(0);
     for round in 0..2 {
         let answer = admin.mi("tls_mgm:reload", Value::Null).await;
         let told = answer["NeedsRestart"].as_array().unwrap();
         let told: Vec<_> = told.iter().map(|one| one.as_str().unwrap()).collect();
-        assert_eq!(told.len(), 2, "{told:?}");
+        assert_eq!(told.len(), 3, "{told:?}");
         assert!(
-            told[0].starts_with("admin.listen (") && told[1].starts_with("events.queue (the queue"),
+            told[0].starts_with("admin.listen (")
+                && told[1].starts_with("events.queue (the queue")
+                && told[2].starts_with("threads ("),
             "{told:?}"
         );
         let all = json!([
             { "Setting": "admin.listen", "From": "http://127.0.0.1:0", "To": r#"["http://127.0.0.1:0","unix:a.sock"]"# },
             { "Setting": "events.queue", "From": null, "To": "77" },
+            { "Setting": "threads", "From": null, "To": "5" },
         ]);
         assert_eq!(answer["Changed"], if round == 0 { all } else { json!([]) });
     }

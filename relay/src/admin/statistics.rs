@@ -144,6 +144,7 @@ impl Family {
 #[must_use]
 pub fn collect(control: &Control) -> Vec<Family> {
     let mut families = core(control);
+    families.extend(threads(control));
     families.extend(connections(control));
     families.extend(msrp(control));
     families.extend(credentials::families(control));
@@ -201,6 +202,24 @@ fn core(control: &Control) -> Vec<Family> {
         )
         .value(crate::logging::reopen_failures()),
     ]
+}
+
+/// Of the threads for connections: one that is always busy slows its connections down, whatever the others do.
+fn threads(control: &Control) -> [Family; 2] {
+    let busy = Family::counter("core", "thread_busy", "How long a thread for connections has been at work.");
+    let tasks = Family::gauge(
+        "core",
+        "thread_tasks",
+        "Tasks of a thread for connections: its connections, and the little else they begin.",
+    );
+    control.threads().iter().enumerate().fold(
+        [busy.unit("seconds"), tasks],
+        |[busy, tasks], (number, thread)| {
+            let number = number.to_string();
+            let label = [("thread", number.as_str())];
+            [busy.with(&label, thread.busy().as_secs_f64()), tasks.with(&label, thread.tasks())]
+        },
+    )
 }
 
 fn scheme_name(scheme: Option<Scheme>) -> &'static str {

@@ -380,6 +380,7 @@ mod tests {
         assert_eq!((config.limits.max_connections, config.limits.max_connections_per_address), (None, None));
         assert_eq!(config.limits.max_msg_chunks, None);
         assert!(!config.dial.default.no_new_connections && config.dial.destinations.is_empty());
+        assert_eq!(config.threads, std::thread::available_parallelism().unwrap().get());
     }
 
     #[test]
@@ -391,6 +392,14 @@ mod tests {
             } else {
                 let found = refused("", &rest);
                 assert_eq!(found, format!("relay.yaml:3:14: tcp.dscp: is {dscp}, and goes from 0 to 63"));
+            }
+        }
+        for (threads, good) in [(0, false), (1, true), (1024, true), (1025, false)] {
+            let rest = format!("threads: {threads}\n");
+            if good {
+                assert_eq!(config("", &rest).threads, threads);
+            } else {
+                assert!(refused("", &rest).contains("3:10: threads: "), "{}", refused("", &rest));
             }
         }
         assert!(refused("", "tcp: { keepcount: 128 }\n").contains("tcp.keepcount: goes from 1 to 127"));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tcp_transport::ledger::{Entry, Phase};
+use tcp_transport::threads::Thread;
 use tcp_transport::tls::{ClientDomains, ServerDomains};
 use tcp_transport::{ConnectionId, KeepAlive, Ledger, State};
 use tokio::runtime::Handle;
@@ -192,6 +193,11 @@ impl Control {
     /// What the SIP edge has done, and its upstreams with whether each takes requests; `None`: there is no edge.
     pub fn sip(&self) -> Option<(SipCounters, Vec<(String, bool)>)> {
         self.parts.network.sip.as_ref().map(|sip| (sip.counters(), sip.upstreams_up()))
+    }
+
+    /// The threads for connections; none where those are on the runtime that the relay was started on.
+    pub fn threads(&self) -> &[Thread] {
+        self.parts.network.threads.as_ref().map_or(&[], |threads| threads.all())
     }
 
     /// The processes before this one that still have sessions.

@@ -383,6 +383,10 @@ fn run(
                 control.set_accepting(Accepting::Paused);
             }
             let running = socket.with_domains(Arc::clone(&network.server_domains));
+            let running = match &network.threads {
+                Some(threads) => running.with_threads(Arc::clone(threads)),
+                None => running,
+            };
             let running = running.with_ledger(Arc::clone(network.ledger())).run(Arc::new(acceptor));
             let task = tokio::spawn(running);
             Some(RunningSocket { address, socket: Shared::Stream(control), managed, task })

@@ -14,8 +14,9 @@ use tcp_transport::tls::{ClientDomains, HandshakeError, PeerCertificate, ServerD
 use tcp_transport::ws::{self, Answer, Opened, Request, UpgradeError};
 use tcp_transport::{
     Acceptor, ConnectSettings, ConnectionLimits, Connector, DialOptions, DriverSettings, Events, Ledger,
-    LimitReached, OutboundPolicy, Registry, ReuseKey, Stream, Target, Transport, connection,
+    LimitReached, OutboundPolicy, Registry, ReuseKey, Stream, Target, Threads, Transport, connection,
 };
+use tokio::runtime::EnterGuard;
 use tracing::{debug, info, warn};
 
 use super::connection::{ConnectionWire, MsrpConnection};
@@ -97,6 +98,8 @@ pub(super) struct Network {
     listeners: ArcSwap<HashMap<usize, Listener>>,
     /// Connections break off on which nobody has a session: anybody may have many do so.
     pub(super) broken: Arc<Flood>,
+    /// Where connections are, if not on this runtime.
+    pub(super) threads: Option<Arc<Threads>>,
 }
 
 impl Network {
@@ -107,6 +110,7 @@ impl Network {
         server_domains: Arc<ServerDomains>,
         client_domains: ClientDomains,
         sip_listeners: Vec<crate::sip::Advertised>,
+        threads: Option<Arc<Threads>>,
     ) -> Result<Self, ShortSecret> {
         let limits = connection_limits(config);
         let events = Events::new(config.events.queue, config.events.closed_event.0);
@@ -133,6 +137,7 @@ impl Network {
             cert_check_on_conn_reusage: AtomicBool::new(config.tls.cert_check_on_conn_reusage),
             listeners: ArcSwap::from_pointee(listeners),
             broken: Arc::default(),
+            threads,
         })
     }
 
@@ -147,6 +152,11 @@ impl Network {
         let listeners = config.listeners.iter().filter(|listener| listener.serves_msrp()).cloned();
         let retired = current.retired_ids().filter_map(|id| Some((id, before.get(&id)?.clone())));
         self.listeners.store(Arc::new(retired.chain(current.listener_ids().zip(listeners)).collect()));
+    }
+
+    /// A connection that is made while the guard is there is on a thread for connections.
+    pub(super) fn enter_thread(&self) -> Option<EnterGuard<'_>> {
+        self.threads.as_ref().map(|threads| threads.enter())
     }
 
     /// The name and the scheme of each listener of MSRP, by its number.

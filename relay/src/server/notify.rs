@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+use tcp_transport::threads::Ended;
 use tracing::{debug, warn};
 
 use super::{Control, DrainCause, DrainStatus};
@@ -116,8 +117,8 @@ pub async fn drains(control: Arc<Control>, notifier: Arc<Notifier>) {
 
 /// Feeds the service manager's watchdog, if it has one for this process, until it is dropped.
 ///
-/// What it proves: the runtime runs tasks, on some other thread than this one as it comes, and no lock around the
-/// sessions is held for ever. Traffic that is slow for want of processors does not keep it from that.
+/// What it proves: the runtime runs tasks, on some other thread than this one as it comes, no lock around the sessions is
+/// held for ever, and every thread for connections gets round to its tasks. Traffic that is slow for want of processors does not keep it from that.
 pub async fn watchdog(control: Arc<Control>, notifier: Arc<Notifier>) {
     let Some(timeout) = sd_notify::watchdog_enabled() else { return };
     let mut ticks = tokio::time::interval(timeout / 2);
@@ -125,8 +126,14 @@ pub async fn watchdog(control: Arc<Control>, notifier: Arc<Notifier>) {
     loop {
         ticks.tick().await;
         let control = Arc::clone(&control);
-        let alive = tokio::spawn(async move { control.relay().sessions().len() }).await;
-        if alive.is_ok() {
+        let alive = tokio::spawn(async move {
+            control.relay().sessions().len();
+            for thread in control.threads() {
+                thread.turn().await?;
+            }
+            Ok::<_, Ended>(())
+        });
+        if matches!(alive.await, Ok(Ok(()))) {
             notifier.tell(&[NotifyState::Watchdog]);
         }
     }

@@ -187,6 +187,9 @@ impl Server {
             // Whoever has turned out to be for none of them meanwhile is served here.
             close_all(connections).await;
         }
+        if let Some(threads) = &self.control.network().threads {
+            threads.stop().await;
+        }
         if let Some(counters) = self.control.hep_counters() {
             hep::log_end(&counters);
         }

@@ -15,6 +15,7 @@ mod listener;
 mod peer_facts;
 mod reload;
 mod settings;
+mod threads;
 mod time_limits;
 mod tls_settings;
 mod tls_stream;

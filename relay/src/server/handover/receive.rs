@@ -71,6 +71,7 @@ fn take(
         scheme: connection.scheme.parse().ok(),
         lifetime: listener.as_ref().map(|listener| listener.tcp.lifetime),
     };
+    let _entered = network.enter_thread();
     let stream = Stream::adopt(socket, &adopted, network.ledger())?;
     let incoming = connection.websocket.then(|| {
         let settings = listener.and_then(|listener| listener.websocket);

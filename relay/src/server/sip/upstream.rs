@@ -86,7 +86,8 @@ impl SipEdge {
             for (index, place) in &**self.places.load() {
                 if place.begin() {
                     let (sip, network, place) = (Arc::clone(&self), Arc::clone(&network), Arc::clone(place));
-                    tasks.spawn(sip.keep_connected(network, *index, place));
+                    let _entered = network.enter_thread();
+                    tasks.spawn(Arc::clone(&sip).keep_connected(Arc::clone(&network), *index, place));
                 }
             }
             tokio::select! {

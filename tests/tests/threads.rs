@@ -1,0 +1,87 @@
+//! The threads for connections, of the daemon as it is.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::thread;
+
+use tests::{Admin, Client, Daemon, Scheme, Send, Settings, Site, within};
+use tokio::net::TcpListener;
+
+const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
+
+/// The names of its threads for connections.
+fn threads(daemon: &Daemon) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+    let names = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
+    let mut names: Vec<_> = names.map(|name| name.trim().to_owned()).collect();
+    names.retain(|name| name.starts_with("connections-"));
+    names.sort_unstable();
+    names
+}
+
+async fn tasks(admin: &Admin, thread: usize) -> f64 {
+    admin.metric(&format!("msrp_relay_thread_tasks{{thread=\"{thread}\"}}")).await
+}
+
+fn with_admin() -> Settings {
+    Settings { admin: Some("listen: 'http://127.0.0.1:0'".to_owned()), ..Settings::default() }
+}
+
+#[tokio::test]
+async fn connections_are_spread_over_as_many_as_the_configuration_says() {
+    let site = Site::new();
+    let mut daemon = Daemon::start(RELAY, &site, &Settings { threads: Some(3), ..with_admin() }).await;
+    assert_eq!(threads(&daemon), ["connections-0", "connections-1", "connections-2"]);
+    let admin = Admin::of(&daemon).await.remove(0);
+    let mut clients = Vec::new();
+    for scheme in [Scheme::Msrp, Scheme::Msrps].into_iter().cycle().take(6) {
+        clients.push(Client::with_session(&daemon, &site, scheme, "alice").await);
+    }
+    for thread in 0..3 {
+        assert_eq!(tasks(&admin, thread).await, 2.0, "of thread {thread}");
+    }
+    // Each to each: some pairs share a thread, and most do not.
+    for from in 0..clients.len() {
+        for to in (0..clients.len()).filter(|&to| to != from) {
+            let text = format!("from {from} to {to}");
+            let message = Send::text(&clients[from].1.to(&clients[to].1), "m", &text);
+            assert_eq!(clients[from].0.send(&message).await.status(), 200);
+            assert_eq!(clients[to].0.receive().await.text(), text);
+        }
+    }
+    for thread in 0..3 {
+        let busy = format!("msrp_relay_thread_busy_seconds_total{{thread=\"{thread}\"}}");
+        assert!(admin.metric(&busy).await > 0.0, "thread {thread}");
+    }
+    drop(clients);
+    within("the connections to end", async {
+        while tasks(&admin, 0).await + tasks(&admin, 1).await + tasks(&admin, 2).await > 0.0 {}
+    })
+    .await;
+    daemon.assert_well();
+}
+
+#[tokio::test]
+async fn without_the_setting_there_is_one_for_each_processor() {
+    let site = Site::new();
+    let daemon = Daemon::start(RELAY, &site, &Settings::default()).await;
+    assert_eq!(threads(&daemon).len(), thread::available_parallelism().unwrap().get());
+}
+
+#[tokio::test]
+async fn connections_to_sip_upstreams_are_on_them_too() {
+    let site = Site::new();
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let settings = Settings {
+        threads: Some(1),
+        sip_tcp: Some("127.0.0.1:0".into()),
+        sip: Some(format!("sip_upstream: [ {{ uri: 'sip://{}' }} ]", upstream.local_addr().unwrap())),
+        ..with_admin()
+    };
+    let daemon = Daemon::start(RELAY, &site, &settings).await;
+    let _connection = within("the edge to connect", upstream.accept()).await.unwrap();
+    let admin = Admin::of(&daemon).await.remove(0);
+    // Nobody else is there.
+    assert!(tasks(&admin, 0).await > 0.0);
+}

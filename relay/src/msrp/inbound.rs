@@ -61,7 +61,7 @@ pub struct Inbound {
     link: Arc<Link>,
     decoder: Decoder,
     current: Current,
-    waiting: Option<Waiting>,
+    waiting: Option<Box<Waiting>>,
     /// The link whose control backlog has held up others here for too long: until that goes down, what
     /// would wait for it is refused.
     overfull: Option<u64>,

@@ -72,7 +72,7 @@ type FailedElsewhere = HashMap<Box<str>, u32>;
 pub struct Link {
     id: u64,
     kind: LinkKind,
-    settings: LinkSettings,
+    send_timeout: Duration,
     random: Arc<dyn Random>,
     counters: Arc<Counters>,
     peer: OnceLock<Peer>,
@@ -130,7 +130,7 @@ impl Link {
         Arc::new(Self {
             id,
             kind,
-            settings,
+            send_timeout: settings.send_timeout,
             random,
             counters,
             peer: OnceLock::new(),
@@ -396,7 +396,7 @@ impl Link {
     /// who write here need not wake the link's own task for each message to set its timer again.
     pub fn deadline(&self) -> Option<Instant> {
         let mut state = self.state.lock();
-        let stuck = state.stuck_since.map(|since| since + self.settings.send_timeout);
+        let stuck = state.stuck_since.map(|since| since + self.send_timeout);
         let deadline = state.queue.used().and_then(Outbound::deadline);
         state.announced = [state.announced, deadline, stuck].into_iter().flatten().min();
         state.announced
@@ -408,7 +408,7 @@ impl Link {
         let (expired, stuck) = {
             let mut state = self.state.lock();
             state.announced = state.announced.filter(|&announced| announced > now);
-            let stuck = state.stuck_since.is_some_and(|since| now >= since + self.settings.send_timeout);
+            let stuck = state.stuck_since.is_some_and(|since| now >= since + self.send_timeout);
             (state.queue.used_mut().map(|queue| queue.expired(now)).unwrap_or_default(), stuck)
         };
         self.count(Count::TransactionsTimedOut, expired.len() as u64);

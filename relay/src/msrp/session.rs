@@ -133,7 +133,7 @@ pub struct Session {
     changes: AtomicU64,
     from_owner: Traffic,
     to_owner: Traffic,
-    bindings: Mutex<SmallVec<[Binding; 1]>>,
+    bindings: Mutex<Vec<Binding>>,
     /// Locked within the bindings' lock, or without it.
     others: Mutex<OtherPeers>,
     /// The connections that an owning relay has used for it.
@@ -153,7 +153,7 @@ struct Binding {
 /// Peers that a session has no binding for: those it had one for, and those that are clients of this relay too.
 #[derive(Debug, Default)]
 struct OtherPeers {
-    peers: SmallVec<[MsrpUri; 1]>,
+    peers: Vec<MsrpUri>,
     /// There were more than are remembered.
     more: bool,
 }
@@ -240,7 +240,7 @@ impl Session {
     pub fn peers(&self) -> (Vec<MsrpUri>, bool) {
         let bindings = self.bindings.lock();
         let others = self.others.lock();
-        let mut peers = others.peers.to_vec();
+        let mut peers = others.peers.clone();
         for Binding { uri, .. } in bindings.iter() {
             if !peers.contains(uri) {
                 peers.push(uri.clone());
@@ -372,7 +372,7 @@ enum Others {
 }
 
 fn bind_in(
-    bindings: &mut SmallVec<[Binding; 1]>,
+    bindings: &mut Vec<Binding>,
     other_peers: &Mutex<OtherPeers>,
     peer: &UriRef<'_>,
     link: &Arc<Link>,
@@ -400,6 +400,10 @@ fn bind_in(
         let_go(&bindings.remove(oldest));
     }
     link.add_session(counted_as);
+    // Most sessions have one peer.
+    if bindings.len() == bindings.capacity() {
+        bindings.reserve_exact(1);
+    }
     bindings.push(Binding { uri: peer.to_uri(), link: Arc::clone(link), counted_as });
 }
 

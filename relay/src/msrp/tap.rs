@@ -67,7 +67,7 @@ pub(super) struct Watch {
     by: SentBy,
     tag: ProcessTag,
     /// A message of whose body more is to be traced.
-    open: Option<Open>,
+    open: Option<Box<Open>>,
     /// Messages not told yet.
     counted: u64,
 }
@@ -104,7 +104,7 @@ impl Watch {
             return self.send(self.tap.now(), session, head, &[]);
         }
         let (time, head) = (self.tap.now(), head.to_vec());
-        self.open = Some(Open { time, session, head, body: Vec::new(), limit });
+        self.open = Some(Box::new(Open { time, session, head, body: Vec::new(), limit }));
     }
 
     /// Whether bytes of a body are waited for.
@@ -124,7 +124,8 @@ impl Watch {
 
     /// No more of it comes.
     pub(super) fn end(&mut self) {
-        if let Some(Open { time, session, head, body, .. }) = self.open.take() {
+        if let Some(open) = self.open.take() {
+            let Open { time, session, head, body, .. } = *open;
             self.send(time, session, &head, &body);
         }
     }

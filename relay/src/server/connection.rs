@@ -62,7 +62,8 @@ pub(super) struct MsrpConnection {
     handle: Handle,
     inbound: Inbound,
     pace: Pace,
-    websocket: Option<WebSocketFrames>,
+    /// Apart, as most connections have none.
+    websocket: Option<Box<WebSocketFrames>>,
 }
 
 /// What is between the socket and MSRP on a WebSocket. Its data frames are made where messages are: in the link's
@@ -135,7 +136,7 @@ impl MsrpConnection {
         // What a browser's certificate proves is a user, at most (see `Network::accept`).
         let pace = Pace::new(&settings.limits, &settings.timeouts, false);
         let websocket = WebSocketFrames { incoming, stuck_at: None, raw: 0, payload: 0, counted: 0 };
-        Self { pace, websocket: Some(websocket), ..self }
+        Self { pace, websocket: Some(Box::new(websocket)), ..self }
     }
 
     pub(super) fn new(network: Arc<Network>, handle: Handle, inbound: Inbound) -> Self {

@@ -222,10 +222,10 @@ impl Inbound {
                 }
                 if pushed.full {
                     // What can go goes now; the question is asked again before the next read.
-                    self.waiting = Some(Waiting {
+                    self.waiting = Some(Box::new(Waiting {
                         since: self.last_read,
                         on: WaitingOn::Lane(Arc::clone(&forward.target), key),
-                    });
+                    }));
                 }
                 Ok(())
             }

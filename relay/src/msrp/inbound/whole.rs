@@ -100,7 +100,7 @@ impl Inbound {
                     self.link.count(Count::OthersForwarded, 1);
                 }
                 if pushed.full {
-                    self.waiting = Some(Waiting { since: now, on: WaitingOn::Control(route.link) });
+                    self.waiting = Some(Box::new(Waiting { since: now, on: WaitingOn::Control(route.link) }));
                 }
             }
             Ok(None) => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::event::Direction;
@@ -31,6 +31,10 @@ pub const DEFAULT_BACKLOG: i32 = 4096;
 /// The first and the longest pause after an accept that failed for want of resources. Nothing else
 /// can be done than to wait for connections to end, and trying on without a pause burns a core.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Handshakes of a listener that may wait for their first turn. While there are so many, further connections wait in the
+/// kernel's backlog: who comes to a relay that has no time is better told so by TCP than by a connection that is silent.
+pub const MAX_UNSTARTED: usize = 256;
 
 /// What runs directly on the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -388,15 +392,16 @@ impl BoundListener {
     /// Accepts until that is over.
     async fn accept<A: Acceptor>(&self, handshakes: &mut JoinSet<()>, acceptor: &Arc<A>) {
         let mut accepting = self.control.accepting.subscribe();
+        let unstarted = Arc::new(Semaphore::new(MAX_UNSTARTED));
         let mut pause = Pause::default();
         loop {
             let now = *accepting.borrow_and_update();
             if now == Accepting::Off {
                 return;
             }
-            let (tcp, peer) = tokio::select! {
+            let (tcp, peer, place) = tokio::select! {
                 _ = accepting.changed() => continue,
-                accepted = self.control.socket.accept(), if now == Accepting::On => match accepted {
+                accepted = self.next(&unstarted), if now == Accepting::On => match accepted {
                     Ok(connection) => {
                         pause.over(self.control.local);
                         connection
@@ -423,8 +428,18 @@ impl BoundListener {
                 },
                 Some(_) = handshakes.join_next() => continue,
             };
-            self.take(tcp, canonical(peer), handshakes, acceptor);
+            self.take(tcp, canonical(peer), place, handshakes, acceptor);
         }
+    }
+
+    /// The next connection, when there is a place for its handshake.
+    async fn next(
+        &self,
+        unstarted: &Arc<Semaphore>,
+    ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+        let place = Arc::clone(unstarted).acquire_owned().await.map_err(io::Error::other)?;
+        let (tcp, peer) = self.control.socket.accept().await?;
+        Ok((tcp, peer, place))
     }
 
     /// Takes one connection in, or begins its handshake.
@@ -432,6 +447,7 @@ impl BoundListener {
         &self,
         tcp: TcpStream,
         peer: SocketAddr,
+        place: OwnedSemaphorePermit,
         handshakes: &mut JoinSet<()>,
         acceptor: &Arc<A>,
     ) {
@@ -462,7 +478,10 @@ impl BoundListener {
         if proxied || settings.transport == Transport::Tls || settings.websocket.is_some() {
             let entry = Arc::clone(ticket.entry());
             let handshake = self.handshake(tcp, peer, proxied, ticket, settings, acceptor.clone());
-            entry.set_handshake(handshakes.spawn(handshake));
+            entry.set_handshake(handshakes.spawn(async move {
+                drop(place);
+                handshake.await;
+            }));
             return;
         }
         let Some(ticket) = counted(ticket, &**acceptor) else { return };

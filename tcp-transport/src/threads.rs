@@ -20,11 +20,20 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, EnterGuard, Handle, RuntimeMetrics};
 use tokio::sync::watch;
+
+/// After how many turns of tasks a thread looks for sockets that are ready and timers that are over, if it has more to do.
+/// A connection that has much to read is back for its next turn at once, which may take some 0.1 ms; others wait for no
+/// more than so many of those.
+const TURNS_BETWEEN_LOOKS: u32 = 8;
+
+/// After how many turns it takes a task that somebody on another thread has woken or begun.
+const TURNS_BETWEEN_OTHERS: u32 = 4;
 
 /// See the [module documentation](self).
 #[derive(Debug)]
@@ -41,6 +50,8 @@ pub struct Threads {
 pub struct Thread {
     handle: Handle,
     metrics: RuntimeMetrics,
+    /// Fails to upgrade when it has ended.
+    alive: Weak<()>,
 }
 
 impl Threads {
@@ -64,7 +75,8 @@ impl Threads {
         let first = self.first.fetch_add(1, Ordering::Relaxed) % self.all.len();
         let (before, from) = self.all.split_at(first);
         let in_turn = from.iter().chain(before);
-        in_turn.min_by_key(|thread| thread.tasks()).unwrap_or(&self.all[0])
+        // One that has ended has none, and is none for more.
+        in_turn.min_by_key(|thread| (thread.has_ended(), thread.tasks())).unwrap_or(&self.all[0])
     }
 
     /// All of them.
@@ -87,17 +99,28 @@ impl Threads {
 
 impl Thread {
     fn start(name: String, mut end: watch::Receiver<()>) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .event_interval(TURNS_BETWEEN_LOOKS)
+            .global_queue_interval(TURNS_BETWEEN_OTHERS)
+            .build()?;
         let handle = runtime.handle().clone();
         let metrics = handle.metrics();
+        let living = Arc::new(());
+        let alive = Arc::downgrade(&living);
         thread::Builder::new().name(name).spawn(move || {
+            let _living = living;
             // Told, or nobody is left who could tell.
             let _ = runtime.block_on(end.changed());
             // Whatever blocks (a lookup of a name) is not waited for.
             runtime.shutdown_background();
             drop(end);
         })?;
-        Ok(Self { handle, metrics })
+        Ok(Self { handle, metrics, alive })
+    }
+
+    fn has_ended(&self) -> bool {
+        self.alive.strong_count() == 0
     }
 
     /// How many tasks it has; that is connections, those in a handshake included, and the little else that they begin.
@@ -112,12 +135,23 @@ impl Thread {
         self.metrics.worker_total_busy_duration(0)
     }
 
-    /// Waits until it has got round to a task; an error if it has ended.
+    /// Waits until it has got round to a task behind all that it has to do now.
     ///
     /// # Errors
     /// It has ended.
     pub async fn turn(&self) -> Result<(), Ended> {
         self.handle.spawn(std::future::ready(())).await.map_err(|_| Ended)
+    }
+
+    /// Whether it gets from one task to the next: it has a turn for us within this time, or has others before that.
+    /// `false` if one of its tasks does not end its turn, or the thread has ended.
+    pub async fn gets_on(&self, patience: Duration) -> bool {
+        let before = self.busy();
+        match tokio::time::timeout(patience, self.turn()).await {
+            Ok(turn) => turn.is_ok(),
+            // Told after some turns, never within one.
+            Err(_) => self.busy() > before,
+        }
     }
 }
 

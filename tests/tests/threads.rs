@@ -5,7 +5,7 @@
 use std::fs;
 use std::thread;
 
-use tests::{Admin, Client, Daemon, Scheme, Send, Settings, Site, within};
+use tests::{Admin, Client, Daemon, Listener, Scheme, Send, Session, Settings, Site, within};
 use tokio::net::TcpListener;
 
 const RELAY: &str = env!("CARGO_BIN_EXE_msrp-relay-under-test");
@@ -82,6 +82,25 @@ async fn without_the_setting_there_is_one_for_each_processor() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_opened_goes_where_the_fewest_are() {
+    let site = Site::new();
+    let daemon = Daemon::start(RELAY, &site, &Settings { threads: Some(2), ..with_admin() }).await;
+    let admin = Admin::of(&daemon).await.remove(0);
+    let (mut alice, session) = Client::with_session(&daemon, &site, Scheme::Msrp, "alice").await;
+    let peer = Listener::bind("127.0.0.1", None).await.unwrap();
+    let uri = peer.uri("127.0.0.1");
+    let message = Send::text(&session.to(&Session::without_relay(&uri)), "m", "hello");
+    assert_eq!(alice.send(&message).await.status(), 200);
+    let mut bob = peer.accept(&uri).await;
+    assert_eq!(bob.receive().await.text(), "hello");
+    // Lookups of names and the like end.
+    within("one connection on each", async {
+        while (tasks(&admin, 0).await, tasks(&admin, 1).await) != (1.0, 1.0) {}
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn connections_to_sip_upstreams_are_on_them_too() {
     let site = Site::new();
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -94,6 +113,6 @@ async fn connections_to_sip_upstreams_are_on_them_too() {
     let daemon = Daemon::start(RELAY, &site, &settings).await;
     let _connection = within("the edge to connect", upstream.accept()).await.unwrap();
     let admin = Admin::of(&daemon).await.remove(0);
-    // Nobody else is there.
-    assert!(tasks(&admin, 0).await > 0.0);
+    // Nobody else is there: the one is the connection's, the other opens it anew when it ends.
+    assert_eq!(tasks(&admin, 0).await, 2.0);
 }

@@ -36,7 +36,8 @@ pub(super) struct RunArgs {
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     // There is one thread yet.
     let inherited = Inherited::from_env();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // Connections are on threads of their own (`threads`). This is for the rest: one is enough, unless something blocks it.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     // From here on none of them ends the process by itself.
     let mut signals = {
         let _entered = runtime.enter();

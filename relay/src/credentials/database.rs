@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 
 use msrp_proto::digest::{Algorithm, Ha1};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tracing::{debug, info, warn};
 
@@ -97,6 +98,9 @@ struct Inner {
     connections: Semaphore,
     away: AtomicBool,
     probing: AtomicBool,
+    /// Where it is asked and its connections are, wherever somebody wants to know: they are not for the threads that
+    /// traffic is on.
+    runtime: OnceLock<Handle>,
     counts: Counts,
 }
 
@@ -168,6 +172,7 @@ impl Database {
             connections,
             away: AtomicBool::new(false),
             probing: AtomicBool::new(false),
+            runtime: OnceLock::new(),
             counts: Counts::default(),
         }))
     }
@@ -217,7 +222,11 @@ impl Inner {
         queries.insert(query.user.as_str().into(), answer.clone());
         drop(queries);
         // Of its own, so that it ends whoever else ends.
-        tokio::spawn(Arc::clone(self).answer(query.user.clone(), query.realm.clone(), tell));
+        let answering = Arc::clone(self).answer(query.user.clone(), query.realm.clone(), tell);
+        match self.runtime.get() {
+            Some(runtime) => runtime.spawn(answering),
+            None => tokio::spawn(answering),
+        };
         Some(answer)
     }
 
@@ -399,6 +408,9 @@ impl Credentials for Database {
     }
 
     fn begin(&self) {
+        if let Ok(runtime) = Handle::try_current() {
+            let _ = self.0.runtime.set(runtime);
+        }
         self.0.begin_probing();
     }
 

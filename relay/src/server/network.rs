@@ -541,7 +541,8 @@ impl Dialer for RelayDialer {
 
     fn dial(&self, link: Arc<Link>) {
         if let Some(network) = self.0.upgrade() {
-            tokio::spawn(network.connect(link));
+            let _entered = network.enter_thread();
+            tokio::spawn(Arc::clone(&network).connect(link));
         }
     }
 

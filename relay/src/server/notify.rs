@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tcp_transport::threads::Ended;
+use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use super::{Control, DrainCause, DrainStatus};
@@ -118,7 +118,8 @@ pub async fn drains(control: Arc<Control>, notifier: Arc<Notifier>) {
 /// Feeds the service manager's watchdog, if it has one for this process, until it is dropped.
 ///
 /// What it proves: the runtime runs tasks, on some other thread than this one as it comes, no lock around the sessions is
-/// held for ever, and every thread for connections gets round to its tasks. Traffic that is slow for want of processors does not keep it from that.
+/// held for ever, and every thread for connections gets from one task to the next. Traffic that is slow for want of
+/// processors does not keep it from that.
 pub async fn watchdog(control: Arc<Control>, notifier: Arc<Notifier>) {
     let Some(timeout) = sd_notify::watchdog_enabled() else { return };
     let mut ticks = tokio::time::interval(timeout / 2);
@@ -126,15 +127,66 @@ pub async fn watchdog(control: Arc<Control>, notifier: Arc<Notifier>) {
     loop {
         ticks.tick().await;
         let control = Arc::clone(&control);
-        let alive = tokio::spawn(async move {
-            control.relay().sessions().len();
-            for thread in control.threads() {
-                thread.turn().await?;
-            }
-            Ok::<_, Ended>(())
-        });
-        if matches!(alive.await, Ok(Ok(()))) {
+        if is_alive(control, timeout / 4).await {
             notifier.tell(&[NotifyState::Watchdog]);
         }
+    }
+}
+
+/// Whether all of it gets on, within the time.
+async fn is_alive(control: Arc<Control>, patience: Duration) -> bool {
+    let mut all = JoinSet::new();
+    for number in 0..control.threads().len() {
+        let control = Arc::clone(&control);
+        all.spawn(async move {
+            match control.threads().get(number) {
+                Some(thread) => thread.gets_on(patience).await,
+                None => true,
+            }
+        });
+    }
+    all.spawn(async move {
+        control.relay().sessions().len();
+        true
+    });
+    while let Some(alive) = all.join_next().await {
+        if !alive.unwrap_or(false) {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::server::Server;
+
+    #[tokio::test]
+    async fn a_thread_that_hangs_ends_the_watchdogs_food_and_a_server_that_is_dropped_its_threads() {
+        let text = "domain: relay.test\nthreads: 2\nlisteners: [ { uri: 'msrp://127.0.0.1:0' } ]\n";
+        let config = Config::parse(text, Path::new(""), "relay.yaml");
+        let server = Server::start(config.unwrap_or_else(|errors| panic!("{errors}"))).await.unwrap();
+        let control = Arc::clone(server.control());
+        assert!(is_alive(Arc::clone(&control), Duration::from_secs(60)).await);
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let (dropped, ended) = tokio::sync::oneshot::channel::<()>();
+        {
+            let _entered = control.network().enter_thread();
+            tokio::spawn(async move {
+                let _ = wait.recv();
+                let _dropped = dropped;
+                std::future::pending::<()>().await;
+            });
+        }
+        assert!(!is_alive(Arc::clone(&control), Duration::from_millis(100)).await);
+        drop(done);
+        assert!(is_alive(Arc::clone(&control), Duration::from_secs(60)).await);
+        // Without `stop`: its connections do not go on without it.
+        drop(server);
+        assert!(ended.await.is_err());
     }
 }

@@ -26,7 +26,7 @@ use std::time::Duration;
 use tcp_transport::Registry;
 use tcp_transport::connection::CloseReason;
 use tokio::sync::mpsc;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::handover::{self, HandOver};
 use super::leavers::Leavers;
@@ -187,8 +187,10 @@ impl Server {
             // Whoever has turned out to be for none of them meanwhile is served here.
             close_all(connections).await;
         }
-        if let Some(threads) = &self.control.network().threads {
-            threads.stop().await;
+        if let Some(threads) = &self.control.network().threads
+            && tokio::time::timeout(CLOSE_TIMEOUT, threads.stop()).await.is_err()
+        {
+            warn!("a thread for connections does not end: it is left");
         }
         if let Some(counters) = self.control.hep_counters() {
             hep::log_end(&counters);

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::sync::mpsc;
 
+use tcp_transport::listener::MAX_UNSTARTED;
 use tcp_transport::tls::{HandshakeError, ServerDomains};
 use tcp_transport::{
-    Acceptor, BoundListener, CloseReason, Connector, DriverSettings, Flow, ListenerSettings, Protocol,
-    Stream, Target, Threads, Transmit, Transport, connection,
+    Acceptor, BoundListener, CloseReason, Connector, DriverSettings, Flow, Ledger, ListenerSettings,
+    Protocol, Stream, Target, Threads, Transmit, Transport, connection,
 };
 
 use crate::common::{LOCALHOST, Pki, client_domain, patiently, read_up_to, server_domains, server_settings};
@@ -228,6 +229,110 @@ async fn the_last_owner_ends_them() {
     }
     drop(threads);
     assert!(patiently("its task to be dropped", end).await.is_err());
+}
+
+#[tokio::test]
+async fn whether_one_gets_on_is_told_from_much_to_do() {
+    let threads = threads(1);
+    let thread = &threads.all()[0];
+    let moment = Duration::from_millis(200);
+    assert!(thread.gets_on(Duration::from_secs(60)).await, "it is idle");
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    {
+        let _entered = threads.enter();
+        tokio::spawn(async move {
+            let _ = wait.recv();
+        });
+    }
+    assert!(!thread.gets_on(moment).await, "a task does not end its turn");
+    drop(done);
+    assert!(thread.gets_on(Duration::from_secs(60)).await, "it is over");
+    {
+        let _entered = threads.enter();
+        for _ in 0..10_000 {
+            tokio::spawn(async { thread::sleep(Duration::from_millis(5)) });
+        }
+    }
+    assert!(thread.gets_on(moment).await, "it has much to do, and does it");
+    threads.end();
+    patiently("the end", threads.stop()).await;
+    assert!(!thread.gets_on(moment).await);
+}
+
+#[tokio::test]
+async fn a_busy_thread_still_looks_after_its_other_connections() {
+    let threads = threads(1);
+    let (address, mut seen) = listen(plain(), Arc::default(), &threads);
+    let client = connect(address).await;
+    assert!(matches!(next(&mut seen).await, Seen::Accepted(_)));
+    // One that has always more to do, and counts its turns.
+    let turns = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    {
+        let _entered = threads.enter();
+        let turns = Arc::clone(&turns);
+        // As a connection's task does that has more to read; tokio's own yield would look for events each time.
+        tokio::spawn(std::future::poll_fn::<(), _>(move |cx| {
+            turns.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(1));
+            cx.waker().wake_by_ref();
+            std::task::Poll::Pending
+        }));
+    }
+    let mut waited = Vec::new();
+    for _ in 0..41 {
+        let before = turns.load(std::sync::atomic::Ordering::Relaxed);
+        client.write_all(b"x").await.unwrap();
+        let Seen::Received(_) = next(&mut seen).await else { panic!("not read") };
+        waited.push(turns.load(std::sync::atomic::Ordering::Relaxed) - before);
+        let Seen::Expired(_) = next(&mut seen).await else { panic!("no timer") };
+    }
+    waited.sort_unstable();
+    assert!(waited[20] <= 16, "turns of another task before it was read: {waited:?}");
+}
+
+#[tokio::test]
+async fn handshakes_that_have_to_wait_are_bounded() {
+    let pki = Pki::new();
+    let ca = pki.ca("ca");
+    let identity = pki.identity(&ca, "relay", &["127.0.0.1"]);
+    let domains = server_domains(&server_settings("relay", &identity, &ca));
+    let mut settings = ListenerSettings::new(LOCALHOST.parse().unwrap(), Transport::Tls);
+    settings.tls_domain = Some("relay".into());
+    let threads = threads(1);
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    {
+        let _entered = threads.enter();
+        tokio::spawn(async move {
+            let _ = wait.recv();
+        });
+    }
+    let ledger = Arc::<Ledger>::default();
+    let listener = BoundListener::bind(settings, domains).unwrap();
+    let listener = listener.with_threads(Arc::clone(&threads)).with_ledger(Arc::clone(&ledger));
+    let address = listener.local_addr();
+    let (sender, _seen) = mpsc::unbounded_channel();
+    tokio::spawn(listener.run(Arc::new(Tellers(sender))));
+    let mut clients = Vec::new();
+    for _ in 0..MAX_UNSTARTED + 10 {
+        clients.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    patiently("so many to be taken", async {
+        while ledger.len() < MAX_UNSTARTED {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ledger.len(), MAX_UNSTARTED);
+    drop(done);
+    patiently("all to be taken", async {
+        while ledger.len() < MAX_UNSTARTED + 10 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -61,7 +61,6 @@ pub(in crate::server) async fn connect(
     sent.unwrap_or_else(|late| Err(late.into()))?;
     let adopted =
         Adopted { peer: here, local: here, transport: Transport::Tcp, scheme: None, lifetime: None };
-    let _entered = network.enter_thread();
     let stream = Stream::adopt(ours.into(), &adopted, network.ledger())?;
     Ok((stream, peer(pid)))
 }

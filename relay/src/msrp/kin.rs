@@ -116,7 +116,7 @@ impl Relay {
     /// Opens the connection that stands for `relay` at another process, whose URI this is.
     fn stand_for(&self, relay: &Arc<Link>, process: ProcessTag, uri: &UriRef<'_>, now: Instant) -> Arc<Link> {
         let (target, listener) = (self.target(uri, Some(process), relay.listener()), relay.listener());
-        let link = self.new_link(LinkKind::Dialled { target, listener });
+        let link = self.new_link(LinkKind::Dialled { target: Box::new(target), listener });
         link.set_stands_for(relay);
         relay.standing().set(process, &link);
         self.dial(&link, now);

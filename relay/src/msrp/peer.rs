@@ -47,7 +47,7 @@ pub enum LinkKind {
     /// Opened by us.
     Dialled {
         /// Where to.
-        target: Target,
+        target: Box<Target>,
         /// The listener of the message it was opened for.
         listener: Option<usize>,
     },

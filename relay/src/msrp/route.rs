@@ -373,7 +373,7 @@ impl Relay {
         if let Some(link) = self.routes.open_to(&target).filter(|link| link.is_open()) {
             return link;
         }
-        let link = self.new_link(LinkKind::Dialled { target: target.clone(), listener });
+        let link = self.new_link(LinkKind::Dialled { target: Box::new(target.clone()), listener });
         // Two requests may come here at once: one connection serves both.
         let winner = {
             let mut dialled = self.routes.dialled.lock();

@@ -100,7 +100,8 @@ impl Driver {
             // From here on also a panic or an abort reports the reason that counts.
             life.reason = Some(reason.clone());
             if let Some(mut farewell) = Farewell::on(&reason) {
-                let mut limit = std::pin::pin!(tokio::time::sleep(close_linger));
+                // Apart: every connection would have room for it all its life.
+                let mut limit = Box::pin(tokio::time::sleep(close_linger));
                 let mut last_words = matches!(farewell, Farewell::Transmit);
                 contain(|cx| {
                     if std::mem::take(&mut last_words) {

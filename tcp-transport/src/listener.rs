@@ -20,7 +20,7 @@ use crate::proxy_protocol::{self, IpNetwork, PROXY_HEADER_TIMEOUT, ProxyError};
 use crate::scheme::Scheme;
 use crate::socket::{SocketOptions, set_reuse_port};
 use crate::stream::Stream;
-use crate::threads::Threads;
+use crate::threads::{Thread, Threads};
 use crate::tls::{self, DEFAULT_HANDSHAKE_TIMEOUT, HandshakeError, ServerDomains};
 use crate::ws;
 
@@ -33,7 +33,8 @@ pub const DEFAULT_BACKLOG: i32 = 4096;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// Handshakes of a listener that may wait for their first turn. While there are so many, further connections wait in the
-/// kernel's backlog: who comes to a relay that has no time is better told so by TCP than by a connection that is silent.
+/// kernel's backlog: who comes to a relay that has no time is better told so by TCP than by a handshake that is silent.
+/// A thread for connections gets its share of them, so that one that hangs does not keep others from them.
 pub const MAX_UNSTARTED: usize = 256;
 
 /// What runs directly on the socket.
@@ -245,6 +246,7 @@ pub enum Accepting {
     /// Not now: those that come wait in the socket's backlog. Handshakes under way go on.
     Paused,
     /// Never again: [`BoundListener::run`] lets go of the socket, and is done when the handshakes are that are under way.
+    /// Connections in the backlog are closed with it, unless another process has the socket.
     Off,
 }
 
@@ -394,10 +396,14 @@ impl BoundListener {
         let mut accepting = self.control.accepting.subscribe();
         let unstarted = Arc::new(Semaphore::new(MAX_UNSTARTED));
         let mut pause = Pause::default();
+        let mut told = None;
         loop {
             let now = *accepting.borrow_and_update();
             if now == Accepting::Off {
                 return;
+            }
+            if unstarted.available_permits() == 0 {
+                tell_no_time(self.control.local, &mut told);
             }
             let (tcp, peer, place) = tokio::select! {
                 _ = accepting.changed() => continue,
@@ -469,19 +475,17 @@ impl BoundListener {
         ticket.entry().set_lifetime(settings.lifetime);
         // It fails only on a socket that is dead already, which shows itself below.
         let _ = settings.socket.apply(&SockRef::from(&tcp), &self.control.local);
-        let _entered = self.threads.as_ref().map(|threads| threads.enter());
+        let thread = self.threads.as_ref().map(|threads| threads.least());
+        let _entered = thread.map(Thread::enter);
         let tcp = match self.placed(tcp) {
             Ok(tcp) => tcp,
             Err(error) => return fail(HandshakeError::Io(error), &ticket, &**acceptor),
         };
-        let proxied = settings.proxy_from.iter().any(|network| network.contains(peer.ip()));
-        if proxied || settings.transport == Transport::Tls || settings.websocket.is_some() {
+        if is_proxy(&settings, peer) || settings.transport == Transport::Tls || settings.websocket.is_some() {
             let entry = Arc::clone(ticket.entry());
-            let handshake = self.handshake(tcp, peer, proxied, ticket, settings, acceptor.clone());
-            entry.set_handshake(handshakes.spawn(async move {
-                drop(place);
-                handshake.await;
-            }));
+            let places = (place, thread.map(Thread::starting));
+            let handshake = self.handshake(tcp, peer, ticket, places, settings, acceptor.clone());
+            entry.set_handshake(handshakes.spawn(handshake));
             return;
         }
         let Some(ticket) = counted(ticket, &**acceptor) else { return };
@@ -506,14 +510,16 @@ impl BoundListener {
         &self,
         mut tcp: TcpStream,
         mut peer: SocketAddr,
-        proxied: bool,
         ticket: Ticket,
+        places: (OwnedSemaphorePermit, Option<Arc<()>>),
         settings: Arc<ListenerSettings>,
         acceptor: Arc<A>,
     ) -> impl Future<Output = ()> + Send + use<A> {
         let domains = self.domains.clone();
         async move {
-            if proxied {
+            // Its first turn.
+            drop(places);
+            if is_proxy(&settings, peer) {
                 match proxy_protocol::read(&mut tcp, PROXY_HEADER_TIMEOUT).await {
                     Ok(header) => {
                         if let Some(client) = header.client {
@@ -541,6 +547,20 @@ impl BoundListener {
                 (Err(error), _) => fail(error, &ticket, &*acceptor),
             }
         }
+    }
+}
+
+/// Whether the peer is a proxy that says whose connection it passes on.
+fn is_proxy(settings: &ListenerSettings, peer: SocketAddr) -> bool {
+    settings.proxy_from.iter().any(|network| network.contains(peer.ip()))
+}
+
+/// Further connections wait in the backlog: a line a minute.
+fn tell_no_time(listener: SocketAddr, told: &mut Option<tokio::time::Instant>) {
+    let now = tokio::time::Instant::now();
+    if told.is_none_or(|told| now.duration_since(told) >= BETWEEN_LINES) {
+        *told = Some(now);
+        tracing::warn!(%listener, "handshakes come faster than they are begun: further connections wait");
     }
 }
 

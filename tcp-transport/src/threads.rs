@@ -27,6 +27,8 @@ use std::time::Duration;
 use tokio::runtime::{Builder, EnterGuard, Handle, RuntimeMetrics};
 use tokio::sync::watch;
 
+use crate::listener::MAX_UNSTARTED;
+
 /// After how many turns of tasks a thread looks for sockets that are ready and timers that are over, if it has more to do.
 /// A connection that has much to read is back for its next turn at once, which may take some 0.1 ms; others wait for no
 /// more than so many of those.
@@ -52,6 +54,8 @@ pub struct Thread {
     metrics: RuntimeMetrics,
     /// Fails to upgrade when it has ended.
     alive: Weak<()>,
+    /// Handed out to those that wait for their first turn.
+    unstarted: Arc<()>,
 }
 
 impl Threads {
@@ -68,15 +72,19 @@ impl Threads {
 
     /// Enters the one with the fewest tasks, until the guard is dropped.
     pub fn enter(&self) -> EnterGuard<'_> {
-        self.least().handle.enter()
+        self.least().enter()
     }
 
-    fn least(&self) -> &Thread {
+    /// The one with the fewest tasks, of those that get round to new ones.
+    #[must_use]
+    pub fn least(&self) -> &Thread {
+        let most = MAX_UNSTARTED / self.all.len();
         let first = self.first.fetch_add(1, Ordering::Relaxed) % self.all.len();
         let (before, from) = self.all.split_at(first);
         let in_turn = from.iter().chain(before);
-        // One that has ended has none, and is none for more.
-        in_turn.min_by_key(|thread| (thread.has_ended(), thread.tasks())).unwrap_or(&self.all[0])
+        // One that has ended has none; one that hangs would get them all the same, and keep them.
+        let order = |thread: &&Thread| (thread.has_ended(), thread.unstarted() >= most, thread.tasks());
+        in_turn.min_by_key(order).unwrap_or(&self.all[0])
     }
 
     /// All of them.
@@ -116,7 +124,21 @@ impl Thread {
             runtime.shutdown_background();
             drop(end);
         })?;
-        Ok(Self { handle, metrics, alive })
+        Ok(Self { handle, metrics, alive, unstarted: Arc::default() })
+    }
+
+    /// Enters it, until the guard is dropped.
+    pub fn enter(&self) -> EnterGuard<'_> {
+        self.handle.enter()
+    }
+
+    /// For a task that waits for its first turn here, which drops it then.
+    pub(crate) fn starting(&self) -> Arc<()> {
+        Arc::clone(&self.unstarted)
+    }
+
+    fn unstarted(&self) -> usize {
+        Arc::strong_count(&self.unstarted) - 1
     }
 
     fn has_ended(&self) -> bool {

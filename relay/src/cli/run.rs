@@ -181,7 +181,7 @@ async fn serve(mut server: Server, program: Program, signals: Signals) -> anyhow
     let stopping = Arc::clone(&control);
     let hangups = tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            // It waits for disks, and this is a thread of the traffic's.
+            // It waits for disks, and others have to do on this thread.
             let stopping = Arc::clone(&stopping);
             let _ = tokio::task::spawn_blocking(move || stopping.reopen_files()).await;
             info!(

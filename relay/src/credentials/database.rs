@@ -93,7 +93,7 @@ struct Inner {
     store: OnceLock<Store>,
     cache: Mutex<Recent<Box<str>, Cached>>,
     /// The users who are being asked for.
-    queries: Mutex<HashMap<Box<str>, watch::Receiver<Option<Answer>>>>,
+    queries: Queries,
     /// One for each connection of the pool: who waits for one is told from who waits for the database.
     connections: Semaphore,
     away: AtomicBool,
@@ -103,6 +103,21 @@ struct Inner {
     runtime: OnceLock<Handle>,
     counts: Counts,
 }
+
+/// A user who is being asked for, until it is dropped.
+struct Asked<'a> {
+    queries: &'a Queries,
+    user: &'a str,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.queries.lock().remove(self.user);
+    }
+}
+
+/// The users who are being asked for.
+type Queries = Mutex<HashMap<Box<str>, watch::Receiver<Option<Answer>>>>;
 
 /// See [`CredentialStats`].
 #[derive(Default)]
@@ -231,6 +246,8 @@ impl Inner {
     }
 
     async fn answer(self: Arc<Self>, user: String, realm: String, tell: watch::Sender<Option<Answer>>) {
+        // Also if it comes to nothing: who asks next must not wait for an answer that nobody gives.
+        let asked = Asked { queries: &self.queries, user: &user };
         let answer = self.query(&user, &realm).await;
         let row = match &answer {
             Answer::User(hashes) => Some(Some(Arc::clone(hashes))),
@@ -241,7 +258,7 @@ impl Inner {
             let since = tokio::time::Instant::now().into_std();
             self.cache.lock().insert(user.as_str().into(), Cached { row, since });
         }
-        self.queries.lock().remove(&*user);
+        drop(asked);
         tell.send_replace(Some(answer));
     }
 

@@ -39,7 +39,7 @@ pub struct Control {
     /// `tls.expiry_warning`.
     pub(super) expiry_warning: Arc<Mutex<Duration>>,
     started: Started,
-    /// What carries the traffic: whatever is begun by order of the admin interface, which has a runtime of its own,
+    /// What the relay was started on: whatever is begun by order of the admin interface, which has a runtime of its own,
     /// belongs there.
     pub(super) runtime: Handle,
     pub(super) lifecycle: Lifecycle,
@@ -84,7 +84,7 @@ pub struct ConnectionInfo {
 }
 
 impl Control {
-    /// To be called on the runtime that carries the traffic.
+    /// To be called on the runtime that the relay is started on.
     pub(super) fn new(mut parts: Parts, lifecycle: Lifecycle) -> Self {
         let config = parts.config.clone();
         // Those that a reload replaces are to end: a database is probed for as long as it is there.

@@ -140,8 +140,11 @@ async fn is_alive(control: Arc<Control>, patience: Duration) -> bool {
         let control = Arc::clone(&control);
         all.spawn(async move {
             match control.threads().get(number) {
-                Some(thread) => thread.gets_on(patience).await,
-                None => true,
+                Some(thread) if !thread.gets_on(patience).await => {
+                    warn!(thread = number, "a thread for connections hangs");
+                    false
+                }
+                _ => true,
             }
         });
     }
@@ -188,5 +191,21 @@ mod tests {
         // Without `stop`: its connections do not go on without it.
         drop(server);
         assert!(ended.await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thread_that_hangs_does_not_keep_the_relay_from_ending() {
+        let text = "domain: relay.test\nthreads: 1\nlisteners: [ { uri: 'msrp://127.0.0.1:0' } ]\n";
+        let config = Config::parse(text, Path::new(""), "relay.yaml");
+        let server = Server::start(config.unwrap_or_else(|errors| panic!("{errors}"))).await.unwrap();
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        {
+            let _entered = server.control().network().enter_thread();
+            tokio::spawn(async move {
+                let _ = wait.recv();
+            });
+        }
+        server.stop(std::future::pending()).await;
+        drop(done);
     }
 }

@@ -101,6 +101,31 @@ async fn users_are_added_changed_listed_and_removed() {
 }
 
 #[tokio::test]
+async fn it_is_asked_where_it_was_begun_whoever_wants_to_know() {
+    let site = Site::new("");
+    let database = Arc::new(site.database().await);
+    database.add(&user("alice", "alicepw")).await.unwrap();
+    database.begin();
+    // A thread for connections, which ends as soon as it has asked.
+    let asking = Arc::clone(&database);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let query = query("alice", Algorithm::Md5, tokio::time::Instant::now().into_std());
+            let mut fetch = std::pin::pin!(asking.fetch(&query));
+            std::future::poll_fn(|cx| {
+                let _ = fetch.as_mut().poll(cx);
+                std::task::Poll::Ready(())
+            })
+            .await;
+        });
+    })
+    .join()
+    .unwrap();
+    assert!(knows(&database, "alice", "alicepw", Algorithm::Md5).await);
+}
+
+#[tokio::test]
 async fn names_of_table_and_columns_are_those_configured() {
     let site = Site::with(
         "[MD5, SHA-256, SHA-512-256]",

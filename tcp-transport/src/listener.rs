@@ -15,7 +15,6 @@ use tokio::task::JoinSet;
 
 use crate::event::Direction;
 use crate::ledger::{Entry, Ledger, Slots, Ticket};
-use crate::limits::LimitReached;
 use crate::proxy_protocol::{self, IpNetwork, PROXY_HEADER_TIMEOUT, ProxyError};
 use crate::scheme::Scheme;
 use crate::socket::{SocketOptions, set_reuse_port};
@@ -24,13 +23,16 @@ use crate::threads::{Thread, Threads};
 use crate::tls::{self, DEFAULT_HANDSHAKE_TIMEOUT, HandshakeError, ServerDomains};
 use crate::ws;
 
+mod acceptor;
+mod pause;
+
+pub use self::acceptor::Acceptor;
+pub(crate) use self::pause::{Pause, is_want_of_descriptors};
+use self::pause::{is_connections_own, tell_no_time};
+
 /// Connections the kernel may hold for us between two accepts: 4096. A relay that restarts gets all
 /// its clients back within a second; the kernel cuts the figure to `net.core.somaxconn` anyway.
 pub const DEFAULT_BACKLOG: i32 = 4096;
-
-/// The first and the longest pause after an accept that failed for want of resources. Nothing else
-/// can be done than to wait for connections to end, and trying on without a pause burns a core.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// Handshakes of a listener that may wait for their first turn. While there are so many, further connections wait in the
 /// kernel's backlog: who comes to a relay that has no time is better told so by TCP than by a handshake that is silent.
@@ -157,65 +159,6 @@ pub enum BindError {
         /// The address.
         addr: SocketAddr,
     },
-}
-
-/// What a listener tells, and whom it asks. Called from the accept loop and from handshake tasks, so
-/// an implementation does not block.
-pub trait Acceptor: Send + Sync + 'static {
-    /// Whether a connection from `peer` is taken at all; asked before any handshake. `false` closes
-    /// it at once.
-    fn admit(&self, peer: SocketAddr) -> bool {
-        let _ = peer;
-        true
-    }
-
-    /// A connection is there, its handshake (if any) done: start its driver.
-    fn accepted(&self, stream: Stream);
-
-    /// A client of a listener with [`ListenerSettings::websocket`] asks for a WebSocket: its request is an
-    /// opening handshake by RFC 6455, and whether its path, origin and protocols are welcome is decided
-    /// here. It may take its time (a database of credentials), within the handshake's time limit. All
-    /// are refused with 404 unless this says otherwise.
-    ///
-    /// A 401 lets the client ask again on the same connection, up to [`ws::handshake::MAX_REQUESTS`] times.
-    fn upgrade<'a>(
-        &'a self,
-        request: &'a ws::Request<'a>,
-        stream: &'a Stream,
-    ) -> impl Future<Output = ws::Answer> + Send + 'a {
-        let _ = (request, stream);
-        std::future::ready(ws::Answer::refuse(404, "There is nothing here.\n"))
-    }
-
-    /// A WebSocket is open: start its driver, with what was read already
-    /// ([`connection::open_with`](crate::connection::open_with)).
-    fn upgraded(&self, stream: Stream, opened: ws::Opened) {
-        drop((stream, opened));
-    }
-
-    /// A client's opening handshake came to nothing; the connection is closed.
-    fn upgrade_failed(&self, peer: SocketAddr, error: ws::UpgradeError) {
-        let _ = (peer, error);
-    }
-
-    /// A handshake came to nothing; the connection is closed.
-    fn handshake_failed(&self, peer: SocketAddr, error: HandshakeError);
-
-    /// A connection was closed because a limit is reached; `peer` is the client if a proxy has named it.
-    fn limit_reached(&self, peer: SocketAddr, limit: LimitReached) {
-        let _ = (peer, limit);
-    }
-
-    /// A connection of a trusted proxy was closed for want of a good PROXY protocol header.
-    fn proxy_failed(&self, proxy: SocketAddr, error: ProxyError) {
-        let _ = (proxy, error);
-    }
-
-    /// Accepting pauses because of `error` (descriptors or memory ran out). Told once until it works
-    /// again; it is logged already.
-    fn accept_paused(&self, error: &io::Error) {
-        let _ = error;
-    }
 }
 
 /// A socket that listens.
@@ -555,15 +498,6 @@ fn is_proxy(settings: &ListenerSettings, peer: SocketAddr) -> bool {
     settings.proxy_from.iter().any(|network| network.contains(peer.ip()))
 }
 
-/// Further connections wait in the backlog: a line a minute.
-fn tell_no_time(listener: SocketAddr, told: &mut Option<tokio::time::Instant>) {
-    let now = tokio::time::Instant::now();
-    if told.is_none_or(|told| now.duration_since(told) >= BETWEEN_LINES) {
-        *told = Some(now);
-        tracing::warn!(%listener, "handshakes come faster than they are begun: further connections wait");
-    }
-}
-
 /// Whether the domain of a TLS listener is there.
 fn check_domain(settings: &ListenerSettings, domains: &ServerDomains) -> Result<(), BindError> {
     let addr = settings.addr;
@@ -635,118 +569,4 @@ fn listen(settings: &ListenerSettings) -> io::Result<TcpListener> {
     socket.bind(&addr.into())?;
     socket.listen(settings.backlog)?;
     TcpListener::from_std(socket.into())
-}
-
-/// Errors of accept(2) that belong to one connection, the next may be fine. Linux passes on pending
-/// network errors of the new socket.
-fn is_connections_own(error: &io::Error) -> bool {
-    use io::ErrorKind as K;
-    matches!(
-        error.kind(),
-        K::ConnectionAborted
-            | K::ConnectionReset
-            | K::ConnectionRefused
-            | K::Interrupted
-            | K::PermissionDenied
-            | K::HostUnreachable
-            | K::NetworkUnreachable
-            | K::NetworkDown
-            | K::TimedOut
-    )
-}
-
-/// Whether there is no descriptor for a socket, in this process or in the whole system.
-pub(crate) fn is_want_of_descriptors(error: &io::Error) -> bool {
-    // The same numbers on every Unix.
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
-    matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
-}
-
-/// After a line about accepts that fail, or work again, the next one. Where connections leave to make room for others,
-/// it changes with each of them.
-const BETWEEN_LINES: Duration = Duration::from_secs(60);
-
-/// The pause after an accept, or a connect, that failed for want of resources.
-#[derive(Debug, Default)]
-pub(crate) struct Pause {
-    last: Option<Duration>,
-    /// When the log was told last that accepts fail.
-    told: Option<tokio::time::Instant>,
-    /// It was not told since that they work again.
-    owed: bool,
-}
-
-impl Pause {
-    /// An accept failed; true if it is the first. Then there is a line in the log, at most one a minute.
-    fn begins(&mut self, listener: SocketAddr, error: &io::Error) -> bool {
-        let first = self.last.is_none();
-        let now = tokio::time::Instant::now();
-        if first && self.told.is_none_or(|told| now.duration_since(told) >= BETWEEN_LINES) {
-            (self.told, self.owed) = (Some(now), true);
-            tracing::warn!(%listener, %error, "cannot accept connections; trying again until it works");
-        }
-        first
-    }
-
-    /// How long to wait before the next try: longer each time.
-    pub(crate) fn next(&mut self) -> Duration {
-        let next = self.last.map_or(PAUSE.0, |last| (last * 2).min(PAUSE.1));
-        self.last = Some(next);
-        next
-    }
-
-    fn over(&mut self, listener: SocketAddr) {
-        if self.last.take().is_some() && std::mem::take(&mut self.owed) {
-            tracing::info!(%listener, "accepting connections again");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn accepts_that_fail_and_work_by_turns_are_a_line_a_minute() {
-        let listener = "127.0.0.1:1".parse().unwrap();
-        let error = io::Error::other("descriptors");
-        let mut pause = Pause::default();
-        for (seconds, owed) in [(0, true), (30, false), (29, false), (1, true), (59, false), (1, true)] {
-            tokio::time::advance(Duration::from_secs(seconds)).await;
-            assert!(pause.begins(listener, &error));
-            assert_eq!(pause.owed, owed, "{seconds}");
-            pause.next();
-            assert!(!pause.begins(listener, &error));
-            pause.over(listener);
-            assert!(!pause.owed);
-        }
-    }
-
-    #[tokio::test]
-    async fn pauses_grow_to_their_limit_and_start_anew() {
-        let listener = "127.0.0.1:1".parse().unwrap();
-        let error = io::Error::other("descriptors");
-        let mut pause = Pause::default();
-        assert!(pause.begins(listener, &error));
-        assert_eq!(pause.next(), PAUSE.0);
-        assert!(!pause.begins(listener, &error));
-        assert_eq!(pause.next(), PAUSE.0 * 2);
-        for _ in 0..10 {
-            pause.next();
-        }
-        assert_eq!(pause.next(), PAUSE.1);
-        pause.over(listener);
-        assert!(pause.begins(listener, &error));
-        assert_eq!(pause.next(), PAUSE.0);
-    }
-
-    #[test]
-    fn an_aborted_connection_does_not_pause_the_listener() {
-        assert!(is_connections_own(&io::ErrorKind::ConnectionAborted.into()));
-        assert!(!is_connections_own(&io::Error::other("too many open files")));
-        assert!(is_want_of_descriptors(&io::Error::from_raw_os_error(24)));
-        assert!(is_want_of_descriptors(&io::Error::from_raw_os_error(23)));
-        assert!(!is_want_of_descriptors(&io::Error::from_raw_os_error(12)), "it is memory");
-    }
 }

@@ -23,8 +23,8 @@ pub trait Acceptor: Send + Sync + 'static {
     /// A connection is there, its handshake (if any) done: start its driver.
     fn accepted(&self, stream: Stream);
 
-    /// A client of a listener with [`ListenerSettings::websocket`](super::ListenerSettings::websocket) asks for a WebSocket: its request is an
-    /// opening handshake by RFC 6455, and whether its path, origin and protocols are welcome is decided
+    /// A client of a listener with [`websocket`](super::ListenerSettings::websocket) asks for a WebSocket: its
+    /// request is an opening handshake by RFC 6455, and whether its path, origin and protocols are welcome is decided
     /// here. It may take its time (a database of credentials), within the handshake's time limit. All
     /// are refused with 404 unless this says otherwise.
     ///

@@ -10,7 +10,8 @@ use bytes::BytesMut;
 use tokio::sync::mpsc;
 
 use tcp_transport::listener::MAX_UNSTARTED;
-use tcp_transport::tls::{HandshakeError, ServerDomains};
+use tcp_transport::threads::Thread;
+use tcp_transport::tls::{ClientDomain, HandshakeError, ServerDomains};
 use tcp_transport::{
     Acceptor, BoundListener, CloseReason, Connector, DriverSettings, Flow, Ledger, ListenerSettings,
     Protocol, Stream, Target, Threads, Transmit, Transport, connection,
@@ -99,6 +100,27 @@ fn plain() -> ListenerSettings {
     ListenerSettings::new(LOCALHOST.parse().unwrap(), Transport::Tcp)
 }
 
+/// TLS at a listener, and what a client needs for it.
+fn tls() -> (ListenerSettings, Arc<ServerDomains>, ClientDomain) {
+    let pki = Pki::new();
+    let ca = pki.ca("ca");
+    let identity = pki.identity(&ca, "relay", &["127.0.0.1"]);
+    let domains = server_domains(&server_settings("relay", &identity, &ca));
+    let mut settings = ListenerSettings::new(LOCALHOST.parse().unwrap(), Transport::Tls);
+    settings.tls_domain = Some("relay".into());
+    (settings, domains, client_domain(&ca, None))
+}
+
+/// A task on it that does not end its turn before what this gives is dropped.
+fn hang(thread: &Thread) -> std::sync::mpsc::Sender<()> {
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    let _entered = thread.enter();
+    tokio::spawn(async move {
+        let _ = wait.recv();
+    });
+    done
+}
+
 async fn next(seen: &mut mpsc::UnboundedReceiver<Seen>) -> Seen {
     patiently("what a connection tells", seen.recv()).await.unwrap()
 }
@@ -129,17 +151,12 @@ async fn a_connection_stays_on_one_thread_with_its_reads_and_its_timers() {
 
 #[tokio::test]
 async fn tls_is_negotiated_where_the_connection_will_be() {
-    let pki = Pki::new();
-    let ca = pki.ca("ca");
-    let identity = pki.identity(&ca, "relay", &["127.0.0.1"]);
-    let domains = server_domains(&server_settings("relay", &identity, &ca));
-    let mut settings = ListenerSettings::new(LOCALHOST.parse().unwrap(), Transport::Tls);
-    settings.tls_domain = Some("relay".into());
+    let (settings, domains, client) = tls();
     let threads = threads(2);
     let (address, mut seen) = listen(settings, domains, &threads);
     let connector = Connector::new(Default::default(), |_, _| true);
     let target = Target { host: "127.0.0.1".into(), port: address.port(), transport: Transport::Tls };
-    let client = connector.connect(&target, Some(&client_domain(&ca, None))).await.unwrap();
+    let client = connector.connect(&target, Some(&client)).await.unwrap();
     let Seen::Accepted(negotiated) = next(&mut seen).await else { panic!("not accepted") };
     assert!(negotiated.starts_with("test-"), "{negotiated}");
     client.write_all(b"x").await.unwrap();
@@ -165,10 +182,7 @@ async fn a_new_connection_goes_where_the_fewest_are() {
     }
     let spread: Vec<_> = clients.values().map(Vec::len).collect();
     assert_eq!(spread, [3, 3, 3]);
-    assert_eq!(
-        threads.all().iter().map(tcp_transport::threads::Thread::tasks).collect::<Vec<_>>(),
-        [3, 3, 3]
-    );
+    assert_eq!(threads.all().iter().map(Thread::tasks).collect::<Vec<_>>(), [3, 3, 3]);
     // All of one thread's leave: it gets the next ones.
     let left = clients.insert("test-1".to_owned(), Vec::new()).unwrap();
     for client in left {
@@ -237,13 +251,7 @@ async fn whether_one_gets_on_is_told_from_much_to_do() {
     let thread = &threads.all()[0];
     let moment = Duration::from_millis(200);
     assert!(thread.gets_on(Duration::from_secs(60)).await, "it is idle");
-    let (done, wait) = std::sync::mpsc::channel::<()>();
-    {
-        let _entered = threads.enter();
-        tokio::spawn(async move {
-            let _ = wait.recv();
-        });
-    }
+    let done = hang(&threads.all()[0]);
     assert!(!thread.gets_on(moment).await, "a task does not end its turn");
     drop(done);
     assert!(thread.gets_on(Duration::from_secs(60)).await, "it is over");
@@ -292,20 +300,9 @@ async fn a_busy_thread_still_looks_after_its_other_connections() {
 
 #[tokio::test]
 async fn handshakes_that_have_to_wait_are_bounded() {
-    let pki = Pki::new();
-    let ca = pki.ca("ca");
-    let identity = pki.identity(&ca, "relay", &["127.0.0.1"]);
-    let domains = server_domains(&server_settings("relay", &identity, &ca));
-    let mut settings = ListenerSettings::new(LOCALHOST.parse().unwrap(), Transport::Tls);
-    settings.tls_domain = Some("relay".into());
+    let (settings, domains, _) = tls();
     let threads = threads(1);
-    let (done, wait) = std::sync::mpsc::channel::<()>();
-    {
-        let _entered = threads.enter();
-        tokio::spawn(async move {
-            let _ = wait.recv();
-        });
-    }
+    let done = hang(&threads.all()[0]);
     let ledger = Arc::<Ledger>::default();
     let listener = BoundListener::bind(settings, domains).unwrap();
     let listener = listener.with_threads(Arc::clone(&threads)).with_ledger(Arc::clone(&ledger));
@@ -337,22 +334,10 @@ async fn handshakes_that_have_to_wait_are_bounded() {
 
 #[tokio::test]
 async fn one_that_hangs_does_not_keep_others_from_handshakes() {
-    let pki = Pki::new();
-    let ca = pki.ca("ca");
-    let identity = pki.identity(&ca, "relay", &["127.0.0.1"]);
-    let domains = server_domains(&server_settings("relay", &identity, &ca));
-    let mut settings = ListenerSettings::new(LOCALHOST.parse().unwrap(), Transport::Tls);
-    settings.tls_domain = Some("relay".into());
+    let (settings, domains, client) = tls();
     let threads = threads(2);
-    let (done, wait) = std::sync::mpsc::channel::<()>();
-    {
-        let _entered = threads.all()[0].enter();
-        tokio::spawn(async move {
-            let _ = wait.recv();
-        });
-    }
+    let done = hang(&threads.all()[0]);
     let (address, mut seen) = listen(settings, domains, &threads);
-    let client = client_domain(&ca, None);
     let target = Target { host: "127.0.0.1".into(), port: address.port(), transport: Transport::Tls };
     let connector = Connector::new(Default::default(), |_, _| true);
     // Its share goes to the one that hangs, and waits there; nobody else does.

@@ -541,8 +541,12 @@ impl Dialer for RelayDialer {
 
     fn dial(&self, link: Arc<Link>) {
         if let Some(network) = self.0.upgrade() {
-            let _entered = network.enter_thread();
-            tokio::spawn(Arc::clone(&network).connect(link));
+            // In a turn of its own on this thread: what is being read now is in the link's queue then, and a connection that
+            // fails at once ends all of it alike.
+            tokio::spawn(async move {
+                let _entered = network.enter_thread();
+                tokio::spawn(Arc::clone(&network).connect(link));
+            });
         }
     }
 

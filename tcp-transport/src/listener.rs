@@ -28,7 +28,7 @@ mod pause;
 
 pub use self::acceptor::Acceptor;
 pub(crate) use self::pause::{Pause, is_want_of_descriptors};
-use self::pause::{is_connections_own, tell_no_time};
+use self::pause::{Told, is_connections_own};
 
 /// Connections the kernel may hold for us between two accepts: 4096. A relay that restarts gets all
 /// its clients back within a second; the kernel cuts the figure to `net.core.somaxconn` anyway.
@@ -339,14 +339,14 @@ impl BoundListener {
         let mut accepting = self.control.accepting.subscribe();
         let unstarted = Arc::new(Semaphore::new(MAX_UNSTARTED));
         let mut pause = Pause::default();
-        let mut told = None;
+        let mut told = Told::default();
         loop {
             let now = *accepting.borrow_and_update();
             if now == Accepting::Off {
                 return;
             }
             if unstarted.available_permits() == 0 {
-                tell_no_time(self.control.local, &mut told);
+                told.no_time(self.control.local);
             }
             let (tcp, peer, place) = tokio::select! {
                 _ = accepting.changed() => continue,

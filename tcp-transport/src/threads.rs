@@ -19,8 +19,8 @@
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -52,8 +52,6 @@ pub struct Threads {
 pub struct Thread {
     handle: Handle,
     metrics: RuntimeMetrics,
-    /// Fails to upgrade when it has ended.
-    alive: Weak<()>,
     /// Handed out to those that wait for their first turn.
     unstarted: Arc<()>,
 }
@@ -78,13 +76,12 @@ impl Threads {
     /// The one with the fewest tasks, of those that get round to new ones.
     #[must_use]
     pub fn least(&self) -> &Thread {
-        let most = MAX_UNSTARTED / self.all.len();
+        let most = (MAX_UNSTARTED / self.all.len()).max(1);
         let first = self.first.fetch_add(1, Ordering::Relaxed) % self.all.len();
         let (before, from) = self.all.split_at(first);
         let in_turn = from.iter().chain(before);
-        // One that has ended has none; one that hangs would get them all the same, and keep them.
-        let order = |thread: &&Thread| (thread.has_ended(), thread.unstarted() >= most, thread.tasks());
-        in_turn.min_by_key(order).unwrap_or(&self.all[0])
+        // One that hangs would get them all the same, and keep them.
+        in_turn.min_by_key(|thread| (thread.unstarted() >= most, thread.tasks())).unwrap_or(&self.all[0])
     }
 
     /// All of them.
@@ -114,17 +111,14 @@ impl Thread {
             .build()?;
         let handle = runtime.handle().clone();
         let metrics = handle.metrics();
-        let living = Arc::new(());
-        let alive = Arc::downgrade(&living);
         thread::Builder::new().name(name).spawn(move || {
-            let _living = living;
             // Told, or nobody is left who could tell.
             let _ = runtime.block_on(end.changed());
             // Whatever blocks (a lookup of a name) is not waited for.
             runtime.shutdown_background();
             drop(end);
         })?;
-        Ok(Self { handle, metrics, alive, unstarted: Arc::default() })
+        Ok(Self { handle, metrics, unstarted: Arc::default() })
     }
 
     /// Enters it, until the guard is dropped.
@@ -139,10 +133,6 @@ impl Thread {
 
     fn unstarted(&self) -> usize {
         Arc::strong_count(&self.unstarted) - 1
-    }
-
-    fn has_ended(&self) -> bool {
-        self.alive.strong_count() == 0
     }
 
     /// How many tasks it has; that is connections, those in a handshake included, and the little else that they begin.

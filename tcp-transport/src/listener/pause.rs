@@ -34,16 +34,39 @@ pub(crate) fn is_want_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }
 
-/// After a line about accepts that fail, or work again, the next one. Where connections leave to make room for others,
-/// it changes with each of them.
+/// After a line about accepts that fail, or have to wait, the next one. Where connections leave to make room for others,
+/// that changes with each of them.
 const BETWEEN_LINES: Duration = Duration::from_secs(60);
+
+/// When the log was told last.
+#[derive(Debug, Default)]
+pub(super) struct Told(Option<tokio::time::Instant>);
+
+impl Told {
+    /// Whether it is time for another line, which is told then.
+    fn is_due(&mut self) -> bool {
+        let now = tokio::time::Instant::now();
+        let due = self.0.is_none_or(|told| now.duration_since(told) >= BETWEEN_LINES);
+        if due {
+            self.0 = Some(now);
+        }
+        due
+    }
+
+    /// Further connections wait in the backlog.
+    pub(super) fn no_time(&mut self, listener: SocketAddr) {
+        if self.is_due() {
+            tracing::warn!(%listener, "handshakes come faster than they are begun: further connections wait");
+        }
+    }
+}
 
 /// The pause after an accept, or a connect, that failed for want of resources.
 #[derive(Debug, Default)]
 pub(crate) struct Pause {
     last: Option<Duration>,
-    /// When the log was told last that accepts fail.
-    told: Option<tokio::time::Instant>,
+    /// Of accepts that fail.
+    told: Told,
     /// It was not told since that they work again.
     owed: bool,
 }
@@ -52,9 +75,8 @@ impl Pause {
     /// An accept failed; true if it is the first. Then there is a line in the log, at most one a minute.
     pub(super) fn begins(&mut self, listener: SocketAddr, error: &io::Error) -> bool {
         let first = self.last.is_none();
-        let now = tokio::time::Instant::now();
-        if first && self.told.is_none_or(|told| now.duration_since(told) >= BETWEEN_LINES) {
-            (self.told, self.owed) = (Some(now), true);
+        if first && self.told.is_due() {
+            self.owed = true;
             tracing::warn!(%listener, %error, "cannot accept connections; trying again until it works");
         }
         first
@@ -74,18 +96,18 @@ impl Pause {
     }
 }
 
-/// Further connections wait in the backlog: a line a minute.
-pub(super) fn tell_no_time(listener: SocketAddr, told: &mut Option<tokio::time::Instant>) {
-    let now = tokio::time::Instant::now();
-    if told.is_none_or(|told| now.duration_since(told) >= BETWEEN_LINES) {
-        *told = Some(now);
-        tracing::warn!(%listener, "handshakes come faster than they are begun: further connections wait");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_is_due_a_minute_after_the_one_before() {
+        let mut told = Told::default();
+        for (millis, due) in [(0, true), (59_999, false), (1, true), (1, false), (60_000, true)] {
+            tokio::time::advance(Duration::from_millis(millis)).await;
+            assert_eq!(told.is_due(), due, "{millis}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn accepts_that_fail_and_work_by_turns_are_a_line_a_minute() {
